@@ -1,0 +1,71 @@
+"""Frame: the way between the pixels of a network's input and the pixels of the original image."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Resize = Literal["squash", "crop"]
+RESIZES: tuple[Resize, ...] = get_args(Resize)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How one image lies in the network's square input.
+
+    width, height: the original image in pixels, as displayed (EXIF orientation applied).
+    input_size: side of the network's input in pixels.
+    resize: "squash" stretches the whole image over the input; "crop" scales the short side to
+    input_size, keeps the aspect, and takes the centre square.
+    """
+
+    width: int
+    height: int
+    input_size: int
+    resize: Resize = "squash"
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height, self.input_size) < 1:
+            raise ValueError(f"sides must be at least one pixel: {self}")
+        if self.resize not in RESIZES:
+            raise ValueError(f"resize is one of {RESIZES}, not {self.resize!r}")
+
+    @property
+    def resized(self) -> tuple[int, int]:
+        """(width, height) of the whole image at the input's scale; the input is cut out of it."""
+        if self.resize == "squash":
+            return self.input_size, self.input_size
+        short = min(self.width, self.height)
+        return (
+            max(self.input_size, round(self.width * self.input_size / short)),
+            max(self.input_size, round(self.height * self.input_size / short)),
+        )
+
+    @property
+    def offset(self) -> tuple[int, int]:
+        """(x, y) of the input's top left corner in the resized image, in input pixels."""
+        width, height = self.resized
+        return (width - self.input_size) // 2, (height - self.input_size) // 2
+
+    def to_original(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Boxes in input pixels -> boxes in original pixels, clipped to the image (float32, N x 4)."""
+        boxes = (np.asarray(boxes_N4, np.float64).reshape(-1, 4) + self._offsets()) * self._scales()
+        limits = np.array([self.width, self.height] * 2, np.float64)
+        return np.clip(boxes, 0.0, limits).astype(np.float32)
+
+    def to_input(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Boxes in original pixels -> boxes in input pixels; under "crop" they may lie outside it."""
+        boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 4) / self._scales() - self._offsets()
+        return boxes.astype(np.float32)
+
+    def whole_image(self) -> NDArray[np.float32]:
+        """The box over the whole original image (1 x 4)."""
+        return np.array([[0, 0, self.width, self.height]], np.float32)
+
+    def _scales(self) -> NDArray[np.float64]:
+        width, height = self.resized
+        return np.array([self.width / width, self.height / height] * 2)
+
+    def _offsets(self) -> NDArray[np.float64]:
+        return np.array(self.offset * 2, np.float64)

@@ -1,0 +1,139 @@
+"""Encoded bytes -> upright RGB pixels -> the network's input. No normalisation: that is the network's.
+
+torchvision decodes ordinary JPEGs (the fast path); Pillow reads every header and decodes the rest.
+Orientation and alpha follow one rule whichever decodes: EXIF orientation is applied, alpha is
+composited over white.
+"""
+
+import io
+import struct
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from camworker.errors import Failure
+from camworker.frame import Frame
+
+MAX_PIXELS: Final = 100_000_000
+MAX_ASPECT: Final = 200
+
+# Only formats whose decoders are meant for untrusted pictures: Pillow knows more (EPS starts Ghostscript).
+_FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+_SIGNATURES: Final = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+_ORIENTATION_TAG: Final = 0x0112
+
+
+def decode(data: bytes) -> torch.Tensor | Failure:
+    """Decode an image file.
+
+    Returns uint8 RGB pixels [3, height, width], upright; the first frame of an animation. Or a
+    Failure: "unsupported" (not an image, or a kind without an agreed 8-bit reading), "too_large"
+    (over MAX_PIXELS, or one side over MAX_ASPECT times the other: refused from the header, before
+    pixels are allocated), "decode_error" (truncated or corrupt).
+    """
+    kind = _sniff(data)
+    if not data:
+        return Failure("decode_error", "the file is empty")
+    if kind is None:
+        return Failure("unsupported", "the bytes are not an image in a supported format")
+    # Pillow's and libjpeg's parsers raise nearly anything on hostile bytes; all of it means that
+    # these bytes do not decode. Running out of memory does not.
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if failure := _refuse_size(*image.size):
+                return failure
+            if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+                orientation = _orientation(image)
+                buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                pixels = decode_jpeg(buffer, mode=ImageReadMode.RGB)
+            else:
+                image.load()
+                # Read after loading: Pillow turns TIFFs itself and then drops the tag.
+                orientation = _orientation(image)
+                if image.mode in ("I", "F"):
+                    return Failure("unsupported", "32-bit samples have no agreed black and white")
+                pixels = torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+    except Image.DecompressionBombError as error:
+        return Failure("too_large", str(error).split(",")[0])
+    except UnidentifiedImageError:
+        return Failure("decode_error", f"it starts like a {kind} file but its header does not parse")
+    except MemoryError:
+        raise
+    except Exception as error:
+        return Failure("decode_error", f"{kind}: {_first_line(error)}")
+    return _upright(pixels, orientation)
+
+
+def network_input(pixels_CHW: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """Resize (bilinear, antialiased, half-pixel centres) and cut pixels to frame's square.
+
+    pixels_CHW: uint8 [3, frame.height, frame.width]. Returns uint8 [3, S, S], S = frame.input_size.
+    """
+    (width, height), (x, y), size = frame.resized, frame.offset, frame.input_size
+    resized = F.interpolate(
+        pixels_CHW[None], (height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+    return resized[0, :, y : y + size, x : x + size]
+
+
+def _sniff(data: bytes) -> str | None:
+    for signature, kind in _SIGNATURES:
+        if data.startswith(signature):
+            return kind
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[4:12] in (b"ftypavif", b"ftypavis"):
+        return "AVIF"
+    return None
+
+
+def _refuse_size(width: int, height: int) -> Failure | None:
+    if width * height > MAX_PIXELS:
+        return Failure("too_large", f"{width}x{height} is over {MAX_PIXELS // 10**6} megapixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        return Failure("too_large", f"{width}x{height}: one side is over {MAX_ASPECT} times the other")
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OSError, struct.error):
+        return 1  # a broken EXIF block does not make the pixels unreadable
+    return value if value in range(1, 9) else 1
+
+
+def _upright(pixels_CHW: torch.Tensor, orientation: int) -> torch.Tensor:
+    """Undo an EXIF orientation (Exif 2.32, tag 0x0112)."""
+    if orientation >= 5:  # 5 to 8 are 1, 6, 3 and 8's mirror images: rows and columns change places
+        pixels_CHW = pixels_CHW.transpose(1, 2)
+    flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation)
+    return pixels_CHW.flip(flips) if flips else pixels_CHW
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """A loaded Pillow image of any mode -> uint8 [height, width, 3]."""
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255: a 16-bit picture would come out white.
+        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
+        return np.repeat(gray.astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,236 @@
+"""Localizer: a network on a device; batches of images -> predictions. The hot path.
+
+The three steps are separate so that a caller can overlap them: prepare (decode and resize, any
+thread), forward (the network and the maps, on the device), finish (boxes and rows, any thread).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from camworker import weights
+from camworker.boxes import boxes_from_cam, check_rule
+from camworker.cam import class_activation_maps
+from camworker.errors import Failure, UsageError
+from camworker.frame import Frame, Resize
+from camworker.images import decode, network_input
+from camworker.networks import DEFAULT, check_gap_head
+from camworker.records import (
+    TARGET_BOX_DTYPE,
+    AnyPrediction,
+    CamShape,
+    FailedPrediction,
+    Prediction,
+    Target,
+    make_boxes,
+    to_float16,
+)
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A decoded image at the network's input size: uint8 [3, S, S], and its way back."""
+
+    pixels_CHW: torch.Tensor
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """What the network says of B images: of the K best classes, and of T known ones after them.
+
+    logits_BK, scores_BN, labels_BN and maps_BNHW are float32 and int32 on the CPU, N = K + T;
+    known_BT counts: the first known[b] of an image's T are its own, the rest is padding.
+    """
+
+    labels_BN: NDArray[np.int32]
+    logits_BN: NDArray[np.float32]
+    scores_BN: NDArray[np.float32]
+    maps_BNHW: NDArray[np.float32]
+    known_B: NDArray[np.int64]
+
+
+class Localizer:
+    """Top-k labels, class activation maps and boxes of images, by one network."""
+
+    def __init__(
+        self,
+        package: weights.Package,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
+        top_k: int = 5,
+        box_rule: str = "cam20",
+        input_size: int | None = None,
+        resize: Resize = "squash",
+        batch_size: int | None = None,
+    ) -> None:
+        """device: default CUDA where there is one. input_size: default the package's own, in pixels.
+
+        Raises UsageError for a value that cannot work.
+        """
+        if top_k < 1:
+            raise UsageError(f"top-k is {top_k}: it has to be at least 1")
+        self.package = package
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = _dtype(precision, self.device)
+        self.box_rule = check_rule(box_rule)
+        self.input_size = input_size or package.preprocessing.input_size
+        self.resize: Resize = resize
+        self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
+        height, width = check_gap_head(package.network, self.input_size)
+        self.cam_shape = CamShape(min(top_k, len(package.classes)), height, width)
+
+        # Only the features run in the low precision; the head and the maps are a product of small
+        # matrices, cheap in float32 and worth it (METHODS: maps are rounded once, to float16).
+        network = package.network.to(self.device)
+        network.model.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.classifier.float()
+        self._network = network
+        self._weights_KC = network.weights_KC.detach()
+        mean, std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
+            for values in (package.preprocessing.mean, package.preprocessing.std)
+        )
+        self._mean, self._std = mean, std
+
+    @classmethod
+    def load(
+        cls,
+        network: str | Path = DEFAULT,
+        *,
+        device: str | torch.device | None = None,
+        precision: Precision = "auto",
+        **options: object,
+    ) -> "Localizer":
+        """A Localizer of a network by name or of a package's folder; options as for Localizer().
+
+        Raises NetworkError (a UsageError) when the network or its weights are refused.
+        """
+        package = weights.load(str(network))
+        return cls(package, device=device, precision=precision, **options)  # type: ignore[arg-type]
+
+    def localize(
+        self, images: Sequence[bytes], labels: Sequence[Sequence[int]] | None = None
+    ) -> list[AnyPrediction]:
+        """Localize encoded images; labels: the known class indices of each, none or several.
+
+        Returns one prediction an image, in order, with the fields of a row. An image that cannot be
+        decoded gives a prediction whose status says so.
+        """
+        labels = labels if labels is not None else [()] * len(images)
+        if len(labels) != len(images):
+            raise UsageError(f"{len(labels)} lists of labels for {len(images)} images")
+        results: list[AnyPrediction] = []
+        for start in range(0, len(images), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            prepared = [self.prepare(data) for data in images[rows]]
+            results += self.finish(self.forward(prepared, labels[rows]), prepared)
+        return results
+
+    def prepare(self, data: bytes) -> Prepared | Failure:
+        """Decode one image and resize it to the network's input."""
+        pixels_CHW = decode(data)
+        if isinstance(pixels_CHW, Failure):
+            return pixels_CHW
+        height, width = pixels_CHW.shape[1:]
+        frame = Frame(width, height, self.input_size, self.resize)
+        return Prepared(network_input(pixels_CHW, frame), frame)
+
+    @torch.inference_mode()
+    def forward(self, batch: Sequence[Prepared | Failure], labels: Sequence[Sequence[int]]) -> Maps | None:
+        """Run the network: top-k classes, and the maps of these and of the known labels.
+
+        The failures in batch have no row in the Maps; None where there are only failures.
+        """
+        good = [index for index, image in enumerate(batch) if isinstance(image, Prepared)]
+        if not good:
+            return None
+        pixels_BCHW = torch.stack([image.pixels_CHW for image in batch if isinstance(image, Prepared)])
+        pixels_BCHW = pixels_BCHW.to(self.device).contiguous(memory_format=torch.channels_last)
+        images_BCHW = ((pixels_BCHW.float() - self._mean) / self._std).to(self.dtype)
+        features_BCHW = self._network.features(images_BCHW).float()
+        logits_BK = self._network.logits(features_BCHW)
+        scores_BK = logits_BK.softmax(1) if self.package.scoring == "softmax" else logits_BK.sigmoid()
+
+        labels_BN = logits_BK.topk(self.cam_shape.k).indices
+        known = [sorted(set(map(int, own))) for own in (labels[index] for index in good)]
+        if most := max(map(len, known), default=0):
+            padded = [own + [0] * (most - len(own)) for own in known]
+            labels_BN = torch.cat([labels_BN, torch.tensor(padded, device=self.device)], dim=1)
+        maps_BNHW = class_activation_maps(features_BCHW, self._weights_KC[labels_BN])
+        return Maps(
+            labels_BN.int().cpu().numpy(),
+            logits_BK.gather(1, labels_BN).cpu().numpy(),
+            scores_BK.gather(1, labels_BN).cpu().numpy(),
+            maps_BNHW.cpu().numpy(),
+            np.array([len(own) for own in known]),
+        )
+
+    def finish(self, maps: Maps | None, batch: Sequence[Prepared | Failure]) -> list[AnyPrediction]:
+        """Round the maps as they are stored, make boxes of them, and lay out a row for each image."""
+        if maps is None:
+            return [FailedPrediction.of(image) for image in batch if isinstance(image, Failure)]
+        cams_BNHW = to_float16(maps.maps_BNHW)
+        rows: list[AnyPrediction] = []
+        b = 0
+        for image in batch:
+            if isinstance(image, Failure):
+                rows.append(FailedPrediction.of(image))
+            else:
+                rows.append(self._row(maps, cams_BNHW[b], image.frame, b))
+                b += 1
+        return rows
+
+    def _row(self, maps: Maps, cams_NHW: NDArray[np.float16], frame: Frame, b: int) -> Prediction:
+        k = self.cam_shape.k
+        labels, scores = maps.labels_BN[b], maps.scores_BN[b]
+        boxes = [
+            make_boxes(labels[n], scores[n], boxes_from_cam(cams_NHW[n], frame, self.box_rule), n + 1)
+            for n in range(k + maps.known_B[b])
+        ]
+        targets = tuple(
+            Target(int(labels[n]), float(scores[n]), cams_NHW[n], _without_rank(boxes[n]))
+            for n in range(k, k + maps.known_B[b])
+        )
+        return Prediction(
+            frame.width,
+            frame.height,
+            labels[:k],
+            tuple(self.package.classes.names[label] for label in labels[:k]),
+            scores[:k],
+            cams_NHW[:k],
+            np.concatenate(boxes[:k]),
+            targets,
+        )
+
+
+def _without_rank(boxes: np.ndarray) -> np.ndarray:
+    return boxes[list(TARGET_BOX_DTYPE.names or ())].astype(TARGET_BOX_DTYPE)
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}")
+    if precision != "auto":
+        return getattr(torch, precision)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
+
+
+def _cpu_computes_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself; where it does not, it is slower than float32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,170 @@
+"""One shard: read, decode, localize, validate, commit. Where it runs is not its business."""
+
+import hashlib
+import io
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from camworker.errors import CommitError, Failure
+from camworker.ledger import Ledger, Part, Plan
+from camworker.localizer import Localizer, Prepared
+from camworker.plan import read_shard
+from camworker.records import (
+    SCHEMA_VERSION,
+    AnyPrediction,
+    CamShape,
+    predictions_schema,
+    predictions_table,
+)
+from camworker.sources import Fetch, fetches
+
+_BATCHES_AHEAD: Final = 3
+OnBatch = Callable[[list[AnyPrediction]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A committed shard. seconds: how long it took here; 0 when it was there already."""
+
+    part: Part
+    seconds: float
+
+
+def run_shard(
+    ledger: Ledger,
+    plan: Plan,
+    shard: int,
+    localizer: Localizer,
+    *,
+    decoders: int,
+    about: dict[str, Any],
+    on_batch: OnBatch,
+) -> Done:
+    """Localize one shard's items and commit its part, or adopt the part that is there.
+
+    decoders: threads that read and decode beside the network. about: what was resolved where it
+    ran (device, versions), for the part's metadata. on_batch is told of rows as they are finished.
+    Raises CommitError when a part cannot be committed.
+    """
+    key = ledger.part_key(plan.generation, shard)
+    items = read_shard(ledger, plan, shard)
+    if ledger.store.exists(key):
+        return Done(adopt(ledger, plan, shard, items), 0.0)
+    started = time.perf_counter()
+    tables = []
+    for rows, predictions in localize_items(items, localizer, decoders=decoders, verify=plan.verify):
+        tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
+        on_batch(predictions)
+    table = pa.concat_tables(tables).replace_schema_metadata(_metadata(plan, shard, localizer, about))
+    data = _encode(table)
+    _validate(data, plan, shard, items)
+    if ledger.store.create(key, data):
+        part = _part(key, shard, data, table["status"])
+    else:
+        part = adopt(ledger, plan, shard, items)
+    return Done(part, time.perf_counter() - started)
+
+
+def localize_items(
+    items: pa.Table, localizer: Localizer, *, decoders: int, verify: bool
+) -> Iterator[tuple[pa.Table, list[AnyPrediction]]]:
+    """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
+
+    Threads fetch and decode a few batches ahead of the network, and one makes the boxes of the
+    batch before, so that memory is bounded by batches, whatever the number of items.
+    """
+    size = localizer.batch_size
+    with ThreadPoolExecutor(decoders) as pool, ThreadPoolExecutor(1) as finisher:
+
+        def prepare(fetch: Fetch) -> Prepared | Failure:
+            data = fetch()
+            return data if isinstance(data, Failure) else localizer.prepare(data)
+
+        waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
+        ahead: deque[Future[Prepared | Failure]] = deque()
+        sources = fetches(items, verify=verify)
+        for start in range(0, items.num_rows, size):
+            for fetch in sources:
+                ahead.append(pool.submit(prepare, fetch))
+                if len(ahead) >= _BATCHES_AHEAD * size:
+                    break
+            rows = items.slice(start, size)
+            prepared = [ahead.popleft().result() for _ in range(rows.num_rows)]
+            maps = localizer.forward(prepared, rows["labels"].to_pylist())
+            waiting.append((rows, finisher.submit(localizer.finish, maps, prepared)))
+            if len(waiting) > 1:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+def adopt(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:
+    """The record of a part that is there already, after checking that it is the one planned.
+
+    Its bytes may differ from what we would write; recipe, plan, shard and ids may not. Raises
+    CommitError when they do.
+    """
+    key = ledger.part_key(plan.generation, shard)
+    data = ledger.store.read(key)
+    return _part(key, shard, data, _validate(data, plan, shard, items))
+
+
+def _metadata(plan: Plan, shard: int, localizer: Localizer, about: dict[str, Any]) -> dict[str, str]:
+    shape = localizer.cam_shape
+    frame = {"resize": localizer.resize, "input_size": localizer.input_size, "views": "single"}
+    return {
+        **_planned_metadata(plan, shard),
+        "cam_shape": json.dumps([shape.k, shape.h, shape.w]),
+        "frame": json.dumps(frame),
+        "resolved": json.dumps({**about, "precision": str(localizer.dtype).removeprefix("torch.")}),
+    }
+
+
+def _planned_metadata(plan: Plan, shard: int) -> dict[str, str]:
+    return {
+        "schema_version": str(SCHEMA_VERSION),
+        "recipe": plan.recipe,
+        "generation": str(plan.generation),
+        "shard": str(shard),
+        "plan_hash": plan.hash,
+    }
+
+
+def _encode(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def _validate(data: bytes, plan: Plan, shard: int, items: pa.Table) -> pa.ChunkedArray:
+    """Reopen a part as a reader would; returns its statuses. Raises CommitError."""
+    where = f"the part of generation {plan.generation}, shard {shard},"
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        schema = file.schema_arrow
+        rows = file.read(columns=["image_id", "status"])
+    except (pa.ArrowException, OSError) as error:
+        raise CommitError(f"{where} does not reopen: {error}") from error
+    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    for name, expected in _planned_metadata(plan, shard).items():
+        if metadata.get(name) != expected:
+            raise CommitError(f"{where} has {name} {metadata.get(name)!r} where {expected!r} was planned")
+    if not schema.equals(predictions_schema(CamShape(*json.loads(metadata["cam_shape"])))):
+        raise CommitError(f"{where} has another schema than this version writes")
+    if not rows["image_id"].combine_chunks().equals(items["image_id"].combine_chunks()):
+        raise CommitError(f"{where} holds other images than were planned")
+    return rows["status"]
+
+
+def _part(key: str, shard: int, data: bytes, statuses: pa.ChunkedArray) -> Part:
+    images = Counter(statuses.to_pylist())
+    return Part(shard, key, len(statuses), len(data), hashlib.sha256(data).hexdigest(), dict(images))

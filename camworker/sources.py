@@ -1,0 +1,268 @@
+"""INPUT -> items (what there is to localize, and its known labels), and items -> their bytes."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from camworker.classes import Classes
+from camworker.errors import ChangedError, Failure, UsageError
+from camworker.records import ITEMS
+from camworker.store import Entry, LocalStore, entry_of, local_path, open_uri, read_uri
+from camworker.tables import column_types, read_columns
+
+IMAGE_SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
+    ".avif",
+)
+_ROWS_AT_ONCE: Final = 64
+
+Fetch = Callable[[], bytes | Failure]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Items in listing order (schema ITEMS).
+
+    verifiable: identities are the store's own, so that a reader can tell a file that has changed;
+    not so where a table names them.
+    """
+
+    items: pa.Table
+    verifiable: bool
+
+
+def open_source(
+    location: str,
+    classes: Classes,
+    *,
+    image_labels: str | None = None,
+    id_column: str | None = None,
+    identity_column: str | None = None,
+) -> Source:
+    """List what there is at location: a folder of images, Parquet, or a manifest (CSV or Parquet).
+
+    image_labels: a Parquet or CSV file of image_id and label. Raises UsageError for what cannot be
+    planned: nothing there, a missing column, an id twice, a label that classes lacks.
+    """
+    path = local_path(location)
+    if not os.path.exists(path):
+        raise UsageError(f"{location} does not exist: name a folder of images, a Parquet or a CSV file")
+    if os.path.isfile(path):
+        if not path.lower().endswith((".parquet", ".csv")):
+            raise UsageError(f"{location} is one file: name its folder, a Parquet file or a CSV manifest")
+        entries, images = [entry_of(path)], []
+    else:
+        found = list(LocalStore(path).list())
+        images = [e for e in found if e.key.lower().endswith(IMAGE_SUFFIXES)]
+        entries = [
+            Entry(os.path.join(path, e.key), e.size, e.identity) for e in found if e.key.endswith(".parquet")
+        ]
+    if images:
+        source = _images_of_folder(path, images)
+    elif entries:
+        source = _rows_of_tables(entries, classes, id_column, identity_column)
+    else:
+        raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor .parquet files")
+    _refuse_duplicates(source.items["image_id"], location)
+    if image_labels:
+        source = Source(_with_labels(source.items, image_labels, classes), source.verifiable)
+    return source
+
+
+def fetches(items: pa.Table, *, verify: bool) -> Iterator[Fetch]:
+    """For each item, in order, a function that returns its bytes or the Failure that its row becomes.
+
+    Files are read when the function is called, by whatever thread calls it; rows of Parquet files
+    are read ahead, a few dozen at a time, from the row groups that hold them. verify: an item whose
+    file no longer has the planned identity is "changed".
+    """
+    rows = items.select(["uri", "source_row", "identity"]).to_pylist()
+    for (uri, in_table), group in groupby(rows, lambda row: (row["uri"], row["source_row"] is not None)):
+        if in_table:
+            yield from _table_fetches(uri, list(group), verify)
+        else:
+            for row in group:
+                yield partial(_read_file, uri, row["identity"] if verify else None)
+
+
+def _read_file(uri: str, identity: str | None) -> bytes | Failure:
+    try:
+        return read_uri(uri, identity)
+    except ChangedError as error:
+        return Failure("changed", str(error))
+    except (OSError, UsageError, ValueError) as error:  # ValueError: a NUL in a path
+        return Failure("read_error", str(error))
+
+
+def _table_fetches(uri: str, rows: list[dict], verify: bool) -> Iterator[Fetch]:
+    wanted = np.array([row["source_row"] for row in rows])
+    identity = rows[0]["identity"].rpartition("#")[0] if verify else None
+    given = 0
+    try:
+        with open_uri(uri, identity) as file:
+            for data in _column_values(pq.ParquetFile(file), wanted):
+                yield partial(_value, data)
+                given += 1
+    except (ChangedError, OSError, pa.ArrowException, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        failure = Failure("changed" if isinstance(error, ChangedError) else "read_error", reason)
+        yield from (partial(_value, failure) for _ in rows[given:])
+
+
+def _value(value: bytes | Failure) -> bytes | Failure:
+    return value
+
+
+def _column_values(file: pq.ParquetFile, wanted: NDArray[np.int64]) -> Iterator[bytes | Failure]:
+    """The bytes in these rows (ascending) of the column image, in order; whole row groups skipped."""
+    image = file.schema_arrow.field("image")
+    column = "image.bytes" if pa.types.is_struct(image.type) else "image"
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        here = wanted[(wanted >= first) & (wanted < first + rows)] - first
+        if len(here):
+            at = 0
+            batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=[column])
+            for batch in batches:
+                values = batch.column(0)
+                if pa.types.is_struct(values.type):
+                    values = values.field("bytes")
+                for row in here[(here >= at) & (here < at + len(values))] - at:
+                    data = values[int(row)].as_py()
+                    yield data if data is not None else Failure("read_error", "the row holds no bytes")
+                at += len(values)
+        first += rows
+
+
+def _images_of_folder(path: str, images: list[Entry]) -> Source:
+    # A name that is no UTF-8 cannot be a string; escaped it stays one row, which then cannot be read.
+    keys = [e.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for e in images]
+    table = pa.table(
+        {
+            "image_id": keys,
+            "uri": [os.path.join(path, key) for key in keys],
+            "source_row": pa.nulls(len(images), pa.int64()),
+            "identity": [entry.identity for entry in images],
+            "labels": _no_labels(len(images)),
+            "size": [entry.size for entry in images],
+        },
+        ITEMS,
+    )
+    return Source(table, verifiable=True)
+
+
+def _rows_of_tables(
+    entries: list[Entry], classes: Classes, id_column: str | None, identity_column: str | None
+) -> Source:
+    tables = [_rows_of_table(entry, classes, id_column, identity_column) for entry in entries]
+    kinds = {source.verifiable for source in tables}
+    if len(kinds) > 1:
+        raise UsageError("some of the tables hold images and some URIs: localize them one by one")
+    return Source(pa.concat_tables([source.items for source in tables]), kinds.pop())
+
+
+def _rows_of_table(
+    entry: Entry, classes: Classes, id_column: str | None, identity_column: str | None
+) -> Source:
+    path, have = entry.key, column_types(entry.key)
+    by_uri = "image" not in have
+    if by_uri and "uri" not in have:
+        raise UsageError(f"{path} has no column 'image' or 'uri': it has {', '.join(have)}")
+    ids = id_column or next((name for name in ("image_id", "id") if name in have), None)
+    if ids is None and not by_uri:
+        raise UsageError(f"{path} has no column 'image_id' or 'id': name one with --id-column")
+    ids = ids or "uri"
+    etag_size = ["etag", "size"] if by_uri and {"etag", "size"} <= set(have) else []
+    needed = {ids, *(["uri"] if by_uri else []), *([identity_column] if identity_column else []), *etag_size}
+    text = sorted(needed - {"size"})
+    table = read_columns(path, [*sorted(needed), *(["label"] if "label" in have else [])], text=text)
+    for name in text:
+        if table[name].null_count:
+            raise UsageError(f"{path}: column {name!r} has {table[name].null_count} empty values")
+    count = table.num_rows
+    if by_uri:
+        base = os.path.dirname(path)
+        uris = pa.array([_resolve(base, uri) for uri in table["uri"].to_pylist()], pa.string())
+        identity, sizes = table["uri"], table["size"] if "size" in have else pa.nulls(count, pa.int64())
+        if etag_size:
+            identity = pc.binary_join_element_wise(table["etag"], table["size"].cast(pa.string()), "-")
+        source_rows = pa.nulls(count, pa.int64())
+    else:
+        uris, source_rows = pa.repeat(path, count), pa.array(np.arange(count))
+        identity = pa.array([f"{entry.identity}#{row}" for row in range(count)], pa.string())
+        sizes = pa.repeat(entry.size // max(count, 1), count)
+    if identity_column:
+        identity = table[identity_column]
+    labels = _label_lists(table["label"], classes, path) if "label" in have else _no_labels(count)
+    columns = [table[ids], uris, source_rows, identity, labels, pc.cast(sizes, pa.int64())]
+    items = pa.table([_one_chunk(column) for column in columns], schema=ITEMS)
+    return Source(items, verifiable=not by_uri and identity_column is None)
+
+
+def _resolve(base: str, uri: str) -> str:
+    """A URI as the table's author meant it: a relative path starts at the table's folder."""
+    return uri if "://" in uri else os.path.abspath(os.path.join(base, uri))
+
+
+def _refuse_duplicates(ids: pa.ChunkedArray, location: str) -> None:
+    counts = pc.value_counts(ids)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        example = twice[0]["values"].as_py()
+        raise UsageError(f"{location}: {len(twice)} image ids occur more than once ({example!r} for one)")
+
+
+def _with_labels(items: pa.Table, path: str, classes: Classes) -> pa.Table:
+    """items with the labels of a file added to those that they have."""
+    table = read_columns(path, ["image_id", "label"], text=["image_id"])
+    labels = classes.indices(table["label"], f"{path}, column 'label'")
+    rows = pc.fill_null(pc.index_in(table["image_id"], items["image_id"].combine_chunks()), -1)
+    rows = rows.to_numpy().astype(np.int64)
+    if table.num_rows and not (rows >= 0).any():
+        raise UsageError(
+            f"{path}: no image_id is among the input's ({table['image_id'][0].as_py()!r} against "
+            f"{items['image_id'][0].as_py()!r})"
+        )
+    column = items["labels"].combine_chunks()
+    lengths = pc.list_value_length(column).to_numpy()
+    rows = np.concatenate([np.repeat(np.arange(len(column)), lengths), rows])
+    labels = np.concatenate([column.flatten().to_numpy(), labels])
+    position = ITEMS.get_field_index("labels")
+    return items.set_column(position, ITEMS.field(position), _grouped(rows, labels, len(column)))
+
+
+def _label_lists(column: pa.ChunkedArray, classes: Classes, path: str) -> pa.Array:
+    """A table's column of labels, one or a list a row -> lists of class indices."""
+    column, where = _one_chunk(column), f"{path}, column 'label'"
+    count = len(column)
+    rows = np.arange(count)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        rows = np.repeat(rows, pc.fill_null(pc.list_value_length(column), 0).to_numpy())
+        column = column.flatten()
+    return _grouped(rows, classes.indices(column, where), count)
+
+
+def _grouped(rows: NDArray, labels: NDArray, count: int) -> pa.Array:
+    """Pairs of row and label -> for each of count rows its distinct labels, ascending."""
+    real = (rows >= 0) & (labels >= 0)
+    pairs = np.unique(np.stack([rows[real], labels[real].astype(np.int64)]), axis=1)
+    offsets = np.searchsorted(pairs[0], np.arange(count + 1))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(pairs[1], pa.int32()))
+
+
+def _no_labels(count: int) -> pa.Array:
+    return _grouped(np.empty(0, np.int64), np.empty(0, np.int64), count)
+
+
+def _one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column

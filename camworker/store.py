@@ -1,0 +1,180 @@
+"""The one seam for bytes: list, read, create if absent. Local files, and a twin in memory for tests.
+
+Keys and paths are plain text: nothing is parsed or unquoted as a URL.
+"""
+
+import contextlib
+import io
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from camworker.errors import ChangedError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One listed object. identity changes when the content does: size and mtime_ns of a local file."""
+
+    key: str
+    size: int
+    identity: str
+
+
+class Store(Protocol):
+    """Objects under one root, each created whole, once, and never changed afterwards."""
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Objects below the folder prefix, keys relative to the root, in the store's own order."""
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes. Raises FileNotFoundError."""
+
+    def open(self, key: str) -> IO[bytes]:
+        """The object as a seekable file, for formats that are read in pieces. Raises FileNotFoundError."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Create the object durably. False, and nothing changed, if it is already there."""
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+
+
+class LocalStore:
+    """A folder. A killed writer leaves at most a file in .scratch, never a part of an object."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        folder = self.root / prefix
+        if folder.is_dir():
+            yield from _walk(folder, f"{prefix.rstrip('/')}/" if prefix else "", ())
+
+    def read(self, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+    def open(self, key: str) -> IO[bytes]:
+        return open(self.root / key, "rb")
+
+    def create(self, key: str, data: bytes) -> bool:
+        target, scratch = self.root / key, self.root / ".scratch"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir(exist_ok=True)
+        draft = scratch / uuid.uuid4().hex
+        try:
+            with open(draft, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # A link fails where the name exists, a rename would replace it: this is the commit.
+            os.link(draft, target)
+        except FileExistsError:
+            return False
+        finally:
+            draft.unlink(missing_ok=True)
+        _fsync_folder(target.parent)
+        return True
+
+    def exists(self, key: str) -> bool:
+        return (self.root / key).exists()
+
+
+class MemoryStore:
+    """The in-memory twin of LocalStore."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        for key in sorted(self._objects):
+            if key.startswith(folder):
+                yield Entry(key, len(self._objects[key]), str(len(self._objects[key])))
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._objects[key]
+        except KeyError:
+            raise FileNotFoundError(key) from None
+
+    def open(self, key: str) -> IO[bytes]:
+        return io.BytesIO(self.read(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._lock:
+            return self._objects.setdefault(key, data) is data
+
+    def exists(self, key: str) -> bool:
+        return key in self._objects
+
+
+def open_store(root: str) -> Store:
+    """The store at a path. Raises UsageError where there cannot be one."""
+    path = Path(local_path(root))
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{root} is a file: name a folder")
+    return LocalStore(path)
+
+
+def local_path(uri: str) -> str:
+    """The absolute path that a URI names. Raises UsageError for what is not on this machine."""
+    if "://" in uri:
+        raise UsageError(f"{uri}: only local paths can be read and written so far")
+    return os.path.abspath(uri)
+
+
+def read_uri(uri: str, identity: str | None = None) -> bytes:
+    """All bytes of a file. Raises OSError, or ChangedError when identity is given and differs."""
+    with open(local_path(uri), "rb") as file:
+        data = file.read()
+        # After reading, so that a write before or during it shows.
+        if identity is not None and _identity(os.fstat(file.fileno())) != identity:
+            raise ChangedError("the file was replaced after it was planned")
+        return data
+
+
+@contextlib.contextmanager
+def open_uri(uri: str, identity: str | None = None) -> Iterator[IO[bytes]]:
+    """A seekable file, for formats that are read in pieces. Raises as read_uri does."""
+    with open(local_path(uri), "rb") as file:
+        if identity is not None and _identity(os.fstat(file.fileno())) != identity:
+            raise ChangedError("the file was replaced after it was planned")
+        yield file
+
+
+def entry_of(uri: str) -> Entry:
+    """The entry of one file, its key the absolute path. Raises OSError."""
+    path = local_path(uri)
+    status = os.stat(path)
+    return Entry(path, status.st_size, _identity(status))
+
+
+def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return  # a symbolic link to a folder that we are in
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
+        elif entry.is_file():
+            status = entry.stat()
+            yield Entry(prefix + entry.name, status.st_size, _identity(status))
+
+
+def _identity(status: os.stat_result) -> str:
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""Ray: connecting to a cluster or starting a local one, and how many workers fit on it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import ray
+
+from camworker.errors import UsageError
+
+_CORES_PER_WORKER: Final = 4
+_OBJECT_STORE_BYTES: Final = 128 * 2**20  # only small results travel through Ray
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """count actors, each with so many processor cores (threads) and GPUs."""
+
+    count: int
+    cores: int
+    gpus: float
+
+
+@contextmanager
+def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
+    """A connection to the cluster at address, or to a local one started for this run, on loopback."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=verbose, logging_level="ERROR")
+        else:
+            ray.init(
+                address="local",
+                num_cpus=_local_cores(),
+                include_dashboard=False,
+                log_to_driver=verbose,
+                logging_level="ERROR",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+            )
+    except (ConnectionError, ValueError) as error:
+        raise UsageError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def fit_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
+    """As many workers as the connected cluster holds, or as asked.
+
+    With GPUs one worker for each (or for each share of one), without one for every few cores.
+    """
+    resources = ray.cluster_resources()
+    cores, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
+    each = gpus_per_worker if gpus_per_worker is not None else float(bool(gpus))
+    if each > gpus:
+        raise UsageError(f"--gpus-per-worker {each:g}: the cluster has {gpus:g} GPUs")
+    count = asked or (int(gpus / each) if each else max(1, cores // _CORES_PER_WORKER))
+    return Workers(count, max(1, cores // count), each)
+
+
+def local_workers(asked: int | None) -> Workers:
+    """fit_workers for this machine's cores, before Ray is started."""
+    cores = _local_cores()
+    count = asked or max(1, cores // _CORES_PER_WORKER)
+    return Workers(count, max(1, cores // count), 0.0)
+
+
+def _local_cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,121 @@
+"""The Ray actor: a Localizer that runs shards one after another, and says how far it is."""
+
+import platform
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from camworker.errors import CommitError
+from camworker.ledger import Ledger, Plan
+from camworker.localizer import Localizer, Precision
+from camworker.records import AnyPrediction
+from camworker.shard import Done, run_shard
+from camworker.store import open_store
+from camworker.weights import load
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What every worker of a run is started with."""
+
+    out: str
+    recipe: str
+    fingerprint: str
+    network: str
+    weights: str | None
+    precision: Precision
+    top_k: int
+    box_rule: str
+    input_size: int | None
+    resize: Any
+    batch_size: int | None
+
+    def localizer(self) -> Localizer:
+        """The Localizer asked for. Raises CommitError when its weights are no longer the recipe's."""
+        package = load(self.network, self.weights)
+        if package.fingerprint != self.fingerprint:
+            raise CommitError("the network's weights have changed since this run was planned")
+        return Localizer(
+            package,
+            precision=self.precision,
+            top_k=self.top_k,
+            box_rule=self.box_rule,
+            input_size=self.input_size,
+            resize=self.resize,
+            batch_size=self.batch_size,
+        )
+
+
+@dataclass(slots=True)
+class Tally:
+    """Rows that a worker has finished: counts by status, and wall-clock times of its batches."""
+
+    images: Counter[str] = field(default_factory=Counter)
+    first_batch: int = 0
+    first_at: float = 0.0
+    last_at: float = 0.0
+
+    def add(self, predictions: list[AnyPrediction]) -> None:
+        self.images.update(prediction.status for prediction in predictions)
+        self.last_at = time.time()
+        if not self.first_batch:
+            self.first_batch, self.first_at = len(predictions), self.last_at
+
+
+class Worker:
+    """Made into a Ray actor by the driver; shards run in order, tally answers beside them."""
+
+    def __init__(self, settings: Settings, cores: int) -> None:
+        import torch
+
+        torch.set_num_threads(cores)
+        self._cores = cores
+        self._localizer = settings.localizer()
+        self._ledger = Ledger(open_store(settings.out), settings.recipe)
+        self._plans: dict[int, Plan] = {}
+        self._tally = Tally()
+
+    def about(self) -> dict[str, Any]:
+        """What was resolved here, for the parts' metadata and the run record."""
+        return {"device": str(self._localizer.device), **versions()}
+
+    def run(self, generation: int, shard: int) -> Done:
+        """Localize and commit one shard."""
+        if generation not in self._plans:
+            self._plans[generation] = self._ledger.read_plan(generation)
+        return run_shard(
+            self._ledger,
+            self._plans[generation],
+            shard,
+            self._localizer,
+            decoders=self._cores,
+            about=self.about(),
+            on_batch=self._tally.add,
+        )
+
+    @ray.method(concurrency_group="tally")
+    def tally(self) -> Tally:
+        """Rows finished so far, those of the running shard included."""
+        return self._tally
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a row's bytes."""
+    import numpy
+    import PIL
+    import pyarrow
+    import timm
+    import torch
+    import torchvision
+
+    import camworker
+
+    modules = (camworker, torch, torchvision, timm, numpy, pyarrow)
+    return {
+        **{module.__name__: str(module.__version__) for module in modules},
+        "pillow": PIL.__version__,
+        "python": platform.python_version(),
+    }
