@@ -58,12 +58,17 @@ def boxes_from_cam(cam_hw: NDArray[np.floating], frame: Frame, rule: str = "cam2
 
 def iou(a_N4: NDArray[np.floating], b_M4: NDArray[np.floating]) -> NDArray[np.float64]:
     """Intersection over union of half-open boxes: N x M, in 0..1. Two empty boxes have IoU 0."""
-    a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (a_N4, b_M4))
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = np.prod(np.clip(high - low, 0, None), axis=2)
-    areas_a, areas_b = (np.prod(np.clip(x[:, 2:] - x[:, :2], 0, None), axis=1) for x in (a, b))
-    union = areas_a[:, None] + areas_b[None, :] - intersection
+    a, b = (np.asarray(boxes).reshape(-1, 4) for boxes in (a_N4, b_M4))
+    return paired_iou(a[:, None], b[None, :])
+
+
+def paired_iou(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+    """IoU of each box of a with its partner in b: [..., 4] and [..., 4], broadcast, to [...]."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    intersection = np.prod(np.clip(overlap, 0, None), axis=-1)
+    areas_a, areas_b = (np.prod(np.clip(x[..., 2:] - x[..., :2], 0, None), axis=-1) for x in (a, b))
+    union = areas_a + areas_b - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
 
 

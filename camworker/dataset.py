@@ -1,5 +1,6 @@
 """What a reader of OUT opens: the current row of every image of one recipe. Reads, never writes."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -47,6 +48,14 @@ def failed(ledger: Ledger) -> pa.Table:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
     tables = [t.filter(pc.not_equal(t["status"], "ok")) for t in iter_latest(ledger, columns)]
     return pa.concat_tables(tables)
+
+
+def count_statuses(ledger: Ledger, keys: Sequence[str]) -> Counter[str]:
+    """Rows by status in these parts."""
+    counts = Counter[str]()
+    for key in keys:
+        counts.update(_read(ledger, key, ["status"])["status"].to_pylist())
+    return counts
 
 
 def _newest(ledger: Ledger, parts: dict[tuple[int, int], str]) -> pa.Table:

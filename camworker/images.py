@@ -6,6 +6,7 @@ composited over white.
 """
 
 import io
+import re
 import struct
 from typing import Final
 
@@ -22,7 +23,7 @@ MAX_PIXELS: Final = 100_000_000
 MAX_ASPECT: Final = 200
 
 # Only formats whose decoders are meant for untrusted pictures: Pillow knows more (EPS starts Ghostscript).
-_FORMATS: Final = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+_FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 _SIGNATURES: Final = (
     (b"\xff\xd8\xff", "JPEG"),
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -72,7 +73,7 @@ def decode(data: bytes) -> torch.Tensor | Failure:
     except MemoryError:
         raise
     except Exception as error:
-        return Failure("decode_error", f"{kind}: {_first_line(error)}")
+        return Failure("decode_error", f"{kind}: {_reason(error)}")
     return _upright(pixels, orientation)
 
 
@@ -135,5 +136,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _reason(error: Exception) -> str:
+    """The first line of an error, without the place in torchvision's source that it starts with."""
+    text = next(iter(str(error).splitlines()), "")
+    return re.sub(r"^\w+, \S+:\d+, ", "", text) or type(error).__name__

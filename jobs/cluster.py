@@ -1,6 +1,7 @@
 """Ray: connecting to a cluster or starting a local one, and how many workers fit on it."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import ray
 from camworker.errors import UsageError
 
 _CORES_PER_WORKER: Final = 4
+_CONNECT_SECONDS: Final = 5.0
 _OBJECT_STORE_BYTES: Final = 128 * 2**20  # only small results travel through Ray
 
 
@@ -25,9 +27,14 @@ class Workers:
 
 @contextmanager
 def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
-    """A connection to the cluster at address, or to a local one started for this run, on loopback."""
+    """A connection to a cluster: the one at address, the one that this is a job of, or a local one.
+
+    A local one is started for this run, on loopback. Raises UsageError where none answers.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")  # Ray sets it inside its jobs
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address:
+        _refuse_absent(address)
     try:
         if address:
             ray.init(address=address, log_to_driver=verbose, logging_level="ERROR")
@@ -68,6 +75,17 @@ def local_workers(asked: int | None) -> Workers:
     cores = _local_cores()
     count = asked or max(1, cores // _CORES_PER_WORKER)
     return Workers(count, max(1, cores // count), 0.0)
+
+
+def _refuse_absent(address: str) -> None:
+    """Ask for the port first: Ray itself tries an absent cluster for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto" and its like: Ray knows at once
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UsageError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def _local_cores() -> int:

@@ -1,0 +1,122 @@
+"""Running a planned generation to its end, and the account of it: counts, error budget, run record."""
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from camworker.ledger import Ledger, Plan
+from jobs.cluster import Workers
+from jobs.console import Console, ImageProgress, duration
+from jobs.driver import Driver, Outcome
+from jobs.worker import Settings
+
+_ERRORS_COUNT_FROM: Final = 100  # images, before the error budget can stop a run
+
+
+@dataclass
+class Summary:
+    """What one localize did: images computed now, those that were done before (skipped), parts."""
+
+    recipe: str
+    output: str
+    generation: int | None
+    skipped: int
+    planned: int = 0
+    processed: int = 0
+    ok: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    parts: int = 0
+    seconds: float = 0.0
+    images_per_second: float | None = None
+
+    def count(self, plan: Plan, outcome: Outcome, seconds: float) -> None:
+        """Add the work on a generation. Parts that an earlier run had committed are skipped images."""
+        ours = [done.part for done in outcome.done.values() if done.seconds]
+        images = _images(ours)
+        self.generation = plan.generation
+        self.planned += plan.items
+        self.skipped += sum(done.part.rows for done in outcome.done.values()) - images.total()
+        self.processed += images.total()
+        self.ok += images.pop("ok", 0)
+        self.failed = dict(Counter(self.failed) + images)
+        self.parts += len(ours)
+        if ours:
+            # Without a second batch there is no steady state to speak of.
+            rate = outcome.images_per_second or sum(part.rows for part in ours) / seconds
+            self.images_per_second = round(rate, 2)
+
+    def tell(self, console: Console) -> None:
+        """The same for people."""
+        failed = "".join(f", {count} {status}" for status, count in sorted(self.failed.items()))
+        console.say(
+            f"{self.processed} images localized: {self.ok} ok{failed}; {self.skipped} were done before; "
+            f"{duration(self.seconds)}"
+        )
+        console.say(f"recipe {self.recipe} in {self.output}")
+
+
+def complete(
+    plan: Plan,
+    ledger: Ledger,
+    settings: Settings,
+    workers: Workers,
+    max_error_rate: float,
+    console: Console,
+    summary: Summary,
+) -> bool:
+    """Run a generation's shards and write its run record; False when it stops before its end.
+
+    Also False, with the record written, when more than max_error_rate of its images failed.
+    """
+    console.note(f"generation {plan.generation}: {plan.items} images in {plan.shards} shards")
+    started = time.monotonic()
+    with ImageProgress(plan.items) as progress:
+
+        def on_progress(images: Counter[str], adopted: int) -> None:
+            failed = images.total() - images["ok"]
+            progress.update(images.total() + adopted, failed)
+            if images.total() >= _ERRORS_COUNT_FROM and failed > max_error_rate * images.total():
+                driver.stop("more images failed than --max-error-rate allows")
+
+        driver = Driver(settings, workers, on_progress)
+        outcome = driver.run([(plan.generation, shard) for shard in range(plan.shards)])
+    seconds = time.monotonic() - started
+    summary.count(plan, outcome, seconds)
+    for _, shard in outcome.lost:
+        console.note(f"shard {shard} of generation {plan.generation} killed its worker every time")
+    if outcome.stopped:
+        console.note(f"stopped: {outcome.stopped}; run the same command again to resume")
+    if outcome.stopped or outcome.lost:
+        return False
+    record = _run_record(plan, outcome, seconds)
+    ledger.commit_run(plan.generation, record)
+    failed = plan.items - record["images"].get("ok", 0)
+    if failed > max_error_rate * plan.items:
+        console.note(f"{failed} of {plan.items} images failed: more than --max-error-rate allows")
+        return False
+    return True
+
+
+def _run_record(plan: Plan, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    parts = [outcome.done[task].part for task in sorted(outcome.done)]
+    return {
+        "recipe": plan.recipe,
+        "generation": plan.generation,
+        "plan_hash": plan.hash,
+        "items": plan.items,
+        "images": dict(_images(parts)),
+        "seconds": round(seconds, 3),
+        "images_per_second": outcome.images_per_second,
+        "versions": outcome.about,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "parts": [asdict(part) for part in parts],
+    }
+
+
+def _images(parts: list[Any]) -> Counter[str]:
+    """Images by status over parts."""
+    total = Counter[str]()
+    for part in parts:
+        total.update(part.images)
+    return total

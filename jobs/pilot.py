@@ -1,0 +1,82 @@
+"""localize --dry-run: what there is to do, and how long it would take by a few images timed here."""
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from jobs.cluster import local_workers
+from jobs.console import DONE, Console, duration
+from jobs.worker import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SECONDS: Final = 10.0
+_BATCHES: Final = 16
+
+
+def dry_run(
+    console: Console,
+    settings: Settings,
+    pending: "pa.Table",
+    workers: int | None,
+    shard_size: int | None,
+    *,
+    verify: bool,
+) -> int:
+    """Count pending items (schema ITEMS), time some as one worker would; nothing is written."""
+    import pyarrow.compute as pc
+
+    from camworker import plan
+
+    fit = local_workers(workers)
+    rate = _images_per_second(settings, pending, fit.cores, verify) if pending.num_rows else None
+    rate = rate * fit.count if rate else None
+    seconds = pending.num_rows / rate if rate else None
+    size = plan.shard_size(pending.num_rows, fit.count, shard_size)
+    summary = {
+        "recipe": settings.recipe,
+        "planned": pending.num_rows,
+        "bytes": pc.sum(pending["size"]).as_py() or 0,
+        "shards": -(-pending.num_rows // size),
+        "workers": fit.count,
+        "images_per_second": round(rate, 2) if rate else None,
+        "seconds": round(seconds, 1) if seconds else None,
+        "output": settings.out,
+    }
+    console.say(
+        f"{summary['planned']} images to localize, {summary['bytes'] / 1e6:.1f} MB, "
+        f"in {summary['shards']} shards"
+    )
+    if seconds:
+        console.say(
+            f"{rate:.1f} images/s with {fit.count} worker(s) on this machine: about {duration(seconds)}, "
+            "start-up aside"
+        )
+    console.say("nothing was written")
+    console.result(summary)
+    return DONE
+
+
+def _images_per_second(settings: Settings, items: "pa.Table", cores: int, verify: bool) -> float | None:
+    """One worker's rate after its first batch; over everything where there is no second batch."""
+    import torch
+
+    from camworker.shard import localize_items
+
+    torch.set_num_threads(cores)
+    localizer = settings.localizer()
+    items = items.slice(0, _BATCHES * localizer.batch_size)
+    started = time.monotonic()
+    first: float | None = None
+    count = 0
+    for rows, _ in localize_items(items, localizer, decoders=cores, verify=verify):
+        now = time.monotonic()
+        if first is None:
+            first = now
+        else:
+            count += rows.num_rows
+        if now - started > _SECONDS:
+            break
+    if first is None:
+        return None
+    return count / (now - first) if count else items.num_rows / (now - started)
