@@ -31,9 +31,12 @@ def read_columns(path: str, columns: Sequence[str], *, text: Sequence[str] = ())
     try:
         with open_uri(path) as file:
             if _is_csv(path):
-                # Typed on reading: an id of 007 has to stay what it is.
+                # Typed on reading: an id of 007 has to stay what it is, and one of NA too.
                 options = pa.csv.ConvertOptions(
-                    include_columns=columns, column_types={name: pa.string() for name in text}
+                    include_columns=columns,
+                    column_types={name: pa.string() for name in text},
+                    null_values=[""],
+                    strings_can_be_null=True,
                 )
                 table = pa.csv.read_csv(file, convert_options=options)
             else:

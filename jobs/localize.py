@@ -68,21 +68,33 @@ def run(args: argparse.Namespace, console: Console) -> int:
     store = open_store(out)
     settings, recipe, source = _ask(args, out)
 
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     from camworker.dataset import failed
     from camworker.plan import pending, read_planned, select
     from jobs.generations import Summary
 
     ledger = Ledger(store, settings.recipe)
     items = select(source.items, limit=args.limit, sample=args.sample, seed=args.seed)
-    new = pending(items, read_planned(ledger), failed(ledger), retry_failed=args.retry_failed)
+    planned = read_planned(ledger)
+    new = pending(items, planned, failed(ledger), retry_failed=args.retry_failed)
     if args.dry_run:
         from jobs.pilot import dry_run
 
         return dry_run(console, settings, new, args.workers, args.shard_size, verify=source.verifiable)
     generations = ledger.generations()
     unfinished = [ledger.read_plan(g) for g in generations if ledger.read_run(g) is None]
+    to_finish = planned.filter(
+        pc.is_in(planned["generation"], pa.array([plan.generation for plan in unfinished], pa.int32()))
+    )
+    old = [pc.sum(pc.is_in(t["image_id"], to_finish["image_id"])).as_py() or 0 for t in (items, new)]
     summary = Summary(
-        settings.recipe, out, max(generations, default=None), skipped=items.num_rows - new.num_rows
+        settings.recipe,
+        out,
+        generation=max(generations, default=None),
+        # What is in an unfinished generation is counted when that one is completed.
+        skipped=items.num_rows - new.num_rows - (old[0] - old[1]),
     )
     done = True
     if unfinished or new.num_rows:
