@@ -7,12 +7,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from camworker.careful import CarefulDecoder
 from camworker.errors import CommitError, Failure
 from camworker.ledger import Ledger, Part, Plan
 from camworker.localizer import Localizer, Prepared
@@ -47,12 +49,14 @@ def run_shard(
     decoders: int,
     about: dict[str, Any],
     on_batch: OnBatch,
+    careful: bool = False,
 ) -> Done:
     """Localize one shard's items and commit its part, or adopt the part that is there.
 
     decoders: threads that read and decode beside the network. about: what was resolved where it
     ran (device, versions), for the part's metadata. on_batch is told of rows as they are finished.
-    Raises CommitError when a part cannot be committed.
+    careful: decode in a child process, for a shard that has killed a worker. Raises CommitError when
+    a part cannot be committed.
     """
     key = ledger.part_key(plan.generation, shard)
     items = read_shard(ledger, plan, shard)
@@ -60,7 +64,9 @@ def run_shard(
         return Done(adopt(ledger, plan, shard, items), 0.0)
     started = time.perf_counter()
     tables = []
-    for rows, predictions in localize_items(items, localizer, decoders=decoders, verify=plan.verify):
+    for rows, predictions in localize_items(
+        items, localizer, decoders=decoders, verify=plan.verify, careful=careful
+    ):
         tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
         on_batch(predictions)
     table = pa.concat_tables(tables).replace_schema_metadata(_metadata(plan, shard, localizer, about))
@@ -74,7 +80,7 @@ def run_shard(
 
 
 def localize_items(
-    items: pa.Table, localizer: Localizer, *, decoders: int, verify: bool
+    items: pa.Table, localizer: Localizer, *, decoders: int, verify: bool, careful: bool = False
 ) -> Iterator[tuple[pa.Table, list[AnyPrediction]]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
@@ -82,11 +88,17 @@ def localize_items(
     batch before, so that memory is bounded by batches, whatever the number of items.
     """
     size = localizer.batch_size
-    with ThreadPoolExecutor(decoders) as pool, ThreadPoolExecutor(1) as finisher:
+    with ExitStack() as stack:
+        prepare_bytes = localizer.prepare
+        if careful:
+            decoder = CarefulDecoder(localizer.input_size, localizer.resize)
+            decoders, prepare_bytes = 1, stack.enter_context(decoder).prepare
+        pool = stack.enter_context(ThreadPoolExecutor(decoders))
+        finisher = stack.enter_context(ThreadPoolExecutor(1))
 
         def prepare(fetch: Fetch) -> Prepared | Failure:
             data = fetch()
-            return data if isinstance(data, Failure) else localizer.prepare(data)
+            return data if isinstance(data, Failure) else prepare_bytes(data)
 
         waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
         ahead: deque[Future[Prepared | Failure]] = deque()

@@ -48,8 +48,8 @@ class _Slot:
         self.tally = Tally()
         self._asked: ray.ObjectRef | None = None
 
-    def give(self, task: Task) -> None:
-        self.queue.append((self.actor.run.remote(*task), task))
+    def give(self, task: Task, careful: bool) -> None:
+        self.queue.append((self.actor.run.remote(*task, careful), task))
 
     def poll(self) -> None:
         """Take the tally asked for last time, if it is there, and ask for the next."""
@@ -80,7 +80,7 @@ class Driver:
         self._stop.set()
 
     def run(self, tasks: list[Task]) -> Outcome:
-        """Run every task once; a task whose worker died is run again, _ATTEMPTS times at most."""
+        """Run every task once; one whose worker died again, carefully, _ATTEMPTS times at most."""
         outcome, waiting, attempts = Outcome(), deque(tasks), Counter[Task]()
         with self._drain_on_signal():
             slots = [self._start() for _ in range(min(self._workers.count, len(tasks)))]
@@ -92,7 +92,8 @@ class Driver:
                     break
                 for slot in slots:
                     while waiting and len(slot.queue) < _QUEUED:
-                        slot.give(waiting.popleft())
+                        task = waiting.popleft()
+                        slot.give(task, careful=attempts[task] > 0)
                 ray.wait([ref for slot in slots for ref, _ in slot.queue], timeout=_POLL_SECONDS)
                 for index, slot in enumerate(slots):
                     slot.poll()

@@ -82,8 +82,8 @@ class Worker:
         """What was resolved here, for the parts' metadata and the run record."""
         return {"device": str(self._localizer.device), **versions()}
 
-    def run(self, generation: int, shard: int) -> Done:
-        """Localize and commit one shard."""
+    def run(self, generation: int, shard: int, careful: bool) -> Done:
+        """Localize and commit one shard; careful: so that an image that kills a decoder kills no worker."""
         if generation not in self._plans:
             self._plans[generation] = self._ledger.read_plan(generation)
         return run_shard(
@@ -94,6 +94,7 @@ class Worker:
             decoders=self._cores,
             about=self.about(),
             on_batch=self._tally.add,
+            careful=careful,
         )
 
     @ray.method(concurrency_group="tally")

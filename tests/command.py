@@ -1,0 +1,64 @@
+"""Running the command line as a user does: a process of its own, its streams and exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skimage
+import sklearn.datasets
+from PIL import Image
+
+# Ray asks for a token and would write one under the home folder; the tests bring their own.
+ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The last line of standard output."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+def start(
+    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
+    """Start camworker with these arguments, without a terminal; environment: additions to ours."""
+    command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env={**ENVIRONMENT, **(environment or {})}, cwd=cwd, **pipes)
+
+
+def camworker(
+    *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
+) -> Finished:
+    """Run camworker to its end."""
+    process = start(*arguments, cwd=cwd, environment=environment)
+    out, err = process.communicate(timeout=240)
+    return Finished(process.returncode, out, err)
+
+
+def photographs(folder: Path, count: int, side: int = 240) -> Path:
+    """count crops of real photographs as JPEGs: different pictures, the same on every run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = [
+        *(skimage.data.chelsea(), skimage.data.coffee(), skimage.data.astronaut(), skimage.data.rocket()),
+        *sklearn.datasets.load_sample_images().images,
+    ]
+    random = np.random.default_rng(0)
+    for number in range(count):
+        pixels = sources[number % len(sources)]
+        y, x = (random.integers(0, length - side + 1) for length in pixels.shape[:2])
+        Image.fromarray(pixels[y : y + side, x : x + side]).save(folder / f"{number:04d}.jpg")
+    return folder

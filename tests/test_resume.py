@@ -1,0 +1,126 @@
+"""A run that is killed or stopped half way: what was committed stays, the next run does the rest."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from command import camworker, photographs, start
+
+from camworker.dataset import latest
+
+pytestmark = pytest.mark.ray
+
+COUNT, SHARD = 96, 8
+OPTIONS = ("--precision", "float32", "--shard-size", str(SHARD), "--batch-size", "4", "--json")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photographs(tmp_path_factory.mktemp("resume") / "in", COUNT)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert camworker("localize", folder, "--output", out, *OPTIONS).code == 0
+    return latest(str(out)).sort_by("image_id")
+
+
+def run_until_parts(folder: Path, out: Path, parts: int) -> "subprocess.Popen[str]":
+    """Start localize and wait until it has committed some parts, and not all."""
+    process = start("localize", folder, "--output", out, *OPTIONS)
+    deadline = time.monotonic() + 120
+    while len(_parts(out)) < parts:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+def test_a_killed_run_resumes_without_computing_anything_twice(
+    folder: Path, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = run_until_parts(folder, out, 3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    _wait_until_nothing_writes(out)
+    committed = _parts(out)
+    assert 3 <= len(committed) < COUNT // SHARD
+    status = camworker("status", out, "--json").json
+    assert not status["complete"]
+    assert status["recipes"][0]["generations"][0]["done"] == len(committed) * SHARD
+
+    again = camworker("localize", folder, "--output", out, *OPTIONS)
+    assert again.code == 0, again.err
+    assert again.json["skipped"] == len(committed) * SHARD
+    assert again.json["processed"] == COUNT - len(committed) * SHARD
+    assert {name: _parts(out)[name] for name in committed} == committed
+    assert_same_rows(latest(str(out)).sort_by("image_id"), undisturbed)
+    assert camworker("localize", folder, "--output", out, *OPTIONS).json["processed"] == 0
+
+
+def test_sigterm_drains_and_exits_with_3(folder: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = run_until_parts(folder, out, 1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "stopped: SIGTERM; run the same command again to resume" in err
+    assert camworker("localize", folder, "--output", out, *OPTIONS).code == 0
+    assert_same_rows(latest(str(out)).sort_by("image_id"), undisturbed)
+
+
+def test_a_killed_worker_is_replaced(folder: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = run_until_parts(folder, out, 2)
+    for pid in _workers_of(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    stdout, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert f'"processed": {COUNT}' in stdout
+    assert_same_rows(latest(str(out)).sort_by("image_id"), undisturbed)
+
+
+def assert_same_rows(ours: pa.Table, theirs: pa.Table) -> None:
+    for name in ("image_id", "status", "labels", "names"):
+        assert ours[name].to_pylist() == theirs[name].to_pylist()
+    for name in ("scores", "boxes"):
+        left, right = (table[name].combine_chunks().flatten() for table in (ours, theirs))
+        fields = ("score", "xmin", "ymin", "xmax", "ymax") if name == "boxes" else (None,)
+        for field in fields:
+            a, b = (np.asarray(x if field is None else x.field(field)) for x in (left, right))
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    a, b = (t["cams"].combine_chunks().to_numpy_ndarray().astype(float) for t in (ours, theirs))
+    np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2)
+
+
+def _parts(out: Path) -> dict[str, tuple[int, int]]:
+    found = out.glob("predictions/*/*.parquet")
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+
+def _wait_until_nothing_writes(out: Path) -> None:
+    """Ray's processes end a moment after their driver; what they commit meanwhile counts too."""
+    before, quiet = _parts(out), time.monotonic() + 3
+    while time.monotonic() < quiet:
+        time.sleep(0.2)
+        if (now := _parts(out)) != before:
+            before, quiet = now, time.monotonic() + 3
+
+
+def _workers_of(driver: int) -> list[int]:
+    """Pids of the actors below a driver."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in table.stdout.splitlines()[1:]]
+    family = {driver}
+    for _ in range(4):
+        family |= {int(pid) for pid, parent, _ in rows if int(parent) in family}
+    actors = [int(pid) for pid, _, args in rows if int(pid) in family and args.startswith("ray::Worker")]
+    assert actors, "no actor is running"
+    return actors
