@@ -45,6 +45,8 @@ class Classes:
             labels = labels.combine_chunks()
         if pa.types.is_dictionary(labels.type):
             labels = labels.dictionary_decode()
+        if pa.types.is_null(labels.type):
+            return np.full(len(labels), -1, np.int32)
         if pa.types.is_floating(labels.type):  # pandas writes integers with gaps as floats
             whole = pc.fill_null(pc.equal(labels, pc.floor(labels)), True)
             if not pc.all(whole).as_py():

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from camworker.errors import UsageError
 from camworker.ledger import Ledger, open_ledger
+from camworker.records import CamShape, predictions_schema
 from camworker.store import open_store
 
 _KEYS: Final = ("image_id", "generation", "status")
@@ -42,10 +43,11 @@ def iter_latest(ledger: Ledger, columns: Sequence[str] | None = None) -> Iterato
 
 
 def failed(ledger: Ledger) -> pa.Table:
-    """image_id, identity and status of the current rows that are not ok."""
-    columns = ["image_id", "identity", "status"]
+    """image_id, identity, status and generation of the current rows that are not ok."""
+    columns = ["image_id", "identity", "status", "generation"]
     if not ledger.parts():
-        return pa.table({name: pa.array([], pa.string()) for name in columns})
+        schema = predictions_schema(CamShape(1, 1, 1))
+        return pa.schema([schema.field(name) for name in columns]).empty_table()
     tables = [t.filter(pc.not_equal(t["status"], "ok")) for t in iter_latest(ledger, columns)]
     return pa.concat_tables(tables)
 

@@ -10,7 +10,7 @@ OUT/ledger/recipe=R/run-GGGG.json                   written last: the generation
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from camworker.errors import UsageError
@@ -33,12 +33,17 @@ class PlanFile:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A committed generation. verify: its identities can be checked when a file is read."""
+    """A committed generation.
+
+    verify: the items' identities are those of their files, and can be checked when these are read.
+    tables: Parquet files that hold images -> the file's identity when it was planned.
+    """
 
     recipe: str
     generation: int
     files: tuple[PlanFile, ...]
     verify: bool
+    tables: dict[str, str] = field(default_factory=dict)
 
     @property
     def items(self) -> int:
@@ -89,7 +94,7 @@ class Ledger:
         """Committed parts: (generation, shard) -> key, ascending."""
         found = {}
         for entry in self.store.list(self.parts_folder):
-            if match := _PART.fullmatch(entry.key.rpartition("/")[2]):
+            if match := _PART.fullmatch(entry.key.removeprefix(f"{self.parts_folder}/")):
                 found[int(match[1]), int(match[2])] = entry.key
         return dict(sorted(found.items()))
 
@@ -109,7 +114,7 @@ class Ledger:
     def read_plan(self, generation: int) -> Plan:
         record = json.loads(self.store.read(f"{self._home}/plan-{generation:04d}.json"))
         files = (PlanFile(**{**file, "rows": tuple(file["rows"])}) for file in record["files"])
-        return Plan(record["recipe"], record["generation"], tuple(files), record["verify"])
+        return Plan(record["recipe"], record["generation"], tuple(files), record["verify"], record["tables"])
 
     def commit_run(self, generation: int, record: dict[str, Any]) -> bool:
         """Declare a generation complete. False if somebody has already."""

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -51,14 +53,18 @@ def pending(
 
     planned: what read_planned gives. An item is pending when no generation has its (image_id,
     identity), or when the last one that has it planned it with other labels. failed (image_id,
-    identity, status: the current rows that are not ok): those of status "read_error" are pending
-    again until three generations hold them, all of them with retry_failed.
+    identity, status, generation: the current rows that are not ok): those of status "read_error" are
+    pending again until three generations hold them, all of them with retry_failed.
     """
     planned = planned.sort_by([("generation", "descending")])
     keys, known = _key(items), _key(planned)
     latest = pc.index_in(keys, known)  # the first of equal keys, so the last generation's
     same_labels = pc.equal(_text(planned["labels"]).take(latest), _text(items["labels"]))
     wanted = np.array(pc.invert(pc.fill_null(same_labels, False)))
+    if failed is not None:
+        # One that a later generation holds is planned again already: that one has to end first.
+        last = planned["generation"].take(pc.index_in(_key(failed), known))
+        failed = failed.filter(pc.equal(failed["generation"], last))
     if failed is not None and failed.num_rows:
         if not retry_failed:
             attempts = pc.value_counts(known)
@@ -90,8 +96,16 @@ def shard_size(items: int, workers: int, asked: int | None = None) -> int:
     return asked or max(1, min(_LARGEST_SHARD, -(-items // (_SHARDS_PER_WORKER * workers))))
 
 
-def write_generation(ledger: Ledger, generation: int, items: pa.Table, size: int, *, verify: bool) -> Plan:
-    """Cut items into shards of size and commit them as a generation.
+def write_generation(
+    ledger: Ledger,
+    generation: int,
+    items: pa.Table,
+    size: int,
+    *,
+    verify: bool,
+    tables: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """Cut items into shards of size and commit them as a generation; verify, tables: as in Plan.
 
     Returns the generation's plan, which is another planner's when that one was first.
     """
@@ -107,16 +121,20 @@ def write_generation(ledger: Ledger, generation: int, items: pa.Table, size: int
             number += 1
         files.append(PlanFile(key, hashlib.sha256(data).hexdigest(), first_shard, rows))
         number += 1
-    plan = Plan(ledger.recipe, generation, tuple(files), verify)
+    plan = Plan(ledger.recipe, generation, tuple(files), verify, dict(tables))
     return plan if ledger.commit_plan(plan) else ledger.read_plan(generation)
 
 
 def read_shard(ledger: Ledger, plan: Plan, shard: int) -> pa.Table:
-    """The planned items of one shard (schema PLAN). Raises CommitError where the plan lacks it."""
+    """The planned items of one shard (schema PLAN). Raises CommitError where the plan lacks it.
+
+    A damaged plan file is noticed by its checksums (OSError).
+    """
     for file in plan.files:
         if file.first_shard <= shard < file.first_shard + len(file.rows):
             with ledger.store.open(file.key) as opened:
-                items = pq.ParquetFile(opened).read_row_group(shard - file.first_shard)
+                parquet = pq.ParquetFile(opened, page_checksum_verification=True)
+                items = parquet.read_row_group(shard - file.first_shard)
             if items["shard"].unique().to_pylist() != [shard]:
                 break
             return items

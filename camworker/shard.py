@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from camworker.records import (
     predictions_schema,
     predictions_table,
 )
-from camworker.sources import Fetch, fetches
+from camworker.sources import NO_TABLES, Fetch, fetches
 
 _BATCHES_AHEAD: Final = 3
 OnBatch = Callable[[list[AnyPrediction]], None]
@@ -65,7 +65,7 @@ def run_shard(
     started = time.perf_counter()
     tables = []
     for rows, predictions in localize_items(
-        items, localizer, decoders=decoders, verify=plan.verify, careful=careful
+        items, localizer, decoders=decoders, verify=plan.verify, tables=plan.tables, careful=careful
     ):
         tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
         on_batch(predictions)
@@ -80,7 +80,13 @@ def run_shard(
 
 
 def localize_items(
-    items: pa.Table, localizer: Localizer, *, decoders: int, verify: bool, careful: bool = False
+    items: pa.Table,
+    localizer: Localizer,
+    *,
+    decoders: int,
+    verify: bool,
+    tables: Mapping[str, str] = NO_TABLES,
+    careful: bool = False,
 ) -> Iterator[tuple[pa.Table, list[AnyPrediction]]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
@@ -102,7 +108,7 @@ def localize_items(
 
         waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
         ahead: deque[Future[Prepared | Failure]] = deque()
-        sources = fetches(items, verify=verify)
+        sources = fetches(items, verify=verify, tables=tables)
         for start in range(0, items.num_rows, size):
             for fetch in sources:
                 ahead.append(pool.submit(prepare, fetch))
@@ -170,7 +176,8 @@ def _validate(data: bytes, plan: Plan, shard: int, items: pa.Table) -> pa.Chunke
     for name, expected in _planned_metadata(plan, shard).items():
         if metadata.get(name) != expected:
             raise CommitError(f"{where} has {name} {metadata.get(name)!r} where {expected!r} was planned")
-    if not schema.equals(predictions_schema(CamShape(*json.loads(metadata["cam_shape"])))):
+    shape = json.loads(metadata.get("cam_shape", "null"))
+    if shape is None or not schema.equals(predictions_schema(CamShape(*shape))):
         raise CommitError(f"{where} has another schema than this version writes")
     if not rows["image_id"].combine_chunks().equals(items["image_id"].combine_chunks()):
         raise CommitError(f"{where} holds other images than were planned")

@@ -1,10 +1,11 @@
 """INPUT -> items (what there is to localize, and its known labels), and items -> their bytes."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -25,6 +26,9 @@ IMAGE_SUFFIXES: Final = (
 )
 _ROWS_AT_ONCE: Final = 64
 
+# No Parquet file whose identity is known.
+NO_TABLES: Final[Mapping[str, str]] = MappingProxyType({})
+
 Fetch = Callable[[], bytes | Failure]
 
 
@@ -32,12 +36,13 @@ Fetch = Callable[[], bytes | Failure]
 class Source:
     """Items in listing order (schema ITEMS).
 
-    verifiable: identities are the store's own, so that a reader can tell a file that has changed;
-    not so where a table names them.
+    verifiable: identities are the files' own, so that a reader can tell one that has changed; not so
+    where a table names them. tables: Parquet files that hold images -> the file's own identity.
     """
 
     items: pa.Table
     verifiable: bool
+    tables: dict[str, str] = field(default_factory=dict)
 
 
 def open_source(
@@ -74,21 +79,21 @@ def open_source(
         raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor .parquet files")
     _refuse_duplicates(source.items["image_id"], location)
     if image_labels:
-        source = Source(_with_labels(source.items, image_labels, classes), source.verifiable)
+        source = replace(source, items=_with_labels(source.items, image_labels, classes))
     return source
 
 
-def fetches(items: pa.Table, *, verify: bool) -> Iterator[Fetch]:
+def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TABLES) -> Iterator[Fetch]:
     """For each item, in order, a function that returns its bytes or the Failure that its row becomes.
 
     Files are read when the function is called, by whatever thread calls it; rows of Parquet files
-    are read ahead, a few dozen at a time, from the row groups that hold them. verify: an item whose
-    file no longer has the planned identity is "changed".
+    are read ahead, a few dozen at a time, from the row groups that hold them. An item is "changed"
+    when its file no longer has the planned identity: the item's own with verify, the table's in tables.
     """
     rows = items.select(["uri", "source_row", "identity"]).to_pylist()
     for (uri, in_table), group in groupby(rows, lambda row: (row["uri"], row["source_row"] is not None)):
         if in_table:
-            yield from _table_fetches(uri, list(group), verify)
+            yield from _table_fetches(uri, [row["source_row"] for row in group], tables.get(uri))
         else:
             for row in group:
                 yield partial(_read_file, uri, row["identity"] if verify else None)
@@ -103,19 +108,18 @@ def _read_file(uri: str, identity: str | None) -> bytes | Failure:
         return Failure("read_error", str(error))
 
 
-def _table_fetches(uri: str, rows: list[dict], verify: bool) -> Iterator[Fetch]:
-    wanted = np.array([row["source_row"] for row in rows])
-    identity = rows[0]["identity"].rpartition("#")[0] if verify else None
+def _table_fetches(uri: str, wanted: list[int], identity: str | None) -> Iterator[Fetch]:
     given = 0
+    failure = Failure("changed", "the table has fewer rows than when it was planned")
     try:
         with open_uri(uri, identity) as file:
-            for data in _column_values(pq.ParquetFile(file), wanted):
+            for data in _column_values(pq.ParquetFile(file), np.array(wanted)):
                 yield partial(_value, data)
                 given += 1
     except (ChangedError, OSError, pa.ArrowException, KeyError) as error:
         reason = str(error).splitlines()[0]
         failure = Failure("changed" if isinstance(error, ChangedError) else "read_error", reason)
-        yield from (partial(_value, failure) for _ in rows[given:])
+    yield from (partial(_value, failure) for _ in wanted[given:])
 
 
 def _value(value: bytes | Failure) -> bytes | Failure:
@@ -124,8 +128,12 @@ def _value(value: bytes | Failure) -> bytes | Failure:
 
 def _column_values(file: pq.ParquetFile, wanted: NDArray[np.int64]) -> Iterator[bytes | Failure]:
     """The bytes in these rows (ascending) of the column image, in order; whole row groups skipped."""
-    image = file.schema_arrow.field("image")
-    column = "image.bytes" if pa.types.is_struct(image.type) else "image"
+    image = file.schema_arrow.field("image").type
+    column, kind = "image", image
+    if pa.types.is_struct(image):
+        column, kind = "image.bytes", image.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise OSError(f"its column {column} holds no bytes but {kind}")
     first = 0
     for group in range(file.metadata.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
@@ -165,38 +173,39 @@ def _rows_of_tables(
     entries: list[Entry], classes: Classes, id_column: str | None, identity_column: str | None
 ) -> Source:
     tables = [_rows_of_table(entry, classes, id_column, identity_column) for entry in entries]
-    kinds = {source.verifiable for source in tables}
-    if len(kinds) > 1:
-        raise UsageError("some of the tables hold images and some URIs: localize them one by one")
-    return Source(pa.concat_tables([source.items for source in tables]), kinds.pop())
+    items = pa.concat_tables([source.items for source in tables])
+    return Source(
+        items, verifiable=False, tables={uri: i for source in tables for uri, i in source.tables.items()}
+    )
 
 
 def _rows_of_table(
     entry: Entry, classes: Classes, id_column: str | None, identity_column: str | None
 ) -> Source:
     path, have = entry.key, column_types(entry.key)
-    by_uri = "image" not in have
+    by_uri = "image" not in have or path.lower().endswith(".csv")
     if by_uri and "uri" not in have:
         raise UsageError(f"{path} has no column 'image' or 'uri': it has {', '.join(have)}")
     ids = id_column or next((name for name in ("image_id", "id") if name in have), None)
     if ids is None and not by_uri:
         raise UsageError(f"{path} has no column 'image_id' or 'id': name one with --id-column")
     ids = ids or "uri"
-    etag_size = ["etag", "size"] if by_uri and {"etag", "size"} <= set(have) else []
-    needed = {ids, *(["uri"] if by_uri else []), *([identity_column] if identity_column else []), *etag_size}
-    text = sorted(needed - {"size"})
-    table = read_columns(path, [*sorted(needed), *(["label"] if "label" in have else [])], text=text)
+    needed = {ids, *(["uri"] if by_uri else []), *([identity_column] if identity_column else [])}
+    has_etag = by_uri and {"etag", "size"} <= set(have)
+    text = sorted(needed | ({"etag", "size"} if has_etag else set()))
+    table = read_columns(path, [*text, *(["label"] if "label" in have else [])], text=text)
     for name in text:
         if table[name].null_count:
             raise UsageError(f"{path}: column {name!r} has {table[name].null_count} empty values")
     count = table.num_rows
+    sizes = pa.nulls(count, pa.int64())
     if by_uri:
         base = os.path.dirname(path)
         uris = pa.array([_resolve(base, uri) for uri in table["uri"].to_pylist()], pa.string())
-        identity, sizes = table["uri"], table["size"] if "size" in have else pa.nulls(count, pa.int64())
-        if etag_size:
-            identity = pc.binary_join_element_wise(table["etag"], table["size"].cast(pa.string()), "-")
-        source_rows = pa.nulls(count, pa.int64())
+        identity, source_rows = table["uri"], pa.nulls(count, pa.int64())
+        if has_etag:
+            identity = pc.binary_join_element_wise(table["etag"], table["size"], "-")
+            sizes = _whole_numbers(table["size"], path)
     else:
         uris, source_rows = pa.repeat(path, count), pa.array(np.arange(count))
         identity = pa.array([f"{entry.identity}#{row}" for row in range(count)], pa.string())
@@ -204,9 +213,17 @@ def _rows_of_table(
     if identity_column:
         identity = table[identity_column]
     labels = _label_lists(table["label"], classes, path) if "label" in have else _no_labels(count)
-    columns = [table[ids], uris, source_rows, identity, labels, pc.cast(sizes, pa.int64())]
+    columns = [table[ids], uris, source_rows, identity, labels, sizes]
     items = pa.table([_one_chunk(column) for column in columns], schema=ITEMS)
-    return Source(items, verifiable=not by_uri and identity_column is None)
+    # The table's identity stands for its rows', so that the rows' own need no check.
+    return Source(items, verifiable=False, tables={} if by_uri else {path: entry.identity})
+
+
+def _whole_numbers(sizes: pa.ChunkedArray, path: str) -> pa.ChunkedArray:
+    try:
+        return sizes.cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"{path}, column 'size': {str(error).splitlines()[0]}") from error
 
 
 def _resolve(base: str, uri: str) -> str:
@@ -228,7 +245,7 @@ def _with_labels(items: pa.Table, path: str, classes: Classes) -> pa.Table:
     labels = classes.indices(table["label"], f"{path}, column 'label'")
     rows = pc.fill_null(pc.index_in(table["image_id"], items["image_id"].combine_chunks()), -1)
     rows = rows.to_numpy().astype(np.int64)
-    if table.num_rows and not (rows >= 0).any():
+    if table.num_rows and items.num_rows and not (rows >= 0).any():
         raise UsageError(
             f"{path}: no image_id is among the input's ({table['image_id'][0].as_py()!r} against "
             f"{items['image_id'][0].as_py()!r})"

@@ -6,14 +6,17 @@ Keys and paths are plain text: nothing is parsed or unquoted as a URL.
 import contextlib
 import io
 import os
+import stat
 import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Final, Protocol
 
 from camworker.errors import ChangedError, UsageError
+
+_SCRATCH: Final = ".scratch/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A folder. A killed writer leaves at most a file in .scratch, never a part of an object."""
+    """A folder. A killed writer leaves at most a draft in _SCRATCH, never a part of an object."""
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
@@ -53,7 +56,9 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         folder = self.root / prefix
         if folder.is_dir():
-            yield from _walk(folder, f"{prefix.rstrip('/')}/" if prefix else "", ())
+            for entry in _walk(folder, f"{prefix.rstrip('/')}/" if prefix else "", ()):
+                if not entry.key.startswith(_SCRATCH):
+                    yield entry
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
@@ -62,7 +67,7 @@ class LocalStore:
         return open(self.root / key, "rb")
 
     def create(self, key: str, data: bytes) -> bool:
-        target, scratch = self.root / key, self.root / ".scratch"
+        target, scratch = self.root / key, self.root / _SCRATCH
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(exist_ok=True)
         draft = scratch / uuid.uuid4().hex
@@ -81,7 +86,7 @@ class LocalStore:
         return True
 
     def exists(self, key: str) -> bool:
-        return (self.root / key).exists()
+        return (self.root / key).is_file()
 
 
 class MemoryStore:
@@ -108,7 +113,10 @@ class MemoryStore:
 
     def create(self, key: str, data: bytes) -> bool:
         with self._lock:
-            return self._objects.setdefault(key, data) is data
+            if key in self._objects:
+                return False
+            self._objects[key] = data
+            return True
 
     def exists(self, key: str) -> bool:
         return key in self._objects
@@ -161,10 +169,15 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
     if here in above:
         return  # a symbolic link to a folder that we are in
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
-        elif entry.is_file():
+        try:
             status = entry.stat()
+        except OSError:
+            if entry.is_symlink():
+                continue  # it leads nowhere, or to itself
+            raise
+        if stat.S_ISDIR(status.st_mode):
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
+        elif stat.S_ISREG(status.st_mode):
             yield Entry(prefix + entry.name, status.st_size, _identity(status))
 
 

@@ -3,7 +3,7 @@
 import argparse
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from camworker.errors import UsageError
@@ -13,9 +13,8 @@ from camworker.store import local_path, open_store
 from jobs.console import DONE, INCOMPLETE, Console
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from camworker.sources import Source
+    from jobs.generations import Summary
     from jobs.worker import Settings
 
 HELP = "label and box every image of a data set"
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.dry_run:
         from jobs.pilot import dry_run
 
-        return dry_run(console, settings, new, args.workers, args.shard_size, verify=source.verifiable)
+        return dry_run(console, settings, replace(source, items=new), args.workers, args.shard_size)
     generations = ledger.generations()
     unfinished = [ledger.read_plan(g) for g in generations if ledger.read_run(g) is None]
     to_finish = planned.filter(
@@ -98,7 +97,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     done = True
     if unfinished or new.num_rows:
-        done = _work(args, console, settings, recipe, unfinished, new, source.verifiable, summary)
+        done = _work(args, console, settings, recipe, unfinished, replace(source, items=new), summary)
     summary.seconds = round(time.monotonic() - started, 3)
     summary.tell(console)
     console.result(asdict(summary))
@@ -169,9 +168,8 @@ def _work(
     settings: "Settings",
     recipe: dict[str, Any],
     plans: list[Plan],
-    new: "pa.Table",
-    verify: bool,
-    summary: Any,
+    new: "Source",
+    summary: "Summary",
 ) -> bool:
     """Complete the plans that an earlier run left, then plan and run what is new."""
     from camworker.plan import shard_size, write_generation
@@ -182,10 +180,13 @@ def _work(
     with connected(args.address, verbose=console.verbose):
         workers = fit_workers(args.workers, args.gpus_per_worker)
         ledger.write_recipe(recipe)
-        if new.num_rows:
-            size = shard_size(new.num_rows, workers.count, args.shard_size)
+        if new.items.num_rows:
+            size = shard_size(new.items.num_rows, workers.count, args.shard_size)
             generation = max(ledger.generations(), default=0) + 1
-            plans = [*plans, write_generation(ledger, generation, new, size, verify=verify)]
+            plan = write_generation(
+                ledger, generation, new.items, size, verify=new.verifiable, tables=new.tables
+            )
+            plans = [*plans, plan]
         return all(
             complete(plan, ledger, settings, workers, args.max_error_rate, console, summary) for plan in plans
         )

@@ -8,7 +8,7 @@ from jobs.console import DONE, Console, duration
 from jobs.worker import Settings
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from camworker.sources import Source
 
 _SECONDS: Final = 10.0
 _BATCHES: Final = 16
@@ -17,27 +17,26 @@ _BATCHES: Final = 16
 def dry_run(
     console: Console,
     settings: Settings,
-    pending: "pa.Table",
+    pending: "Source",
     workers: int | None,
     shard_size: int | None,
-    *,
-    verify: bool,
 ) -> int:
-    """Count pending items (schema ITEMS), time some as one worker would; nothing is written."""
+    """Count pending items, time some as one worker would; nothing is written."""
     import pyarrow.compute as pc
 
     from camworker import plan
 
     fit = local_workers(workers)
-    rate = _images_per_second(settings, pending, fit.cores, verify) if pending.num_rows else None
+    count = pending.items.num_rows
+    rate = _images_per_second(settings, pending, fit.cores) if count else None
     rate = rate * fit.count if rate else None
-    seconds = pending.num_rows / rate if rate else None
-    size = plan.shard_size(pending.num_rows, fit.count, shard_size)
+    seconds = count / rate if rate else None
+    size = plan.shard_size(count, fit.count, shard_size)
     summary = {
         "recipe": settings.recipe,
-        "planned": pending.num_rows,
-        "bytes": pc.sum(pending["size"]).as_py() or 0,
-        "shards": -(-pending.num_rows // size),
+        "planned": count,
+        "bytes": pc.sum(pending.items["size"]).as_py() or 0,
+        "shards": -(-count // size),
         "workers": fit.count,
         "images_per_second": round(rate, 2) if rate else None,
         "seconds": round(seconds, 1) if seconds else None,
@@ -57,7 +56,7 @@ def dry_run(
     return DONE
 
 
-def _images_per_second(settings: Settings, items: "pa.Table", cores: int, verify: bool) -> float | None:
+def _images_per_second(settings: Settings, source: "Source", cores: int) -> float | None:
     """One worker's rate after its first batch; over everything where there is no second batch."""
     import torch
 
@@ -65,11 +64,12 @@ def _images_per_second(settings: Settings, items: "pa.Table", cores: int, verify
 
     torch.set_num_threads(cores)
     localizer = settings.localizer()
-    items = items.slice(0, _BATCHES * localizer.batch_size)
+    items = source.items.slice(0, _BATCHES * localizer.batch_size)
     started = time.monotonic()
     first: float | None = None
     count = 0
-    for rows, _ in localize_items(items, localizer, decoders=cores, verify=verify):
+    batches = localize_items(items, localizer, decoders=cores, verify=source.verifiable, tables=source.tables)
+    for rows, _ in batches:
         now = time.monotonic()
         if first is None:
             first = now

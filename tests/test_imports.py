@@ -1,0 +1,150 @@
+"""The direction of imports, read from the sources: who may import whom, and what stays light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import camworker
+import jobs
+from jobs.cli import COMMANDS
+
+# Every module of camworker and the modules of ours that it may import. A new module is written down here.
+ALLOWED = {
+    "__init__": {"localizer"},
+    "boxes": {"errors", "frame"},
+    "cam": {"errors", "frame"},
+    "careful": {"errors", "frame", "images", "localizer"},
+    "classes": {"errors"},
+    "dataset": {"errors", "ledger", "records", "store"},
+    "errors": set(),
+    "frame": set(),
+    "images": {"errors", "frame"},
+    "ledger": {"errors", "store"},
+    "localizer": {
+        *("boxes", "cam", "errors", "frame", "images", "networks", "records", "weights"),
+    },
+    "metrics": {"boxes", "errors", "records", "truth"},
+    "networks": {"cam", "errors"},
+    "plan": {"errors", "ledger", "records"},
+    "records": {"errors"},
+    "report": {"boxes", "errors", "frame"},
+    "shard": {"careful", "errors", "ledger", "localizer", "plan", "records", "sources"},
+    "sources": {"classes", "errors", "records", "store", "tables"},
+    "store": {"errors"},
+    "tables": {"errors", "store"},
+    "truth": {"classes", "errors", "store", "tables"},
+    "weights": {"classes", "errors", "networks", "store"},
+}
+
+TORCH = {"torch", "torchvision", "timm", "safetensors"}
+TORCH_MODULES = {"cam", "careful", "images", "localizer", "networks", "weights"}
+NO_PYARROW = {"boxes", "cam", "errors", "frame", "images", "localizer", "networks"}
+
+
+def modules_of(package):
+    folder = Path(package.__file__).parent
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def imported(path, package):
+    """Dotted names that a file imports, wherever in it: functions and TYPE_CHECKING blocks too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = f"{package}.{base}".rstrip(".")
+            # "from camworker import weights" imports camworker.weights.
+            names |= {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def top_level(path, package):
+    return {name.partition(".")[0] for name in imported(path, package)}
+
+
+def internal(path, package, known):
+    """The modules of package that a file imports."""
+    parts = (name.split(".") for name in imported(path, package))
+    return {name[1] for name in parts if name[0] == package and len(name) > 1 and name[1] in known}
+
+
+CAMWORKER, JOBS = modules_of(camworker), modules_of(jobs)
+each_module = pytest.mark.parametrize("name", CAMWORKER)
+each_job = pytest.mark.parametrize("name", JOBS)
+
+
+def test_the_reader_sees_every_kind_of_import(tmp_path):
+    source = tmp_path / "module.py"
+    source.write_text(
+        "import a.b\nfrom p import m\nfrom .n import thing\n"
+        "if TYPE_CHECKING:\n    import c\ndef f():\n    from p.o import other\n"
+    )
+    assert top_level(source, "p") == {"a", "c", "p"}
+    assert internal(source, "p", {"m", "n", "o"}) == {"m", "n", "o"}
+
+
+@each_module
+def test_camworker_imports_neither_jobs_nor_ray(name):
+    assert not top_level(CAMWORKER[name], "camworker") & {"jobs", "ray"}
+
+
+@each_module
+def test_camworker_modules_import_only_what_they_may(name):
+    assert name in ALLOWED, f"say in ALLOWED what camworker/{name}.py may import"
+    extra = internal(CAMWORKER[name], "camworker", CAMWORKER) - ALLOWED[name]
+    assert not extra, f"camworker/{name}.py imports {extra}"
+
+
+def test_the_allowed_imports_have_no_cycle():
+    def reachable(name, seen):
+        for other in ALLOWED[name] - seen:
+            seen.add(other)
+            reachable(other, seen)
+        return seen
+
+    assert not [name for name in ALLOWED if name in reachable(name, set())]
+
+
+@each_module
+def test_torch_only_where_networks_are(name):
+    if name not in TORCH_MODULES:
+        assert not top_level(CAMWORKER[name], "camworker") & TORCH
+
+
+@pytest.mark.parametrize("name", sorted(NO_PYARROW))
+def test_pyarrow_only_where_tables_are(name):
+    assert "pyarrow" not in top_level(CAMWORKER[name], "camworker")
+
+
+@each_job
+def test_commands_are_imported_by_nobody(name):
+    """Only the command line loads them, by their names in COMMANDS."""
+    assert not internal(JOBS[name], "jobs", JOBS) & (set(COMMANDS) - {name})
+
+
+def test_every_command_is_a_module():
+    assert set(COMMANDS) <= set(JOBS)
+
+
+@pytest.mark.parametrize(
+    "module", ["camworker", "camworker.boxes", "camworker.dataset", "camworker.frame", "camworker.errors"]
+)
+def test_importing_loads_no_torch(module):
+    # A fresh process: here the tests themselves have loaded torch.
+    code = f"import sys, {module}; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert module in loaded
+    assert not loaded & {*TORCH, "ray", "jobs"}
+
+
+def test_the_localizer_is_loaded_when_asked_for():
+    assert camworker.Localizer.__module__ == "camworker.localizer"
+    with pytest.raises(AttributeError, match="Localiser"):
+        camworker.Localiser  # noqa: B018

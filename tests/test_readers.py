@@ -1,0 +1,110 @@
+"""A part is read by everybody: pyarrow and Polars with the maps' shape, pandas and DuckDB as flat lists."""
+
+import json
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pytest
+from conftest import TINY_CLASSES, photograph, run_generation
+
+from camworker.dataset import latest
+from camworker.ledger import Ledger
+from camworker.sources import open_source
+from camworker.store import LocalStore
+
+RECIPE = "r0123456789ab"
+
+
+@pytest.fixture
+def written(tmp_path, folder, tiny_localizer):
+    """OUT with good rows, failed rows and targets in three parts, and its rows as we read them."""
+    out = str(tmp_path / "out")
+    (folder / "03.png").write_bytes(photograph(3)[:50])
+    (folder / "labels.csv").write_text("image_id,label\n00.png,dog\n05.png,bird\n05.png,cat\n")
+    labels = str(folder / "labels.csv")
+    items = open_source(str(folder), TINY_CLASSES, image_labels=labels).items
+    (folder / "07.png").unlink()
+    run_generation(Ledger(LocalStore(out), RECIPE), tiny_localizer, items, size=4)
+    table = latest(out)
+    statuses = ["ok"] * 11
+    statuses[3], statuses[7] = "decode_error", "read_error"
+    assert table["status"].to_pylist() == statuses
+    return f"{out}/predictions/**/*.parquet", table
+
+
+def parts_of(pattern):
+    root = pattern.partition("/**")[0]
+    return pyarrow.dataset.dataset(root, partitioning="hive")
+
+
+def boxes_of(table):
+    return [[tuple(box.values()) for box in row] for row in table["boxes"].to_pylist()]
+
+
+def good_cams(table):
+    return table.filter(pc.equal(table["status"], "ok"))["cams"].combine_chunks().to_numpy_ndarray()
+
+
+def test_pyarrow(written):
+    pattern, expected = written
+    dataset = parts_of(pattern)
+    table = dataset.to_table().sort_by("image_id")
+    assert table["recipe"].unique().to_pylist() == [RECIPE]
+    assert table["status"].equals(expected["status"])
+    assert boxes_of(table) == boxes_of(expected)
+    cams = good_cams(table)
+    assert cams.shape == (9, 3, 8, 4)
+    assert cams.dtype == np.float16
+    assert np.array_equal(cams, good_cams(expected))
+    assert table["targets"].equals(expected["targets"])
+    assert [len(row) for row in table["targets"].to_pylist()] == [1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0]
+
+
+# Polars tells that it reads an extension type of which it knows the storage only.
+@pytest.mark.filterwarnings("ignore")
+def test_polars(written):
+    pattern, expected = written
+    frame = pl.read_parquet(pattern).sort("image_id")
+    assert frame["status"].to_list() == expected["status"].to_pylist()
+    assert [[tuple(box.values()) for box in row] for row in frame["boxes"].to_list()] == boxes_of(expected)
+    good = frame.filter(pl.col("status") == "ok")["cams"]
+    shape = json.loads(good.dtype.ext_metadata())["shape"]
+    assert shape == [3, 8, 4]
+    cams = good.ext.storage().to_numpy().reshape(-1, *shape)
+    assert cams.dtype == np.float16
+    assert np.array_equal(cams, good_cams(expected))
+    assert frame["cams"].is_null().to_list() == expected["cams"].is_null().to_pylist()
+    assert frame["targets"].to_list()[5] == expected["targets"][5].as_py()
+
+
+def shape_in_the_file(pattern):
+    return json.loads(parts_of(pattern).schema.metadata[b"cam_shape"])
+
+
+def test_pandas(written):
+    pattern, expected = written
+    frame = pd.read_parquet(pattern.partition("/**")[0]).sort_values("image_id")
+    assert frame["status"].tolist() == expected["status"].to_pylist()
+    assert [[tuple(box.values()) for box in row] for row in frame["boxes"]] == boxes_of(expected)
+    good = frame[frame["status"] == "ok"]["cams"]
+    cams = np.stack(good.tolist()).reshape(-1, *shape_in_the_file(pattern))
+    assert np.array_equal(cams, good_cams(expected))
+    assert frame["cams"].isna().tolist() == expected["cams"].is_null().to_pylist()
+
+
+def test_duckdb(written):
+    pattern, expected = written
+    rows = duckdb.sql(
+        f"select status, boxes, cams, recipe from read_parquet('{pattern}') order by image_id"
+    ).fetchall()
+    statuses, boxes, flat, recipes = zip(*rows, strict=True)
+    assert set(recipes) == {RECIPE}
+    assert list(statuses) == expected["status"].to_pylist()
+    assert [[tuple(box.values()) for box in row] for row in boxes] == boxes_of(expected)
+    cams = np.array([row for row in flat if row is not None], np.float32)
+    assert np.array_equal(cams.reshape(-1, *shape_in_the_file(pattern)), good_cams(expected))
+    assert [row is None for row in flat] == expected["cams"].is_null().to_pylist()

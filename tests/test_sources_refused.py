@@ -1,0 +1,61 @@
+"""Inputs that are refused before any image is read, by one line that says why."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from camworker.classes import Classes
+from camworker.errors import UsageError
+from camworker.sources import open_source
+
+CLASSES = Classes(("cat", "dog", "bird", "bird"), ("n01", "n02", "n03", "n04"))
+
+
+def write_table(path, **columns):
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def items_of(location, **options):
+    return open_source(location, CLASSES, **options).items
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"id": [1, 2, 1], "image": [b""] * 3}, {}, "1 image ids occur more than once.*'1'"),
+        ({"uri": ["a", "b", "a"]}, {}, "more than once"),
+        ({"id": [1], "picture": [b""]}, {}, "no column 'image' or 'uri': it has id, picture"),
+        ({"image": [b""]}, {}, "no column 'image_id' or 'id'.*--id-column"),
+        ({"id": [1], "image": [b""]}, {"id_column": "key"}, "no column 'key'"),
+        ({"id": [1], "image": [b""]}, {"identity_column": "etag"}, "no column 'etag'"),
+        ({"id": [1, None], "image": [b"", b""]}, {}, "'id' has 1 empty"),
+        ({"uri": ["a", None]}, {}, "'uri' has 1 empty"),
+        ({"id": [1], "image": [b""], "label": ["cow"]}, {}, "'cow'"),
+        ({"id": [1], "image": [b""], "label": ["bird"]}, {}, "two classes.*'bird'"),
+    ],
+)
+def test_tables_that_cannot_be_planned(tmp_path, columns, options, message):
+    with pytest.raises(UsageError, match=message):
+        items_of(write_table(tmp_path / "t.parquet", **columns), **options)
+
+
+def test_duplicates_are_found_across_files(tmp_path):
+    for name in ("a", "b"):
+        write_table(tmp_path / f"{name}.parquet", id=[1], image=[b""])
+    with pytest.raises(UsageError, match="more than once"):
+        items_of(str(tmp_path))
+
+
+def test_tables_of_images_and_of_uris_do_not_mix(tmp_path):
+    write_table(tmp_path / "a.parquet", id=[1], image=[b""])
+    write_table(tmp_path / "b.parquet", uri=["a.jpg"])
+    with pytest.raises(UsageError, match="one by one"):
+        items_of(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_what_is_no_table(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UsageError, match="cannot be read as"):
+        items_of(str(tmp_path / name))
