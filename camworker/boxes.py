@@ -46,14 +46,14 @@ def boxes_from_cam(cam_hw: NDArray[np.floating], frame: Frame, rule: str = "cam2
     """Boxes of one class activation map on the feature grid, in pixels of the original image.
 
     The map goes to the pixels of the network's input (bilinear, half-pixel centres), the boxes from
-    there through frame. A map without a positive value gives the box over the whole original image.
+    there through frame. A map that has no positive value there gives the box over the whole original image.
     """
     check_rule(rule)
-    cam_hw = np.asarray(cam_hw, np.float32)
-    if not cam_hw.max() > 0:
-        return frame.whole_image()
     size = (frame.input_size, frame.input_size)
-    return frame.to_original(boxes_from_map(cv2.resize(cam_hw, size, interpolation=cv2.INTER_LINEAR), rule))
+    map_HW = cv2.resize(np.asarray(cam_hw, np.float32), size, interpolation=cv2.INTER_LINEAR)
+    if not map_HW.max() > 0:
+        return frame.whole_image()
+    return frame.to_original(boxes_from_map(map_HW, rule))
 
 
 def iou(a_N4: NDArray[np.floating], b_M4: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -47,11 +47,12 @@ class Classes:
             labels = labels.dictionary_decode()
         if pa.types.is_null(labels.type):
             return np.full(len(labels), -1, np.int32)
-        if pa.types.is_floating(labels.type):  # pandas writes integers with gaps as floats
-            whole = pc.fill_null(pc.equal(labels, pc.floor(labels)), True)
-            if not pc.all(whole).as_py():
-                raise UsageError(f"{where}: labels are class indices or names, not fractions")
-            labels = labels.cast(pa.int64())
+        if pa.types.is_floating(labels.type) or pa.types.is_uint64(labels.type):
+            # pandas writes integers with gaps as floats
+            try:
+                labels = labels.cast(pa.int64())
+            except pa.ArrowInvalid as error:
+                raise UsageError(f"{where}: labels are class indices or names, not fractions") from error
         if pa.types.is_integer(labels.type):
             found = pc.fill_null(labels.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
             valid = labels.is_valid().to_numpy(zero_copy_only=False)

@@ -128,8 +128,11 @@ def _rgb(image: Image.Image) -> np.ndarray:
     """A loaded Pillow image of any mode -> uint8 [height, width, 3]."""
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255: a 16-bit picture would come out white.
-        gray = (np.asarray(image).astype(np.uint32) + 128) // 257
-        return np.repeat(gray.astype(np.uint8)[:, :, None], 3, axis=2)
+        samples = np.asarray(image).astype(np.uint32)
+        gray = ((samples + 128) // 257).astype(np.uint8)
+        if isinstance(transparent := image.info.get("transparency"), int):
+            gray[samples == transparent] = 255
+        return np.repeat(gray[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

@@ -4,6 +4,7 @@ The three steps are separate so that a caller can overlap them: prepare (decode 
 thread), forward (the network and the maps, on the device), finish (boxes and rows, any thread).
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from camworker import weights
 from camworker.boxes import boxes_from_cam, check_rule
 from camworker.cam import class_activation_maps
 from camworker.errors import Failure, UsageError
-from camworker.frame import Frame, Resize
+from camworker.frame import RESIZES, Frame, Resize
 from camworker.images import decode, network_input
 from camworker.networks import DEFAULT, check_gap_head
 from camworker.records import (
@@ -77,13 +78,16 @@ class Localizer:
 
         Raises UsageError for a value that cannot work.
         """
-        if top_k < 1:
-            raise UsageError(f"top-k is {top_k}: it has to be at least 1")
+        self.input_size = package.preprocessing.input_size if input_size is None else input_size
+        for name, value in (("top-k", top_k), ("input size", self.input_size), ("batch size", batch_size)):
+            if value is not None and value < 1:
+                raise UsageError(f"the {name} is {value}: it has to be at least 1")
+        if resize not in RESIZES:
+            raise UsageError(f"unknown resize {resize!r}: choose from {', '.join(RESIZES)}")
         self.package = package
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = _dtype(precision, self.device)
         self.box_rule = check_rule(box_rule)
-        self.input_size = input_size or package.preprocessing.input_size
         self.resize: Resize = resize
         self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
         height, width = check_gap_head(package.network, self.input_size)
@@ -91,7 +95,8 @@ class Localizer:
 
         # Only the features run in the low precision; the head and the maps are a product of small
         # matrices, cheap in float32 and worth it (METHODS: maps are rounded once, to float16).
-        network = package.network.to(self.device)
+        # A copy: the package stays as it was loaded.
+        network = copy.deepcopy(package.network).to(self.device)
         network.model.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.classifier.float()
         self._network = network
@@ -163,6 +168,8 @@ class Localizer:
 
         labels_BN = logits_BK.topk(self.cam_shape.k).indices
         known = [sorted(set(map(int, own))) for own in (labels[index] for index in good)]
+        if outside := {n for own in known for n in own if not 0 <= n < len(self.package.classes)}:
+            raise UsageError(f"labels are class indices below {len(self.package.classes)}, not {outside}")
         if most := max(map(len, known), default=0):
             padded = [own + [0] * (most - len(own)) for own in known]
             labels_BN = torch.cat([labels_BN, torch.tensor(padded, device=self.device)], dim=1)

@@ -99,6 +99,9 @@ def check_gap_head(network: GapNetwork, input_size: int) -> tuple[int, int]:
     if features_BCHW.ndim != 4:
         raise NetworkError(f"refused: its features have {features_BCHW.ndim} dimensions, a map needs 4")
     height, width = features_BCHW.shape[2:]
+    channels, wanted = features_BCHW.shape[1], network.weights_KC.shape[1]
+    if channels != wanted:
+        raise NetworkError(f"refused: its features have {channels} channels, its linear layer takes {wanted}")
     if min(height, width) < _SMALLEST_MAP:
         raise NetworkError(
             f"refused: its map is {height}x{width} at input size {input_size}, "

@@ -245,11 +245,9 @@ def _with_labels(items: pa.Table, path: str, classes: Classes) -> pa.Table:
     labels = classes.indices(table["label"], f"{path}, column 'label'")
     rows = pc.fill_null(pc.index_in(table["image_id"], items["image_id"].combine_chunks()), -1)
     rows = rows.to_numpy().astype(np.int64)
-    if table.num_rows and items.num_rows and not (rows >= 0).any():
-        raise UsageError(
-            f"{path}: no image_id is among the input's ({table['image_id'][0].as_py()!r} against "
-            f"{items['image_id'][0].as_py()!r})"
-        )
+    if table.num_rows and not (rows >= 0).any():
+        theirs, ours = (str(t["image_id"][:1].to_pylist()).strip("[]") for t in (table, items))
+        raise UsageError(f"{path}: no image_id is among the input's ({theirs} against {ours or 'none'})")
     column = items["labels"].combine_chunks()
     lengths = pc.list_value_length(column).to_numpy()
     rows = np.concatenate([np.repeat(np.arange(len(column)), lengths), rows])

@@ -6,6 +6,7 @@ A package on disk is a folder: network.json and weights.safetensors.
 import hashlib
 import io
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,13 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        numbers = (*self.mean, *self.std)
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, numbers)):
+            raise ValueError("mean and std are three numbers each")
+        if min(self.std) <= 0 or self.input_size < 1:
+            raise ValueError("std and input_size have to be positive")
+
 
 @dataclass(frozen=True)
 class Package:
@@ -51,9 +59,10 @@ def load(network: str = DEFAULT, weights: str | None = None) -> Package:
     weights: a package's folder, which then says what the network is, or a file of weights for the
     network named. Raises NetworkError with the reason when anything does not fit.
     """
-    for folder in (weights, network):
-        if folder is not None and os.path.exists(os.path.join(folder, _DESCRIPTION)):
-            return _load_package(folder)
+    if weights is not None and _is_package(weights):
+        return _load_package(weights, os.path.join(weights, _WEIGHTS))
+    if _is_package(network):
+        return _load_package(network, weights or os.path.join(network, _WEIGHTS))
     if network not in NAMES:
         build(network, classes=1)  # raises, and knows the names
     state = _read_state(weights) if weights else _default_state()
@@ -82,7 +91,11 @@ def save(package: Package, folder: str | Path) -> None:
     (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1))
 
 
-def _load_package(folder: str) -> Package:
+def _is_package(folder: str) -> bool:
+    return os.path.exists(os.path.join(folder, _DESCRIPTION))
+
+
+def _load_package(folder: str, weights: str) -> Package:
     where = os.path.join(folder, _DESCRIPTION)
     try:
         described: dict[str, Any] = json.loads(read_uri(where))
@@ -92,14 +105,16 @@ def _load_package(folder: str) -> Package:
             tuple(map(float, given["mean"])),  # type: ignore[arg-type]
             tuple(map(float, given["std"])),  # type: ignore[arg-type]
         )
-        ids = described.get("class_ids")
-        classes = Classes(tuple(map(str, described["class_names"])), tuple(ids) if ids else None)
+        class_names, ids = described["class_names"], described.get("class_ids")
+        if not isinstance(class_names, list):
+            raise TypeError("class_names is a list")
+        classes = Classes(tuple(map(str, class_names)), tuple(ids) if ids else None)
         name, scoring, pooling = (str(described[key]) for key in ("network", "scoring", "pooling"))
     except (ValueError, KeyError, TypeError) as error:
         raise NetworkError(f"{where} does not describe a network: {error!r}") from error
     if scoring not in get_args(Scoring) or pooling not in get_args(Pooling):
         raise NetworkError(f"{where}: scoring is softmax or sigmoid and pooling avg or max")
-    state = _read_state(os.path.join(folder, _WEIGHTS))
+    state = _read_state(weights)
     return _assemble(name, state, classes, preprocessing, scoring, pooling)  # type: ignore[arg-type]
 
 
@@ -119,7 +134,7 @@ def _assemble(
 
 def _load_state(network: GapNetwork, state: dict[str, torch.Tensor]) -> None:
     ours = network.model.state_dict()
-    if list(state) != list(ours) and [t.shape for t in state.values()] == [t.shape for t in ours.values()]:
+    if state.keys() != ours.keys() and [t.shape for t in state.values()] == [t.shape for t in ours.values()]:
         # The same layers in the same order under another implementation's names.
         state = dict(zip(ours, state.values(), strict=True))
     if bad := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
@@ -150,7 +165,10 @@ def _read_state(path: str) -> dict[str, torch.Tensor]:
     except NetworkError:
         raise
     except Exception as error:  # what a parser of foreign files raises is any type
-        raise NetworkError(f"{path} holds no plain weights: {str(error).splitlines()[0]}") from error
+        raise NetworkError(
+            f"{path} holds no plain weights ({type(error).__name__}): a safetensors file, or a pickle of "
+            "nothing but tensors, is needed"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise NetworkError(f"{path} is not a state dict: a dictionary of tensors is needed")
     return state

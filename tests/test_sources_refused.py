@@ -47,13 +47,6 @@ def test_duplicates_are_found_across_files(tmp_path):
         items_of(str(tmp_path))
 
 
-def test_tables_of_images_and_of_uris_do_not_mix(tmp_path):
-    write_table(tmp_path / "a.parquet", id=[1], image=[b""])
-    write_table(tmp_path / "b.parquet", uri=["a.jpg"])
-    with pytest.raises(UsageError, match="one by one"):
-        items_of(str(tmp_path))
-
-
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
 def test_what_is_no_table(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
