@@ -94,8 +94,8 @@ class Localizer:
         self.cam_shape = CamShape(min(top_k, len(package.classes)), height, width)
 
         # Only the features run in the low precision; the head and the maps are a product of small
-        # matrices, cheap in float32 and worth it (METHODS: maps are rounded once, to float16).
-        # A copy: the package stays as it was loaded.
+        # matrices, cheap in float32, and the maps are rounded once, when they are stored. A copy: the
+        # package stays as it was loaded.
         network = copy.deepcopy(package.network).to(self.device)
         network.model.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.classifier.float()

@@ -77,8 +77,8 @@ class Tally:
     def compute(self, truth: Truth, places: int) -> dict[str, Any]:
         """The metrics: fractions in 0..1 with <name>_ci95 beside them, None where nothing supports one.
 
-        Errors and accuracies as METHODS defines them: top-k by the first k (label, box) pairs, a hit
-        is IoU >= 0.5 with any box of the label; GT-known by the first box of the known label's map.
+        Top-k localization error (ILSVRC): none of the first k (label, box) pairs hits, that is, has
+        IoU >= 0.5 with a box of its label. GT-known: the first box of the known label's own map hits.
         places: how many classes every row ranks; top-5 needs five, unless there are no more classes.
         Intervals: Wilson where every image has one label, else a Poisson bootstrap over images.
         """

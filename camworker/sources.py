@@ -58,9 +58,7 @@ def open_source(
     image_labels: a Parquet or CSV file of image_id and label. Raises UsageError for what cannot be
     planned: nothing there, a missing column, an id twice, a label that classes lacks.
     """
-    path = local_path(location)
-    if not os.path.exists(path):
-        raise UsageError(f"{location} does not exist: name a folder of images, a Parquet or a CSV file")
+    path = check_location(location)
     if os.path.isfile(path):
         if not path.lower().endswith((".parquet", ".csv")):
             raise UsageError(f"{location} is one file: name its folder, a Parquet file or a CSV manifest")
@@ -81,6 +79,14 @@ def open_source(
     if image_labels:
         source = replace(source, items=_with_labels(source.items, image_labels, classes))
     return source
+
+
+def check_location(location: str) -> str:
+    """The absolute path of what is to be listed. Raises UsageError when nothing is there."""
+    path = local_path(location)
+    if not os.path.exists(path):
+        raise UsageError(f"{location} does not exist: name a folder of images, a Parquet or a CSV file")
+    return path
 
 
 def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TABLES) -> Iterator[Fetch]:

@@ -143,8 +143,8 @@ class Driver:
 
     def _drain(self, slots: list[_Slot], outcome: Outcome) -> None:
         """Let every worker finish the shard that it runs, for a while."""
-        running = [slot.queue[0][0] for slot in slots if slot.queue]
-        ray.wait(running, num_returns=len(running), timeout=_DRAIN_SECONDS) if running else None
+        if running := [slot.queue[0][0] for slot in slots if slot.queue]:
+            ray.wait(running, num_returns=len(running), timeout=_DRAIN_SECONDS)
         for slot in slots:
             self._collect(slot, outcome)
 

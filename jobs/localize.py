@@ -13,6 +13,8 @@ from camworker.store import local_path, open_store
 from jobs.console import DONE, INCOMPLETE, Console
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from camworker.sources import Source
     from jobs.generations import Summary
     from jobs.worker import Settings
@@ -67,9 +69,6 @@ def run(args: argparse.Namespace, console: Console) -> int:
     store = open_store(out)
     settings, recipe, source = _ask(args, out)
 
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     from camworker.dataset import failed
     from camworker.plan import pending, read_planned, select
     from jobs.generations import Summary
@@ -84,17 +83,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         return dry_run(console, settings, replace(source, items=new), args.workers, args.shard_size)
     generations = ledger.generations()
     unfinished = [ledger.read_plan(g) for g in generations if ledger.read_run(g) is None]
-    to_finish = planned.filter(
-        pc.is_in(planned["generation"], pa.array([plan.generation for plan in unfinished], pa.int32()))
-    )
-    old = [pc.sum(pc.is_in(t["image_id"], to_finish["image_id"])).as_py() or 0 for t in (items, new)]
-    summary = Summary(
-        settings.recipe,
-        out,
-        generation=max(generations, default=None),
-        # What is in an unfinished generation is counted when that one is completed.
-        skipped=items.num_rows - new.num_rows - (old[0] - old[1]),
-    )
+    # What is in an unfinished generation is counted when that one is completed.
+    unfinished_ids = _ids_of(planned, unfinished)
+    skipped = (items.num_rows - _count(items, unfinished_ids)) - (new.num_rows - _count(new, unfinished_ids))
+    summary = Summary(settings.recipe, out, max(generations, default=None), skipped)
     done = True
     if unfinished or new.num_rows:
         done = _work(args, console, settings, recipe, unfinished, replace(source, items=new), summary)
@@ -106,13 +98,13 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _ask(args: argparse.Namespace, out: str) -> "tuple[Settings, dict[str, Any], Source]":
     """Check all that was asked for. What decides the rows is the recipe, the rest is settings."""
-    if not os.path.exists(local_path(args.input)):  # before seconds go into importing torch
-        raise UsageError(f"{args.input} does not exist: name a folder of images, a Parquet or a CSV file")
+    from camworker.sources import check_location, open_source
+
+    check_location(args.input)  # before seconds go into importing torch
 
     from camworker.boxes import check_rule
     from camworker.networks import check_gap_head
     from camworker.plan import make_recipe
-    from camworker.sources import open_source
     from camworker.weights import load
     from jobs.worker import Settings
 
@@ -167,7 +159,7 @@ def _work(
     console: Console,
     settings: "Settings",
     recipe: dict[str, Any],
-    plans: list[Plan],
+    unfinished: list[Plan],
     new: "Source",
     summary: "Summary",
 ) -> bool:
@@ -180,16 +172,30 @@ def _work(
     with connected(args.address, verbose=console.verbose):
         workers = fit_workers(args.workers, args.gpus_per_worker)
         ledger.write_recipe(recipe)
-        if new.items.num_rows:
-            size = shard_size(new.items.num_rows, workers.count, args.shard_size)
-            generation = max(ledger.generations(), default=0) + 1
-            plan = write_generation(
-                ledger, generation, new.items, size, verify=new.verifiable, tables=new.tables
-            )
-            plans = [*plans, plan]
-        return all(
-            complete(plan, ledger, settings, workers, args.max_error_rate, console, summary) for plan in plans
-        )
+        for plan in unfinished:
+            if not complete(plan, ledger, settings, workers, args.max_error_rate, console, summary):
+                return False
+        if not new.items.num_rows:
+            return True
+        size = shard_size(new.items.num_rows, workers.count, args.shard_size)
+        generation = max(ledger.generations(), default=0) + 1
+        plan = write_generation(ledger, generation, new.items, size, verify=new.verifiable, tables=new.tables)
+        return complete(plan, ledger, settings, workers, args.max_error_rate, console, summary)
+
+
+def _ids_of(planned: "pa.Table", plans: list[Plan]) -> "pa.ChunkedArray":
+    """The image ids of these plans among all that are planned."""
+    import pyarrow.compute as pc
+
+    numbers = pc.cast([plan.generation for plan in plans], "int32")
+    return planned.filter(pc.is_in(planned["generation"], numbers))["image_id"]
+
+
+def _count(items: "pa.Table", image_ids: "pa.ChunkedArray") -> int:
+    """How many of items have one of these ids."""
+    import pyarrow.compute as pc
+
+    return pc.sum(pc.is_in(items["image_id"], image_ids)).as_py() or 0
 
 
 def _refuse_overlap(source: str, out: str) -> None:
@@ -198,12 +204,16 @@ def _refuse_overlap(source: str, out: str) -> None:
 
 
 def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("has to be at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError("has to be a whole number, at least 1")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    if not 0 <= (value := float(text)) <= 1:
-        raise argparse.ArgumentTypeError("has to be between 0 and 1")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("has to be a number between 0 and 1")
     return value

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from camworker.errors import CommitError
+from camworker.frame import Resize
 from camworker.ledger import Ledger, Plan
 from camworker.localizer import Localizer, Precision
 from camworker.records import AnyPrediction
@@ -30,7 +31,7 @@ class Settings:
     top_k: int
     box_rule: str
     input_size: int | None
-    resize: Any
+    resize: Resize
     batch_size: int | None
 
     def localizer(self) -> Localizer:
