@@ -66,8 +66,8 @@ def decode(data: bytes) -> torch.Tensor | Failure:
                 if image.mode in ("I", "F"):
                     return Failure("unsupported", "32-bit samples have no agreed black and white")
                 pixels = torch.from_numpy(_rgb(image)).permute(2, 0, 1)
-    except Image.DecompressionBombError as error:
-        return Failure("too_large", str(error).split(",")[0])
+    except Image.DecompressionBombError:  # Pillow's own limit, which is above ours
+        return Failure("too_large", f"its header claims over {MAX_PIXELS // 10**6} megapixels")
     except UnidentifiedImageError:
         return Failure("decode_error", f"it starts like a {kind} file but its header does not parse")
     except MemoryError:
