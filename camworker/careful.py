@@ -40,7 +40,7 @@ class CarefulDecoder:
     def __init__(
         self, input_size: int, resize: Resize, *, seconds: float = _SECONDS, child: Sequence[str] = _CHILD
     ) -> None:
-        self._command = [*child, str(input_size), resize]
+        self._command = list(child)
         self._input_size, self._resize = input_size, resize
         self._seconds = seconds
         self._child: subprocess.Popen[bytes] | None = None
@@ -59,8 +59,8 @@ class CarefulDecoder:
             pipe = subprocess.PIPE
             self._child = subprocess.Popen(self._command, stdin=pipe, stdout=pipe)
             # Start-up is not the image's time; what keeps the child from starting is no image's fault.
-            if self._receive(self._child, seconds=None) != b"ready":
-                raise RuntimeError(f"the decoding process does not start: {' '.join(self._command)}")
+            _send(self._child.stdin, json.dumps([self._input_size, self._resize]).encode())
+            self._receive(self._child, seconds=None)
         try:
             _send(self._child.stdin, data)
             reply = self._receive(self._child, self._seconds)
@@ -106,8 +106,9 @@ class CarefulDecoder:
             return child.wait()
 
 
-def serve(requests: IO[bytes], replies: IO[bytes], input_size: int, resize: Resize) -> None:
-    """The child: decode every image that comes in, until there are no more."""
+def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
+    """The child: told the frame, decode every image that comes in, until there are no more."""
+    input_size, resize = json.loads(_read(requests))
     _send(replies, b"ready")
     while True:
         try:
@@ -125,12 +126,12 @@ def serve(requests: IO[bytes], replies: IO[bytes], input_size: int, resize: Resi
 
 
 def main() -> None:
-    """The child's command line: input size, resize."""
+    """The child's entry."""
     # What a decoder prints must not end up among the replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
-    serve(sys.stdin.buffer, replies, int(sys.argv[1]), sys.argv[2])  # type: ignore[arg-type]
+    serve(sys.stdin.buffer, replies)
 
 
 def _send(pipe: IO[bytes] | None, data: bytes) -> None:

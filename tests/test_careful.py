@@ -49,7 +49,7 @@ def test_an_image_that_hangs_its_decoder_is_poison() -> None:
 def test_a_child_that_does_not_start_is_no_images_fault() -> None:
     with (
         CarefulDecoder(32, "squash", child=(sys.executable, "-c", "pass")) as decoder,
-        pytest.raises(EOFError),
+        pytest.raises((EOFError, BrokenPipeError)),
     ):
         decoder.prepare(photograph(1))
 

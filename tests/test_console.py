@@ -1,0 +1,80 @@
+"""What people see of a run: lines without a terminal, a bar on one, JSON kept apart from text."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from jobs import console
+from jobs.console import Console, ImageProgress, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (45, "45 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "120 min"),
+        (7200, "2.0 h"),
+        (172800, "2.0 days"),
+    ],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_without_a_terminal_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0, 10, 20, 35, 60, 65, 100])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with ImageProgress(1000) as progress:
+        for done, failed in ((0, 0), (100, 1), (250, 2), (500, 2), (550, 3), (900, 4)):
+            progress.update(done, failed)
+    out, err = capsys.readouterr()
+    assert not out
+    # 100 were done when the rate began to count, at 20 s; 35 s and 65 s are the first after 30 s each.
+    assert err.splitlines() == [
+        "250 of 1000 images, 10.0 images/s, 2 failed, 75 s left",
+        "550 of 1000 images, 10.0 images/s, 3 failed, 45 s left",
+        "900 of 1000 images, 10.0 images/s, 4 failed, 10 s left",
+    ]
+
+
+def test_on_a_terminal_a_bar() -> None:
+    program = (
+        "from jobs.console import ImageProgress\n"
+        "with ImageProgress(10) as progress: progress.update(3, 1); progress.update(10, 2)"
+    )
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", program], stderr=theirs, env=os.environ | {"TERM": "xterm"}):
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+        except OSError:
+            pass  # the other end is closed: the program has ended
+    os.close(ours)
+    assert b"10/10" in shown
+    assert b"2 failed" in shown
+
+
+def test_json_has_standard_output_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    shell = Console(as_json=True)
+    shell.say("for people")
+    shell.result({"rows": 1, "rate": None})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"rows": 1, "rate": None}
+    assert err == "for people\n"
+
+
+def test_a_figure_that_is_no_number_is_no_json() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Console(as_json=True).result({"rate": float("nan")})
