@@ -103,6 +103,10 @@ class Ledger:
         names = (entry.key.removeprefix(f"{self._home}/") for entry in self.store.list(self._home))
         return sorted(int(match[1]) for name in names if (match := _PLAN.fullmatch(name)))
 
+    def unfinished(self) -> list[Plan]:
+        """The generations that are planned and have no run record."""
+        return [self.read_plan(g) for g in self.generations() if self.read_run(g) is None]
+
     def plan_file_key(self, generation: int, number: int) -> str:
         return f"{self._home}/plan-{generation:04d}/{number}.parquet"
 

@@ -12,14 +12,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from camworker.errors import CommitError
+from camworker.errors import CommitError, UsageError
 from camworker.ledger import Ledger, Plan, PlanFile
-from camworker.records import PLAN, SCHEMA_VERSION
+from camworker.records import PLAN, SCHEMA_VERSION, CamShape
 
 # Raised whenever the same recipe would give other rows than before.
 ALGORITHM: Final = 1
 
 _LARGEST_SHARD: Final = 4096
+_PART_BYTES: Final = 64_000_000
+_OTHER_BYTES: Final = 2048  # of a row beside its maps: a generous guess
 _SHARDS_PER_WORKER: Final = 4
 _ITEMS_PER_FILE: Final = 1_000_000
 _READ_ATTEMPTS: Final = 3
@@ -91,9 +93,22 @@ def read_planned(ledger: Ledger) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def shard_size(items: int, workers: int, asked: int | None = None) -> int:
-    """Items a shard: as asked, else 4096, or less so that each worker gets four shards."""
-    return asked or max(1, min(_LARGEST_SHARD, -(-items // (_SHARDS_PER_WORKER * workers))))
+def shard_size(items: int, workers: int, row_bytes: int, asked: int | None = None) -> int:
+    """Items a shard: as asked, else 4096, or less so that each worker gets four shards.
+
+    row_bytes: what a row's maps take uncompressed: a part has to stay below 64 MB. Raises UsageError
+    when what was asked for would not.
+    """
+    most = max(1, _PART_BYTES // (row_bytes + _OTHER_BYTES))
+    if asked is not None and asked > most:
+        raise UsageError(f"--shard-size {asked}: parts would be over 64 MB, {most} images is the most here")
+    return asked or max(1, min(_LARGEST_SHARD, most, -(-items // (_SHARDS_PER_WORKER * workers))))
+
+
+def row_bytes(items: pa.Table, shape: CamShape) -> int:
+    """The bytes of the maps in the row of the item with most known labels."""
+    known = pc.max(pc.list_value_length(items["labels"])).as_py() or 0
+    return 2 * (shape.k + known) * shape.h * shape.w
 
 
 def write_generation(
@@ -139,6 +154,18 @@ def read_shard(ledger: Ledger, plan: Plan, shard: int) -> pa.Table:
                 break
             return items
     raise CommitError(f"the plan of generation {plan.generation} does not hold shard {shard}")
+
+
+def unfinished_ids(ledger: Ledger, *, committed: bool) -> pa.ChunkedArray:
+    """Image ids of the unfinished generations; with committed also those whose parts are there."""
+    parts = ledger.parts()
+    ids = [
+        read_shard(ledger, plan, shard)["image_id"]
+        for plan in ledger.unfinished()
+        for shard in range(plan.shards)
+        if committed or (plan.generation, shard) not in parts
+    ]
+    return pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
 
 
 def _plan_file(items: pa.Table, first_shard: int, size: int) -> tuple[bytes, tuple[int, ...]]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from camworker.careful import CarefulDecoder
 from camworker.errors import CommitError, Failure
+from camworker.fetch import NO_TABLES, Fetch, fetches
 from camworker.ledger import Ledger, Part, Plan
 from camworker.localizer import Localizer, Prepared
 from camworker.plan import read_shard
@@ -26,7 +27,6 @@ from camworker.records import (
     predictions_schema,
     predictions_table,
 )
-from camworker.sources import NO_TABLES, Fetch, fetches
 
 _BATCHES_AHEAD: Final = 3
 OnBatch = Callable[[list[AnyPrediction]], None]
@@ -54,9 +54,9 @@ def run_shard(
     """Localize one shard's items and commit its part, or adopt the part that is there.
 
     decoders: threads that read and decode beside the network. about: what was resolved where it
-    ran (device, versions), for the part's metadata. on_batch is told of rows as they are finished.
-    careful: decode in a child process, for a shard that has killed a worker. Raises CommitError when
-    a part cannot be committed.
+    ran (precision, versions and the like), for the part's metadata. on_batch is told of rows as they
+    are finished. careful: decode in a child process, for a shard that has killed a worker. Raises
+    CommitError when a part cannot be committed.
     """
     key = ledger.part_key(plan.generation, shard)
     items = read_shard(ledger, plan, shard)
@@ -143,7 +143,7 @@ def _metadata(plan: Plan, shard: int, localizer: Localizer, about: dict[str, Any
         **_planned_metadata(plan, shard),
         "cam_shape": json.dumps([shape.k, shape.h, shape.w]),
         "frame": json.dumps(frame),
-        "resolved": json.dumps({**about, "precision": str(localizer.dtype).removeprefix("torch.")}),
+        "resolved": json.dumps(about),
     }
 
 

@@ -1,35 +1,25 @@
-"""INPUT -> items (what there is to localize, and its known labels), and items -> their bytes."""
+"""INPUT -> items: what there is to localize, and its known labels. Their bytes are fetch.py's."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import groupby
-from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from camworker.classes import Classes
-from camworker.errors import ChangedError, Failure, UsageError
+from camworker.errors import UsageError
+from camworker.fetch import bytes_column
 from camworker.records import ITEMS
-from camworker.store import Entry, LocalStore, entry_of, local_path, open_uri, read_uri
+from camworker.store import Entry, LocalStore, entry_of, local_path
 from camworker.tables import column_types, read_columns
 
 IMAGE_SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
     ".avif",
 )
-_ROWS_AT_ONCE: Final = 64
-
-# No Parquet file whose identity is known.
-NO_TABLES: Final[Mapping[str, str]] = MappingProxyType({})
-
-Fetch = Callable[[], bytes | Failure]
 
 
 @dataclass(frozen=True)
@@ -52,10 +42,12 @@ def open_source(
     image_labels: str | None = None,
     id_column: str | None = None,
     identity_column: str | None = None,
+    leave_out: str | None = None,
 ) -> Source:
     """List what there is at location: a folder of images, Parquet, or a manifest (CSV or Parquet).
 
-    image_labels: a Parquet or CSV file of image_id and label. Raises UsageError for what cannot be
+    image_labels: a Parquet or CSV file of image_id and label. leave_out: an absolute path below which
+    nothing is listed, for an output that lies inside its input. Raises UsageError for what cannot be
     planned: nothing there, a missing column, an id twice, a label that classes lacks.
     """
     path = check_location(location)
@@ -65,10 +57,19 @@ def open_source(
         entries, images = [entry_of(path)], []
     else:
         found = list(LocalStore(path).list())
+        if leave_out:
+            below = os.path.relpath(leave_out, path) + os.sep
+            found = [entry for entry in found if not entry.key.startswith(below)]
         images = [e for e in found if e.key.lower().endswith(IMAGE_SUFFIXES)]
         entries = [
-            Entry(os.path.join(path, e.key), e.size, e.identity) for e in found if e.key.endswith(".parquet")
+            Entry(os.path.join(path, e.key), e.size, e.identity)
+            for e in found
+            if e.key.lower().endswith(".parquet")
         ]
+    if images and (id_column or identity_column):
+        raise UsageError(
+            f"{location} is a folder of images: --id-column and --identity-column are for tables"
+        )
     if images:
         source = _images_of_folder(path, images)
     elif entries:
@@ -86,76 +87,11 @@ def check_location(location: str) -> str:
     path = local_path(location)
     if not os.path.exists(path):
         raise UsageError(f"{location} does not exist: name a folder of images, a Parquet or a CSV file")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path!r} is no UTF-8, and its rows could not name it: rename it") from error
     return path
-
-
-def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TABLES) -> Iterator[Fetch]:
-    """For each item, in order, a function that returns its bytes or the Failure that its row becomes.
-
-    Files are read when the function is called, by whatever thread calls it; rows of Parquet files
-    are read ahead, a few dozen at a time, from the row groups that hold them. An item is "changed"
-    when its file no longer has the planned identity: the item's own with verify, the table's in tables.
-    """
-    rows = items.select(["uri", "source_row", "identity"]).to_pylist()
-    for (uri, in_table), group in groupby(rows, lambda row: (row["uri"], row["source_row"] is not None)):
-        if in_table:
-            yield from _table_fetches(uri, [row["source_row"] for row in group], tables.get(uri))
-        else:
-            for row in group:
-                yield partial(_read_file, uri, row["identity"] if verify else None)
-
-
-def _read_file(uri: str, identity: str | None) -> bytes | Failure:
-    try:
-        return read_uri(uri, identity)
-    except ChangedError as error:
-        return Failure("changed", str(error))
-    except (OSError, UsageError, ValueError) as error:  # ValueError: a NUL in a path
-        return Failure("read_error", str(error))
-
-
-def _table_fetches(uri: str, wanted: list[int], identity: str | None) -> Iterator[Fetch]:
-    given = 0
-    failure = Failure("changed", "the table has fewer rows than when it was planned")
-    try:
-        with open_uri(uri, identity) as file:
-            for data in _column_values(pq.ParquetFile(file), np.array(wanted)):
-                yield partial(_value, data)
-                given += 1
-    except (ChangedError, OSError, pa.ArrowException, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        failure = Failure("changed" if isinstance(error, ChangedError) else "read_error", reason)
-    yield from (partial(_value, failure) for _ in wanted[given:])
-
-
-def _value(value: bytes | Failure) -> bytes | Failure:
-    return value
-
-
-def _column_values(file: pq.ParquetFile, wanted: NDArray[np.int64]) -> Iterator[bytes | Failure]:
-    """The bytes in these rows (ascending) of the column image, in order; whole row groups skipped."""
-    image = file.schema_arrow.field("image").type
-    column, kind = "image", image
-    if pa.types.is_struct(image):
-        column, kind = "image.bytes", image.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise OSError(f"its column {column} holds no bytes but {kind}")
-    first = 0
-    for group in range(file.metadata.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        here = wanted[(wanted >= first) & (wanted < first + rows)] - first
-        if len(here):
-            at = 0
-            batches = file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=[group], columns=[column])
-            for batch in batches:
-                values = batch.column(0)
-                if pa.types.is_struct(values.type):
-                    values = values.field("bytes")
-                for row in here[(here >= at) & (here < at + len(values))] - at:
-                    data = values[int(row)].as_py()
-                    yield data if data is not None else Failure("read_error", "the row holds no bytes")
-                at += len(values)
-        first += rows
 
 
 def _images_of_folder(path: str, images: list[Entry]) -> Source:
@@ -189,9 +125,10 @@ def _rows_of_table(
     entry: Entry, classes: Classes, id_column: str | None, identity_column: str | None
 ) -> Source:
     path, have = entry.key, column_types(entry.key)
-    by_uri = "image" not in have or path.lower().endswith(".csv")
+    by_uri = path.lower().endswith(".csv") or bytes_column(have.get("image")) is None
     if by_uri and "uri" not in have:
-        raise UsageError(f"{path} has no column 'image' or 'uri': it has {', '.join(have)}")
+        image = f"'image' holds no bytes but {have['image']}" if "image" in have else "there is no 'image'"
+        raise UsageError(f"{path} needs a column 'image' (bytes) or 'uri': {image}; it has {', '.join(have)}")
     ids = id_column or next((name for name in ("image_id", "id") if name in have), None)
     if ids is None and not by_uri:
         raise UsageError(f"{path} has no column 'image_id' or 'id': name one with --id-column")
@@ -199,7 +136,8 @@ def _rows_of_table(
     needed = {ids, *(["uri"] if by_uri else []), *([identity_column] if identity_column else [])}
     has_etag = by_uri and {"etag", "size"} <= set(have)
     text = sorted(needed | ({"etag", "size"} if has_etag else set()))
-    table = read_columns(path, [*text, *(["label"] if "label" in have else [])], text=text)
+    labelled = "label" in have and "label" not in text
+    table = read_columns(path, [*text, *(["label"] if labelled else [])], text=text)
     for name in text:
         if table[name].null_count:
             raise UsageError(f"{path}: column {name!r} has {table[name].null_count} empty values")
@@ -208,6 +146,8 @@ def _rows_of_table(
     if by_uri:
         base = os.path.dirname(path)
         uris = pa.array([_resolve(base, uri) for uri in table["uri"].to_pylist()], pa.string())
+        if (remote := pc.index(pc.match_substring(uris, "://"), True).as_py()) >= 0:
+            raise UsageError(f"{path}: {uris[remote]}: only local files can be read so far")
         identity, source_rows = table["uri"], pa.nulls(count, pa.int64())
         if has_etag:
             identity = pc.binary_join_element_wise(table["etag"], table["size"], "-")
@@ -218,7 +158,7 @@ def _rows_of_table(
         sizes = pa.repeat(entry.size // max(count, 1), count)
     if identity_column:
         identity = table[identity_column]
-    labels = _label_lists(table["label"], classes, path) if "label" in have else _no_labels(count)
+    labels = _label_lists(table["label"], classes, path) if labelled else _no_labels(count)
     columns = [table[ids], uris, source_rows, identity, labels, sizes]
     items = pa.table([_one_chunk(column) for column in columns], schema=ITEMS)
     # The table's identity stands for its rows', so that the rows' own need no check.

@@ -68,7 +68,7 @@ class LocalStore:
 
     def create(self, key: str, data: bytes) -> bool:
         target, scratch = self.root / key, self.root / _SCRATCH
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         scratch.mkdir(exist_ok=True)
         draft = scratch / uuid.uuid4().hex
         try:
@@ -168,17 +168,34 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
     here = (status.st_dev, status.st_ino)
     if here in above:
         return  # a symbolic link to a folder that we are in
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    for entry in _entries(folder):
         try:
             status = entry.stat()
-        except OSError:
+        except FileNotFoundError:
+            continue  # it went while we looked, or is a link that leads nowhere
+        except OSError as error:
             if entry.is_symlink():
-                continue  # it leads nowhere, or to itself
-            raise
+                continue  # it leads to itself
+            raise UsageError(f"cannot list {entry.path}: {error.strerror}") from error
         if stat.S_ISDIR(status.st_mode):
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
         elif stat.S_ISREG(status.st_mode):
             yield Entry(prefix + entry.name, status.st_size, _identity(status))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise UsageError(f"cannot list {folder}: {error.strerror}") from error
+
+
+def _make_folder(folder: Path) -> None:
+    """mkdir -p, so that what it made outlasts a power failure."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _fsync_folder(folder.parent)
 
 
 def _identity(status: os.stat_result) -> str:

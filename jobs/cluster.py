@@ -49,7 +49,8 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
                 _node_ip_address="127.0.0.1",
             )
     except (ConnectionError, ValueError) as error:
-        raise UsageError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        where = f"at {address}" if address else "can be started here"
+        raise UsageError(f"no Ray cluster {where}: {str(error).splitlines()[0]}") from error
     try:
         yield
     finally:
@@ -57,24 +58,31 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
 
 
 def fit_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
-    """As many workers as the connected cluster holds, or as asked.
-
-    With GPUs one worker for each (or for each share of one), without one for every few cores.
-    """
+    """As many workers as the connected cluster holds, or as asked; see divide."""
     resources = ray.cluster_resources()
-    cores, gpus = int(resources.get("CPU", 1)), resources.get("GPU", 0.0)
+    return divide(int(resources.get("CPU", 1)), resources.get("GPU", 0.0), asked, gpus_per_worker)
+
+
+def local_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
+    """fit_workers for this machine, without Ray."""
+    import torch
+
+    return divide(_local_cores(), torch.cuda.device_count(), asked, gpus_per_worker)
+
+
+def divide(cores: int, gpus: float, asked: int | None, gpus_per_worker: float | None) -> Workers:
+    """Cores and GPUs over workers: one for each GPU (or share of one), without GPUs one for a few cores.
+
+    Raises UsageError for more workers than there are cores or GPUs to give them.
+    """
     each = gpus_per_worker if gpus_per_worker is not None else float(bool(gpus))
     if each > gpus:
-        raise UsageError(f"--gpus-per-worker {each:g}: the cluster has {gpus:g} GPUs")
-    count = asked or (int(gpus / each) if each else max(1, cores // _CORES_PER_WORKER))
-    return Workers(count, max(1, cores // count), each)
-
-
-def local_workers(asked: int | None) -> Workers:
-    """fit_workers for this machine's cores, before Ray is started."""
-    cores = _local_cores()
-    count = asked or max(1, cores // _CORES_PER_WORKER)
-    return Workers(count, max(1, cores // count), 0.0)
+        raise UsageError(f"--gpus-per-worker {each:g}: there are {gpus:g} GPUs")
+    most = min(cores, int(gpus / each)) if each else cores
+    count = asked or (most if each else max(1, cores // _CORES_PER_WORKER))
+    if count > most:
+        raise UsageError(f"--workers {count}: there are {cores} cores and {gpus:g} GPUs, enough for {most}")
+    return Workers(count, cores // count, each)
 
 
 def _refuse_absent(address: str) -> None:

@@ -4,12 +4,15 @@ import argparse
 import csv
 import importlib.util
 import shutil
+import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from camworker.errors import UsageError
+from jobs.arguments import folder
 from jobs.console import DONE, Console
 
 HELP = "the main job on a few photographs, start here"
@@ -45,7 +48,9 @@ _BROKEN: Final = "broken.jpg"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", default="camworker-demo", metavar="DIR", help="default camworker-demo")
+    parser.add_argument(
+        "--output", type=folder, default="camworker-demo", metavar="DIR", help="default camworker-demo"
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -61,10 +66,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ["summarize", out, "--truth", str(truth), "--report", report],
         ["preview", out, "--to", report, "--truth", str(truth)],
     )
-    options = [*(["--json"] if console.as_json else []), *(["--verbose"] if console.verbose else [])]
     for command in commands:
         console.say(f"\n$ camworker {' '.join(command)}")
-        if (code := main([*command, *options])) != DONE:
+        # With --json standard output is for our one object.
+        with redirect_stdout(sys.stderr if console.as_json else sys.stdout):
+            code = main([*command, *(["--verbose"] if console.verbose else [])])
+        if code != DONE:
             return code
     seconds = time.monotonic() - started
     pages = [str((home / "report" / name).absolute()) for name in ("contact_sheet.html", "summary.html")]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from camworker.shard import Done
 from jobs.cluster import Workers
@@ -22,7 +22,7 @@ _DRAIN_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.5
 
 Task = tuple[int, int]  # generation, shard
-OnProgress = Callable[[Counter[str], int], None]
+OnProgress = Callable[[Counter[str]], None]
 
 
 @dataclass
@@ -46,7 +46,18 @@ class _Slot:
         self.actor: ActorHandle = actor_class.remote(settings, workers.cores)
         self.queue: deque[tuple[ray.ObjectRef, Task]] = deque()
         self.tally = Tally()
+        self.about: dict[str, Any] | None = None
+        self._starting: ray.ObjectRef = self.actor.about.remote()
         self._asked: ray.ObjectRef | None = None
+
+    def is_up(self) -> bool:
+        """Whether the worker has started. Raises what kept it from starting."""
+        if self.about is None and ray.wait([self._starting], timeout=0)[0]:
+            try:
+                self.about = ray.get(self._starting)
+            except RayActorError as error:
+                raise (error.__cause__ or error) from None
+        return self.about is not None
 
     def give(self, task: Task, careful: bool) -> None:
         self.queue.append((self.actor.run.remote(*task, careful), task))
@@ -62,6 +73,10 @@ class _Slot:
                 return  # the loop sees its shards fail and replaces it
         self._asked = self.actor.tally.remote()
 
+    def pending(self) -> list[ray.ObjectRef]:
+        """What to wait for: the start, then the shards."""
+        return [ref for ref, _ in self.queue] if self.about is not None else [self._starting]
+
 
 class Driver:
     """Runs tasks to their end on so many workers."""
@@ -73,6 +88,8 @@ class Driver:
         self._stop = threading.Event()
         self._why = ""
         self._gone: list[Tally] = []
+        self._waiting: deque[Task] = deque()
+        self._attempts = Counter[Task]()
 
     def stop(self, why: str) -> None:
         """Start nothing more; what runs may finish within _DRAIN_SECONDS."""
@@ -81,24 +98,26 @@ class Driver:
 
     def run(self, tasks: list[Task]) -> Outcome:
         """Run every task once; one whose worker died again, carefully, _ATTEMPTS times at most."""
-        outcome, waiting, attempts = Outcome(), deque(tasks), Counter[Task]()
+        outcome = Outcome()
+        self._waiting.extend(tasks)
         with self._drain_on_signal():
             slots = [self._start() for _ in range(min(self._workers.count, len(tasks)))]
-            outcome.about = self._first_answer(slots)
-            while waiting or any(slot.queue for slot in slots):
+            while self._waiting or any(slot.queue for slot in slots):
                 if self._stop.is_set():
                     outcome.stopped = self._why
                     self._drain(slots, outcome)
                     break
                 for slot in slots:
-                    while waiting and len(slot.queue) < _QUEUED:
-                        task = waiting.popleft()
-                        slot.give(task, careful=attempts[task] > 0)
-                ray.wait([ref for slot in slots for ref, _ in slot.queue], timeout=_POLL_SECONDS)
+                    # A worker that has not started is given nothing: another may be free before it.
+                    if slot.is_up():
+                        outcome.about = slot.about or {}
+                        self._fill(slot)
+                if pending := [ref for slot in slots for ref in slot.pending()]:
+                    ray.wait(pending, timeout=_POLL_SECONDS)
                 for index, slot in enumerate(slots):
                     slot.poll()
                     if not self._collect(slot, outcome):
-                        slots[index] = self._replace(slot, waiting, attempts, outcome)
+                        slots[index] = self._replace(slot, outcome)
                 self._report(slots, outcome)
             for slot in slots:
                 self._gone.append(self._last_tally(slot))
@@ -109,12 +128,10 @@ class Driver:
     def _start(self) -> _Slot:
         return _Slot(self._settings, self._workers)
 
-    def _first_answer(self, slots: list[_Slot]) -> dict[str, Any]:
-        """Wait for a worker to be up. What keeps one from starting keeps all: raise it as it was."""
-        try:
-            return ray.get(slots[0].actor.about.remote())
-        except ActorDiedError as error:
-            raise (error.__cause__ or error) from None
+    def _fill(self, slot: _Slot) -> None:
+        while self._waiting and len(slot.queue) < _QUEUED:
+            task = self._waiting.popleft()
+            slot.give(task, careful=self._attempts[task] > 0)
 
     def _collect(self, slot: _Slot, outcome: Outcome) -> bool:
         """Take what slot has finished. False when its actor is dead."""
@@ -123,20 +140,26 @@ class Driver:
             try:
                 outcome.done[task] = ray.get(ref)
             except RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                cause = error.as_instanceof_cause()
+                if not isinstance(cause, OSError) or self._attempts[task] + 1 >= _ATTEMPTS:
+                    raise cause from None
+                # The store may recover; a plan or a network that is wrong does not.
+                self._attempts[task] += 1
+                self._waiting.append(task)
             except RayActorError:
                 return False
             slot.queue.popleft()
         return True
 
-    def _replace(self, slot: _Slot, waiting: deque[Task], attempts: Counter[Task], outcome: Outcome) -> _Slot:
+    def _replace(self, slot: _Slot, outcome: Outcome) -> _Slot:
         """A new worker for a dead one. Only the shard that was running is charged with the death."""
+        ray.kill(slot.actor)  # it may only be out of reach, and still hold its cores
         self._gone.append(slot.tally)
         running, *queued = [task for _, task in slot.queue]
-        attempts[running] += 1
-        waiting.extendleft(reversed(queued))
-        if attempts[running] < _ATTEMPTS:
-            waiting.append(running)
+        self._waiting.extendleft(reversed(queued))
+        self._attempts[running] += 1
+        if self._attempts[running] < _ATTEMPTS:
+            self._waiting.append(running)
         else:
             outcome.lost.append(running)
         return self._start()
@@ -155,11 +178,13 @@ class Driver:
             return slot.tally
 
     def _report(self, slots: list[_Slot], outcome: Outcome) -> None:
+        """Tell of what is committed and of what runs; what a dead worker had not committed is undone."""
         images: Counter[str] = Counter()
-        for tally in [*self._gone, *(slot.tally for slot in slots)]:
-            images.update(tally.images)
-        adopted = sum(done.part.rows for done in outcome.done.values() if not done.seconds)
-        self._on_progress(images, adopted)
+        for done in outcome.done.values():
+            images.update(done.part.images)
+        for slot in slots:
+            images.update(slot.tally.running)
+        self._on_progress(images)
 
     @contextmanager
     def _drain_on_signal(self) -> Iterator[None]:
@@ -182,5 +207,5 @@ def _steady_rate(tallies: list[Tally]) -> float | None:
     steady = [tally for tally in tallies if tally.last_at > tally.first_at > 0]
     if not steady:
         return None
-    images = sum(tally.images.total() - tally.first_batch for tally in steady)
+    images = sum(tally.images - tally.first_batch for tally in steady)
     return images / (max(tally.last_at for tally in steady) - min(tally.first_at for tally in steady))

@@ -56,46 +56,53 @@ class Summary:
         console.say(f"recipe {self.recipe} in {self.output}")
 
 
-def complete(
-    plan: Plan,
-    ledger: Ledger,
-    settings: Settings,
-    workers: Workers,
-    max_error_rate: float,
-    console: Console,
-    summary: Summary,
-) -> bool:
-    """Run a generation's shards and write its run record; False when it stops before its end.
+@dataclass
+class Runner:
+    """Completes generations one after another. stopped: a signal or the error budget ended the work."""
 
-    Also False, with the record written, when more than max_error_rate of its images failed.
-    """
-    console.note(f"generation {plan.generation}: {plan.items} images in {plan.shards} shards")
-    started = time.monotonic()
-    with ImageProgress(plan.items) as progress:
+    ledger: Ledger
+    settings: Settings
+    workers: Workers
+    max_error_rate: float
+    console: Console
+    summary: Summary
+    stopped: bool = False
 
-        def on_progress(images: Counter[str], adopted: int) -> None:
-            failed = images.total() - images["ok"]
-            progress.update(images.total() + adopted, failed)
-            if images.total() >= _ERRORS_COUNT_FROM and failed > max_error_rate * images.total():
-                driver.stop("more images failed than --max-error-rate allows")
+    def complete(self, plan: Plan) -> bool:
+        """Run a generation's shards and write its run record; False when that was not possible."""
+        if self.stopped:
+            return False
+        self.console.note(f"generation {plan.generation}: {plan.items} images in {plan.shards} shards")
+        started = time.monotonic()
+        outcome = self._run(plan)
+        seconds = time.monotonic() - started
+        self.summary.count(plan, outcome, seconds)
+        for _, shard in outcome.lost:
+            self.console.note(f"shard {shard} of generation {plan.generation} killed its worker every time")
+        if outcome.stopped:
+            self.console.note(f"stopped: {outcome.stopped}; run the same command again to resume")
+            self.stopped = True
+        if outcome.stopped or outcome.lost:
+            return False
+        record = _run_record(plan, outcome, seconds)
+        self.ledger.commit_run(plan.generation, record)
+        failed = plan.items - record["images"].get("ok", 0)
+        if failed > self.max_error_rate * plan.items:
+            self.console.note(f"{failed} of {plan.items} images failed: more than --max-error-rate allows")
+            self.stopped = True
+        return not self.stopped
 
-        driver = Driver(settings, workers, on_progress)
-        outcome = driver.run([(plan.generation, shard) for shard in range(plan.shards)])
-    seconds = time.monotonic() - started
-    summary.count(plan, outcome, seconds)
-    for _, shard in outcome.lost:
-        console.note(f"shard {shard} of generation {plan.generation} killed its worker every time")
-    if outcome.stopped:
-        console.note(f"stopped: {outcome.stopped}; run the same command again to resume")
-    if outcome.stopped or outcome.lost:
-        return False
-    record = _run_record(plan, outcome, seconds)
-    ledger.commit_run(plan.generation, record)
-    failed = plan.items - record["images"].get("ok", 0)
-    if failed > max_error_rate * plan.items:
-        console.note(f"{failed} of {plan.items} images failed: more than --max-error-rate allows")
-        return False
-    return True
+    def _run(self, plan: Plan) -> Outcome:
+        with ImageProgress(plan.items) as progress:
+
+            def on_progress(images: Counter[str]) -> None:
+                failed = images.total() - images["ok"]
+                progress.update(images.total(), failed)
+                if images.total() >= _ERRORS_COUNT_FROM and failed > self.max_error_rate * images.total():
+                    driver.stop("more images failed than --max-error-rate allows")
+
+            driver = Driver(self.settings, self.workers, on_progress)
+            return driver.run([(plan.generation, shard) for shard in range(plan.shards)])
 
 
 def _run_record(plan: Plan, outcome: Outcome, seconds: float) -> dict[str, Any]:
@@ -108,7 +115,8 @@ def _run_record(plan: Plan, outcome: Outcome, seconds: float) -> dict[str, Any]:
         "images": dict(_images(parts)),
         "seconds": round(seconds, 3),
         "images_per_second": outcome.images_per_second,
-        "versions": outcome.about,
+        "resolved": outcome.about,
+        "versions": outcome.about.get("versions", {}),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "parts": [asdict(part) for part in parts],
     }

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Final
 
-from jobs.cluster import local_workers
+from jobs.cluster import Workers
 from jobs.console import DONE, Console, duration
 from jobs.worker import Settings
 
@@ -18,37 +18,34 @@ def dry_run(
     console: Console,
     settings: Settings,
     pending: "Source",
-    workers: int | None,
-    shard_size: int | None,
+    workers: Workers,
+    shard_size: int,
 ) -> int:
     """Count pending items, time some as one worker would; nothing is written."""
     import pyarrow.compute as pc
 
-    from camworker import plan
-
-    fit = local_workers(workers)
     count = pending.items.num_rows
-    rate = _images_per_second(settings, pending, fit.cores) if count else None
-    rate = rate * fit.count if rate else None
+    rate = _images_per_second(settings, pending, workers.cores) if count else None
+    rate = rate * workers.count if rate else None
     seconds = count / rate if rate else None
-    size = plan.shard_size(count, fit.count, shard_size)
     summary = {
         "recipe": settings.recipe,
         "planned": count,
-        "bytes": pc.sum(pending.items["size"]).as_py() or 0,
-        "shards": -(-count // size),
-        "workers": fit.count,
+        # Unknown where a manifest does not say.
+        "bytes": pc.sum(pending.items["size"], min_count=0).as_py()
+        if not pending.items["size"].null_count
+        else None,
+        "shards": -(-count // shard_size),
+        "workers": workers.count,
         "images_per_second": round(rate, 2) if rate else None,
         "seconds": round(seconds, 1) if seconds else None,
         "output": settings.out,
     }
-    console.say(
-        f"{summary['planned']} images to localize, {summary['bytes'] / 1e6:.1f} MB, "
-        f"in {summary['shards']} shards"
-    )
+    size = f"{summary['bytes'] / 1e6:.1f} MB" if summary["bytes"] is not None else "of unknown size"
+    console.say(f"{count} images to localize, {size}, in {summary['shards']} shards")
     if seconds:
         console.say(
-            f"{rate:.1f} images/s with {fit.count} worker(s) on this machine: about {duration(seconds)}, "
+            f"{rate:.1f} images/s with {workers.count} worker(s) on this machine: about {duration(seconds)}, "
             "start-up aside"
         )
     console.say("nothing was written")

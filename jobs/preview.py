@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from camworker.ledger import Ledger, open_ledger
 from camworker.store import open_store
+from jobs.arguments import folder, whole
 from jobs.console import DONE, Console
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ _FAILURES_LISTED: Final = 200
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
-    parser.add_argument("--to", required=True, metavar="DIR", help="where contact_sheet.html goes")
+    parser.add_argument(
+        "--to", required=True, type=folder, metavar="DIR", help="where contact_sheet.html goes"
+    )
     parser.add_argument("--recipe", help="which, where OUT holds several")
-    parser.add_argument("--count", type=int, default=8, metavar="N", help="images a section (default 8)")
+    parser.add_argument("--count", type=whole(1), default=8, metavar="N", help="images a section (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="another seed shows other random images")
     parser.add_argument("--truth", metavar="FILE", help="draw these boxes too (as summarize --truth)")
 
@@ -90,33 +93,37 @@ def _cards(
 
     from camworker.dataset import iter_latest
     from camworker.errors import Failure
+    from camworker.fetch import fetches
     from camworker.frame import Frame
     from camworker.images import decode
     from camworker.report import Card, make_card
-    from camworker.sources import fetches
 
     wanted = pa.array(image_ids, pa.string())
     rows = pa.concat_tables(
         table.filter(pc.is_in(table["image_id"], wanted)) for table in iter_latest(ledger)
     ).sort_by([("uri", "ascending"), ("source_row", "ascending")])
-    if not rows.num_rows:
-        return {}
-    cams = rows["cams"].combine_chunks().to_numpy_ndarray()
     cards = {}
     preprocessing = recipe["preprocessing"]
-    for index, (row, fetch) in enumerate(
-        zip(rows.drop_columns("cams").to_pylist(), fetches(rows, verify=False), strict=True)
-    ):
-        data = fetch()
-        pixels_CHW = data if isinstance(data, Failure) else decode(data)
-        if isinstance(pixels_CHW, Failure):
-            trouble = f"the photograph cannot be shown: {pixels_CHW.reason}"
-            cards[row["image_id"]] = Card(row["image_id"], (), trouble)
-            continue
-        frame = Frame(row["width"], row["height"], preprocessing["input_size"], preprocessing["resize"])
-        photo_HW3 = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
-        boxes = _true_boxes(truth, row["image_id"])
-        cards[row["image_id"]] = make_card(row, cams[index], photo_HW3, frame, boxes, recipe["class_names"])
+    for generation in pc.unique(rows["generation"]).to_pylist():
+        plan = ledger.read_plan(generation)
+        here = rows.filter(pc.equal(rows["generation"], generation))
+        cams = here["cams"].combine_chunks().to_numpy_ndarray()
+        # A photograph that was replaced since would lie: its maps are another picture's.
+        sources = fetches(here, verify=plan.verify, tables=plan.tables)
+        for index, (row, fetch) in enumerate(
+            zip(here.drop_columns("cams").to_pylist(), sources, strict=True)
+        ):
+            data = fetch()
+            pixels_CHW = data if isinstance(data, Failure) else decode(data)
+            if isinstance(pixels_CHW, Failure):
+                trouble = f"the photograph cannot be shown: {pixels_CHW.reason}"
+                cards[row["image_id"]] = Card(row["image_id"], (), trouble)
+                continue
+            frame = Frame(row["width"], row["height"], preprocessing["input_size"], preprocessing["resize"])
+            photo_HW3 = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
+            boxes = _true_boxes(truth, row["image_id"])
+            names = recipe["class_names"]
+            cards[row["image_id"]] = make_card(row, cams[index], photo_HW3, frame, boxes, names)
     return cards
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from camworker.ledger import open_ledger
 from camworker.store import open_store
+from jobs.arguments import folder
 from jobs.console import DONE, Console
 
 HELP = "localization metrics against ground truth"
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="half-open",
         help="inclusive: xmax and ymax name the last pixel of a box (default half-open)",
     )
-    parser.add_argument("--report", metavar="DIR", help="write summary.html there too")
+    parser.add_argument("--report", type=folder, metavar="DIR", help="write summary.html there too")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

@@ -52,15 +52,20 @@ class Settings:
 
 @dataclass(slots=True)
 class Tally:
-    """Rows that a worker has finished: counts by status, and wall-clock times of its batches."""
+    """Rows that a worker has finished: of the shard it runs by status, of all its shards in time.
 
-    images: Counter[str] = field(default_factory=Counter)
+    Times are wall-clock seconds, of the ends of its first batch and of its last.
+    """
+
+    running: Counter[str] = field(default_factory=Counter)
+    images: int = 0
     first_batch: int = 0
     first_at: float = 0.0
     last_at: float = 0.0
 
     def add(self, predictions: list[AnyPrediction]) -> None:
-        self.images.update(prediction.status for prediction in predictions)
+        self.running.update(prediction.status for prediction in predictions)
+        self.images += len(predictions)
         self.last_at = time.time()
         if not self.first_batch:
             self.first_batch, self.first_at = len(predictions), self.last_at
@@ -81,13 +86,20 @@ class Worker:
 
     def about(self) -> dict[str, Any]:
         """What was resolved here, for the parts' metadata and the run record."""
-        return {"device": str(self._localizer.device), **versions()}
+        return {
+            "device": str(self._localizer.device),
+            "precision": str(self._localizer.dtype).removeprefix("torch."),
+            "compilation": "off",
+            "decoder": "torchvision (JPEG), pillow",
+            "versions": versions(),
+        }
 
     def run(self, generation: int, shard: int, careful: bool) -> Done:
         """Localize and commit one shard; careful: so that an image that kills a decoder kills no worker."""
         if generation not in self._plans:
             self._plans[generation] = self._ledger.read_plan(generation)
-        return run_shard(
+        self._tally.running = Counter()
+        done = run_shard(
             self._ledger,
             self._plans[generation],
             shard,
@@ -97,6 +109,8 @@ class Worker:
             on_batch=self._tally.add,
             careful=careful,
         )
+        self._tally.running = Counter()  # from here on the driver counts it
+        return done
 
     @ray.method(concurrency_group="tally")
     def tally(self) -> Tally:

@@ -55,6 +55,27 @@ BAD_USAGE = {
         ["localize", "{photos}", "--output", "{tmp}/out", "--address", "127.0.0.1:1"],
         "no Ray cluster answers at 127.0.0.1:1",
     ),
+    "more workers than cores": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--workers", "9999"],
+        "--workers 9999: there are",
+    ),
+    "a share of a GPU below none": (
+        ["localize", "{photos}", "--output", "x", "--gpus-per-worker", "-1"],
+        "has to be a number between 0 and 64",
+    ),
+    "parts too large": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--input-size", "512", "--shard-size", "99999"],
+        "parts would be over 64 MB",
+    ),
+    "a report where a file is": (
+        ["summarize", "{tmp}/out", "--truth", "x", "--report", "{photos}/0000.jpg"],
+        "cannot be a folder",
+    ),
+    "a sheet of no images": (["preview", "{tmp}/out", "--to", "x", "--count", "0"], "at least 1"),
+    "columns of a folder": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--id-column", "name"],
+        "are for tables",
+    ),
     "no such command": (["lokalize"], "invalid choice: 'lokalize'"),
     "an output without predictions": (["summarize", "{tmp}", "--truth", "x"], "holds no predictions"),
     "an output that is not there": (["status", "{tmp}/absent"], "holds no predictions"),

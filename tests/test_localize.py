@@ -5,6 +5,8 @@ import shutil
 import struct
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from command import Finished, camworker, photographs
 
+from camworker import weights
 from camworker.dataset import latest
+from camworker.ledger import Ledger
+from camworker.sources import open_source
+from camworker.store import open_store
 
 pytestmark = pytest.mark.ray
 
@@ -153,6 +159,43 @@ def test_sample_limit_and_dry_run(folder: Path, tmp_path: Path) -> None:
     assert sorted(latest(str(out))["image_id"].to_pylist()) == ["0000.jpg", "0001.jpg", "0002.jpg"]
     # The sample is drawn before what is done is taken off.
     assert localize(folder, out, "--limit", "4", "--sample", "4").json["processed"] == 1
+
+
+def test_a_photograph_that_was_replaced_is_not_shown_under_old_maps(folder: Path, tmp_path: Path) -> None:
+    source = photographs(tmp_path / "in", 2)
+    assert localize(source, tmp_path / "out").code == 0
+    (source / "0001.jpg").write_bytes((folder / "0002.jpg").read_bytes())
+    page = camworker("preview", tmp_path / "out", "--to", tmp_path / "page", "--json").json["page"]
+    text = Path(page).read_text()
+    assert text.count("<img ") == 6
+    assert "cannot be shown: the file was replaced after it was planned" in text
+
+
+def test_what_another_run_plans_meanwhile_is_not_planned_twice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run plans one image while this one starts Ray: it is completed, and the rest planned."""
+    from camworker import dataset, plan
+    from jobs import cli, cluster
+
+    source, out = photographs(tmp_path / "in", 5), tmp_path / "out"
+    connected = cluster.connected
+
+    @contextmanager
+    def slow_start(address: str | None, *, verbose: bool) -> Iterator[None]:
+        with connected(address, verbose=verbose):
+            recipe = recipe_of_a_dry_run
+            ledger = Ledger(open_store(str(out)), recipe)
+            items = open_source(str(source), weights.load().classes).items
+            plan.write_generation(ledger, 1, items.slice(2, 1), 8, verify=True)
+            yield
+
+    arguments = ["localize", str(source), "--output", str(out), "--precision", "float32"]
+    recipe_of_a_dry_run = camworker(*arguments, "--dry-run", "--json").json["recipe"]
+    monkeypatch.setattr(cluster, "connected", slow_start)
+    assert cli.main(arguments) == 0
+    rows = dataset.latest(str(out)).sort_by("image_id")
+    assert rows["generation"].to_pylist() == [2, 2, 1, 2, 2]
 
 
 def test_too_many_failures_end_with_3_and_lose_nothing(folder: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import pytest
 
 from camworker.classes import Classes
 from camworker.errors import Failure, UsageError
+from camworker.fetch import fetches
 from camworker.records import ITEMS
-from camworker.sources import fetches, open_source
+from camworker.sources import open_source
 
 CLASSES = Classes(("cat", "dog", "bird", "bird"), ("n01", "n02", "n03", "n04"))
 
@@ -65,11 +66,9 @@ def test_a_manifest_may_have_a_column_of_that_name(images):
     assert column(items, "uri") == [str(images / "007.jpg")]
 
 
-def test_uris_of_elsewhere_are_rows_that_cannot_be_read_yet(images):
-    items = items_of(write(images / "list.csv", "uri\ns3://bucket/a b.jpg\n007.jpg\n"))
-    assert column(items, "uri")[0] == "s3://bucket/a b.jpg"
-    failure, data = (fetch() for fetch in fetches(items, verify=False))
-    assert (failure.status, data) == ("read_error", b"007.jpg")
+def test_uris_of_elsewhere_are_refused_before_anything_runs(images):
+    with pytest.raises(UsageError, match=r"s3://bucket/a b\.jpg: only local files"):
+        items_of(write(images / "list.csv", "uri\n007.jpg\ns3://bucket/a b.jpg\n"))
 
 
 def test_etag_and_size_are_the_identity(images):

@@ -11,17 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camworker import plan as planning
-from camworker.errors import CommitError
+from camworker.errors import CommitError, UsageError
 from camworker.ledger import Ledger, recipe_id
 from camworker.plan import (
     make_recipe,
     read_planned,
     read_shard,
+    row_bytes,
     select,
     shard_size,
+    unfinished_ids,
     write_generation,
 )
-from camworker.records import ITEMS, PLAN
+from camworker.records import ITEMS, PLAN, CamShape
 from camworker.store import MemoryStore
 
 RECIPE = "r0123456789ab"
@@ -116,7 +118,28 @@ def test_sample_is_drawn_from_the_limit():
     ],
 )
 def test_shard_size(items, workers, asked, expected):
-    assert shard_size(items, workers, asked) == expected
+    assert shard_size(items, workers, 490, asked) == expected
+
+
+def test_a_shard_never_makes_a_part_over_64_megabytes():
+    # 5 maps of 64 x 64 and as many known ones are 81,920 bytes a row.
+    items = make_items("a", labels=range(5)).append_column("other", [["x"]])
+    each = row_bytes(items, CamShape(5, 64, 64))
+    assert each == 2 * 10 * 64 * 64
+    size = shard_size(10**6, 1, each)
+    assert 64_000_000 - 2 * each < size * (each + 2048) <= 64_000_000
+    with pytest.raises(UsageError, match=f"{size} images is the most"):
+        shard_size(10**6, 1, each, size + 1)
+    assert shard_size(10**6, 1, 10**9) == 1
+
+
+def test_unfinished_ids(ledger):
+    plan = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    write_generation(ledger, 2, make_items(*"xy"), 2, verify=True)
+    ledger.commit_run(2, {})
+    ledger.store.create(ledger.part_key(plan.generation, 0), b"committed")
+    assert unfinished_ids(ledger, committed=True).to_pylist() == ["a", "b", "c"]
+    assert unfinished_ids(ledger, committed=False).to_pylist() == ["c"]
 
 
 @settings(max_examples=60, deadline=None)

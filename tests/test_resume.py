@@ -56,6 +56,9 @@ def test_a_killed_run_resumes_without_computing_anything_twice(
     assert not status["complete"]
     assert status["recipes"][0]["generations"][0]["done"] == len(committed) * SHARD
 
+    dry = camworker("localize", folder, "--output", out, *OPTIONS, "--dry-run")
+    assert dry.json["planned"] == COUNT - len(committed) * SHARD
+
     again = camworker("localize", folder, "--output", out, *OPTIONS)
     assert again.code == 0, again.err
     assert again.json["skipped"] == len(committed) * SHARD

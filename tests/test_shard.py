@@ -154,7 +154,7 @@ def test_metadata(ledger, folder, tiny_localizer):
     assert content == {
         "cam_shape": [3, 8, 4],
         "frame": {"resize": "squash", "input_size": 32, "views": "single"},
-        "resolved": {"device": "cpu", "versions": {"torch": "2"}, "precision": "float32"},
+        "resolved": {"device": "cpu", "versions": {"torch": "2"}},
     }
     # A reader can make the boxes again from what the file says.
     frame = {name: content["frame"][name] for name in ("resize", "input_size")}

@@ -9,8 +9,9 @@ import pytest
 
 from camworker.classes import Classes
 from camworker.errors import Failure, UsageError
+from camworker.fetch import MAX_FILE_BYTES, NO_TABLES, fetches
 from camworker.records import ITEMS
-from camworker.sources import NO_TABLES, fetches, open_source
+from camworker.sources import open_source
 from camworker.store import entry_of
 
 CLASSES = Classes(("cat", "dog", "bird", "bird"), ("n01", "n02", "n03", "n04"))
@@ -209,15 +210,41 @@ def test_a_table_compacted_after_planning_never_gives_another_image(tmp_path):
     assert fetch_all(source.items, verify=source.verifiable, tables=source.tables) == ["changed"] * 2
 
 
-def test_a_damaged_row_group_costs_its_own_rows_and_those_after(tables):
-    """What was read before the damage stands, and every row after it still has its answer."""
+def test_a_damaged_row_group_costs_its_own_rows(tables):
+    """What was read before the damage stands, and so does what comes after it."""
     path = os.path.join(tables, "a.parquet")
     items = items_of(path)
     group = pq.ParquetFile(path).metadata.row_group(1).column(1)
     with open(path, "r+b") as file:
         file.seek(group.dictionary_page_offset or group.data_page_offset)
         file.write(b"\xff" * group.total_compressed_size)
-    assert fetch_all(items, verify=False) == [f"a{n}".encode() for n in range(90)] + ["read_error"] * 110
+    expected = [f"a{n}".encode() for n in range(200)]
+    expected[90:180] = ["read_error"] * 90
+    assert fetch_all(items, verify=False) == expected
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.uint8()), pa.struct([("path", pa.string())])])
+def test_an_image_column_without_bytes_is_passed_over_for_a_uri(tmp_path, kind):
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    image = pa.nulls(1, kind)
+    path = write_table(tmp_path / "t.parquet", id=[1], image=image, uri=["a.jpg"])
+    assert fetch_all(items_of(path), verify=False) == [b"a"]
+    with pytest.raises(UsageError, match="'image' holds no bytes"):
+        items_of(write_table(tmp_path / "t.parquet", id=[1], image=image))
+
+
+def test_an_output_inside_its_input_is_no_input(tables):
+    write_table(os.path.join(tables, "out.parquet"), id=["x"], image=[b"x"])
+    os.makedirs(os.path.join(tables, "out"))
+    write_table(os.path.join(tables, "out", "part.parquet"), id=["a0"], image=[b"other"])
+    source = open_source(tables, CLASSES, leave_out=os.path.join(tables, "out"))
+    assert source.items.num_rows == 401
+
+
+def test_a_file_too_large_for_memory_is_not_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    os.truncate(tmp_path / "a.jpg", MAX_FILE_BYTES + 1)
+    assert fetch_all(items_of(str(tmp_path))) == ["too_large"]
 
 
 def test_a_table_that_lost_its_images(tmp_path):

@@ -25,7 +25,7 @@ def items_of(location, **options):
     [
         ({"id": [1, 2, 1], "image": [b""] * 3}, {}, "1 image ids occur more than once.*'1'"),
         ({"uri": ["a", "b", "a"]}, {}, "more than once"),
-        ({"id": [1], "picture": [b""]}, {}, "no column 'image' or 'uri': it has id, picture"),
+        ({"id": [1], "picture": [b""]}, {}, "there is no 'image'; it has id, picture"),
         ({"image": [b""]}, {}, "no column 'image_id' or 'id'.*--id-column"),
         ({"id": [1], "image": [b""]}, {"id_column": "key"}, "no column 'key'"),
         ({"id": [1], "image": [b""]}, {"identity_column": "etag"}, "no column 'etag'"),

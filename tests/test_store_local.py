@@ -76,10 +76,11 @@ def test_bytes_are_durable_before_the_name_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "link", watched_link)
     LocalStore(tmp_path).create("target/a", b"data")
-    (first, draft), (second, linked), *rest = steps
+    made, (first, draft), (second, linked), *rest = steps
+    assert made == ("fsync", str(tmp_path))  # the folder that it made
     assert (first, second) == ("fsync", "link")
     assert draft == linked
-    assert ("fsync", str(target)) in rest
+    assert rest == [("fsync", str(target))]
 
 
 def test_no_draft_is_left(tmp_path):
