@@ -3,14 +3,12 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from making import CLASSES, column, items_of
 
-from camworker.classes import Classes
 from camworker.errors import Failure, UsageError
 from camworker.fetch import fetches
 from camworker.records import ITEMS
 from camworker.sources import open_source
-
-CLASSES = Classes(("cat", "dog", "bird", "bird"), ("n01", "n02", "n03", "n04"))
 
 
 def write(path, columns):
@@ -20,14 +18,6 @@ def write(path, columns):
     else:
         pq.write_table(pa.table(columns), path)
     return str(path)
-
-
-def items_of(location, **options):
-    return open_source(location, CLASSES, **options).items
-
-
-def column(items, name):
-    return items[name].to_pylist()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 import pytest
+from making import ids, make_items
 
 from camworker.ledger import Ledger
 from camworker.plan import (
@@ -9,22 +10,9 @@ from camworker.plan import (
     read_planned,
     write_generation,
 )
-from camworker.records import ITEMS
 from camworker.store import MemoryStore
 
 RECIPE = "r0123456789ab"
-
-
-def make_items(*ids, identity="1", labels=()):
-    rows = [
-        {"image_id": i, "uri": f"/in/{i}", "identity": identity, "labels": list(labels), "size": 1}
-        for i in ids
-    ]
-    return pa.Table.from_pylist(rows, ITEMS)
-
-
-def ids(table):
-    return table["image_id"].to_pylist()
 
 
 def planned_in(ledger, *generations):

@@ -4,11 +4,11 @@ import dataclasses
 import random
 import threading
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from making import ids, make_items
 
 from camworker import plan as planning
 from camworker.errors import CommitError, UsageError
@@ -23,22 +23,10 @@ from camworker.plan import (
     unfinished_ids,
     write_generation,
 )
-from camworker.records import ITEMS, PLAN, CamShape
+from camworker.records import PLAN, CamShape
 from camworker.store import MemoryStore
 
 RECIPE = "r0123456789ab"
-
-
-def make_items(*ids, identity="1", labels=()):
-    rows = [
-        {"image_id": i, "uri": f"/in/{i}", "identity": identity, "labels": list(labels), "size": 1}
-        for i in ids
-    ]
-    return pa.Table.from_pylist(rows, ITEMS)
-
-
-def ids(table):
-    return table["image_id"].to_pylist()
 
 
 # The recipe

@@ -1,40 +1,23 @@
 """One shard: a row per item whatever the item is, committed once, and adopted only where it fits."""
 
-import io
 import json
 import time
 from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_CLASSES, photograph
+from making import photographs_of, plan_of, read, run
 
 from camworker.boxes import boxes_from_cam
 from camworker.frame import Frame
 from camworker.plan import write_generation
 from camworker.records import predictions_schema
-from camworker.shard import localize_items, run_shard
+from camworker.shard import localize_items
 from camworker.sources import open_source
 
 RECIPE = "r0123456789ab"
-
-
-def items_of(folder):
-    return open_source(str(folder), TINY_CLASSES).items
-
-
-def run(ledger, plan, localizer, shard=0, *, about=None, on_batch=lambda rows: None, decoders=3):
-    return run_shard(ledger, plan, shard, localizer, decoders=decoders, about=about or {}, on_batch=on_batch)
-
-
-def plan_of(ledger, folder, size=100):
-    return write_generation(ledger, 1, items_of(folder), size, verify=True)
-
-
-def read(ledger, shard=0):
-    return pq.read_table(io.BytesIO(ledger.store.read(ledger.part_key(1, shard))))
 
 
 @pytest.mark.parametrize("size", [3, 4, 100])
@@ -88,7 +71,7 @@ def test_rows_keep_their_order_when_reading_does_not(folder, tiny_localizer, mon
         return prepare(tiny_localizer, data)
 
     monkeypatch.setattr(tiny_localizer, "prepare", slow_for_the_first)
-    batches = list(localize_items(items_of(folder), tiny_localizer, decoders=8, verify=True))
+    batches = list(localize_items(photographs_of(folder), tiny_localizer, decoders=8, verify=True))
     assert [rows.num_rows for rows, _ in batches] == [4, 4, 3]
     assert finished.index(photograph(0, width=20)) > 0
     got = [
@@ -116,7 +99,7 @@ def test_what_is_read_ahead_is_bounded_by_batches(folder, tiny_localizer, monkey
 
     monkeypatch.setattr(tiny_localizer, "prepare", counted_prepare)
     monkeypatch.setattr(tiny_localizer, "forward", counted_forward)
-    for _ in localize_items(items_of(folder), tiny_localizer, decoders=4, verify=True):
+    for _ in localize_items(photographs_of(folder), tiny_localizer, decoders=4, verify=True):
         time.sleep(0.01)  # a slow consumer, so that readers could run away
     assert len(used) == 40
     assert 4 <= max(most) <= 12

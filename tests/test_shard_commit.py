@@ -7,32 +7,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY_CLASSES
+from making import plan_of, read, run
 
 from camworker.errors import CommitError, MapOverflowError
 from camworker.ledger import Ledger
-from camworker.plan import read_shard, write_generation
-from camworker.shard import adopt, run_shard
-from camworker.sources import open_source
+from camworker.plan import read_shard
+from camworker.shard import adopt
 from camworker.store import MemoryStore
 
 RECIPE = "r0123456789ab"
-
-
-def items_of(folder):
-    return open_source(str(folder), TINY_CLASSES).items
-
-
-def run(ledger, plan, localizer, shard=0, *, about=None, on_batch=lambda rows: None, decoders=3):
-    return run_shard(ledger, plan, shard, localizer, decoders=decoders, about=about or {}, on_batch=on_batch)
-
-
-def plan_of(ledger, folder, size=100):
-    return write_generation(ledger, 1, items_of(folder), size, verify=True)
-
-
-def read(ledger, shard=0):
-    return pq.read_table(io.BytesIO(ledger.store.read(ledger.part_key(1, shard))))
 
 
 def stored(ledger):

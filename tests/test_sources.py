@@ -6,28 +6,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from making import CLASSES, column, items_of, write_table
 
-from camworker.classes import Classes
 from camworker.errors import Failure, UsageError
 from camworker.fetch import MAX_FILE_BYTES, NO_TABLES, fetches
 from camworker.records import ITEMS
 from camworker.sources import open_source
 from camworker.store import entry_of
-
-CLASSES = Classes(("cat", "dog", "bird", "bird"), ("n01", "n02", "n03", "n04"))
-
-
-def write_table(path, **columns):
-    pq.write_table(pa.table(columns), path)
-    return str(path)
-
-
-def items_of(location, **options):
-    return open_source(location, CLASSES, **options).items
-
-
-def column(items, name):
-    return items[name].to_pylist()
 
 
 def fetch_all(items, *, verify=True, tables=NO_TABLES):

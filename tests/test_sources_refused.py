@@ -1,23 +1,9 @@
 """Inputs that are refused before any image is read, by one line that says why."""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from making import items_of, write_table
 
-from camworker.classes import Classes
 from camworker.errors import UsageError
-from camworker.sources import open_source
-
-CLASSES = Classes(("cat", "dog", "bird", "bird"), ("n01", "n02", "n03", "n04"))
-
-
-def write_table(path, **columns):
-    pq.write_table(pa.table(columns), path)
-    return str(path)
-
-
-def items_of(location, **options):
-    return open_source(location, CLASSES, **options).items
 
 
 @pytest.mark.parametrize(
