@@ -8,6 +8,16 @@ from numpy.typing import NDArray
 
 Resize = Literal["squash", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
+Views = Literal["single", "flip", "ten-crop"]
+VIEWS: tuple[Views, ...] = get_args(Views)
+
+
+def frame_size(input_size: int, views: Views) -> int:
+    """Side of the square, in pixels, that maps and boxes are made in: the network's input, but for ten-crop.
+
+    Ten crops of the input's size are taken from a square of 256 for an input of 224, as the paper does.
+    """
+    return round(256 * input_size / 224) if views == "ten-crop" else input_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +25,7 @@ class Frame:
     """How one image lies in the network's square input.
 
     width, height: the original image in pixels, as displayed (EXIF orientation applied).
-    input_size: side of the network's input in pixels.
+    input_size: side of the network's input in pixels (of what crops are cut from: see frame_size).
     resize: "squash" stretches the whole image over the input; "crop" scales the short side to
     input_size, keeps the aspect, and takes the centre square.
     """

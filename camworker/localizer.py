@@ -7,6 +7,7 @@ thread), forward (the network and the maps, on the device), finish (boxes and ro
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 
 from camworker import weights
 from camworker.boxes import boxes_from_cam, check_rule
-from camworker.cam import class_activation_maps
+from camworker.cam import TEN_CROP_CELLS, class_activation_maps, merge_views, views_of
 from camworker.errors import Failure, UsageError
-from camworker.frame import RESIZES, Frame, Resize
+from camworker.frame import RESIZES, VIEWS, Frame, Resize, Views, frame_size
+from camworker.gap import check_gap_head
 from camworker.images import decode, network_input
-from camworker.networks import DEFAULT, check_gap_head
+from camworker.networks import DEFAULT
 from camworker.records import (
     TARGET_BOX_DTYPE,
     AnyPrediction,
@@ -38,7 +40,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A decoded image at the network's input size: uint8 [3, S, S], and its way back."""
+    """A decoded image at the size of the frame: uint8 [3, S, S], and its way back."""
 
     pixels_CHW: torch.Tensor
     frame: Frame
@@ -72,9 +74,12 @@ class Localizer:
         box_rule: str = "cam20",
         input_size: int | None = None,
         resize: Resize = "squash",
+        views: Views = "single",
         batch_size: int | None = None,
     ) -> None:
         """device: default CUDA where there is one. input_size: default the package's own, in pixels.
+
+        views: how often the network looks at an image, and merges: see cam.merge_views.
 
         Raises UsageError for a value that cannot work.
         """
@@ -84,21 +89,27 @@ class Localizer:
                 raise UsageError(f"the {name} is {value}: it has to be at least 1")
         if resize not in RESIZES:
             raise UsageError(f"unknown resize {resize!r}: choose from {', '.join(RESIZES)}")
+        if views not in VIEWS:
+            raise UsageError(f"unknown views {views!r}: choose from {', '.join(VIEWS)}")
         self.package = package
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = _dtype(precision, self.device)
         self.box_rule = check_rule(box_rule)
         self.resize: Resize = resize
+        self.views: Views = views
+        self.frame_size = frame_size(self.input_size, views)
+        self._views = views_of(views, self.input_size)
         self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
         height, width = check_gap_head(package.network, self.input_size)
-        self.cam_shape = CamShape(min(top_k, len(package.classes)), height, width)
+        self.cam_shape = cam_shape(top_k, len(package.classes), (height, width), views)
 
         # Only the features run in the low precision; the head and the maps are a product of small
         # matrices, cheap in float32, and the maps are rounded once, when they are stored. A copy: the
         # package stays as it was loaded.
         network = copy.deepcopy(package.network).to(self.device)
-        network.model.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        network.classifier.float()
+        network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if network.classifier is not None:
+            network.classifier.float()
         self._network = network
         self._weights_KC = network.weights_KC.detach()
         mean, std = (
@@ -147,7 +158,7 @@ class Localizer:
         if isinstance(pixels_CHW, Failure):
             return pixels_CHW
         height, width = pixels_CHW.shape[1:]
-        frame = Frame(width, height, self.input_size, self.resize)
+        frame = Frame(width, height, self.frame_size, self.resize)
         return Prepared(network_input(pixels_CHW, frame), frame)
 
     @torch.inference_mode()
@@ -162,18 +173,26 @@ class Localizer:
         pixels_BCHW = torch.stack([image.pixels_CHW for image in batch if isinstance(image, Prepared)])
         pixels_BCHW = pixels_BCHW.to(self.device).contiguous(memory_format=torch.channels_last)
         images_BCHW = ((pixels_BCHW.float() - self._mean) / self._std).to(self.dtype)
-        features_BCHW = self._network.features(images_BCHW).float()
-        logits_BK = self._network.logits(features_BCHW)
-        scores_BK = logits_BK.softmax(1) if self.package.scoring == "softmax" else logits_BK.sigmoid()
+        features_VBCHW, logits_VBK = [], []
+        for view in self._views:
+            crops_BCHW = view.of(images_BCHW, self.input_size).contiguous(memory_format=torch.channels_last)
+            features_VBCHW.append(self._network.features(crops_BCHW).float())
+            logits_VBK.append(self._network.logits(features_VBCHW[-1]))
+        score = torch.sigmoid if self.package.scoring == "sigmoid" else partial(torch.softmax, dim=-1)
+        scores_BK = score(torch.stack(logits_VBK)).mean(0)
+        logits_BK = torch.stack(logits_VBK).mean(0)
 
-        labels_BN = logits_BK.topk(self.cam_shape.k).indices
+        # Of one view the logits rank: many a sigmoid is 1 to the last digit.
+        labels_BN = (logits_BK if len(self._views) == 1 else scores_BK).topk(self.cam_shape.k).indices
         known = [sorted(set(map(int, own))) for own in (labels[index] for index in good)]
         if outside := {n for own in known for n in own if not 0 <= n < len(self.package.classes)}:
             raise UsageError(f"labels are class indices below {len(self.package.classes)}, not {outside}")
         if most := max(map(len, known), default=0):
             padded = [own + [0] * (most - len(own)) for own in known]
             labels_BN = torch.cat([labels_BN, torch.tensor(padded, device=self.device)], dim=1)
-        maps_BNHW = class_activation_maps(features_BCHW, self._weights_KC[labels_BN])
+        weights_BNC = self._weights_KC[labels_BN]
+        maps_VBNHW = [class_activation_maps(features, weights_BNC) for features in features_VBCHW]
+        maps_BNHW = merge_views(maps_VBNHW, self._views, self.input_size)
         return Maps(
             labels_BN.int().cpu().numpy(),
             logits_BK.gather(1, labels_BN).cpu().numpy(),
@@ -218,6 +237,12 @@ class Localizer:
             np.concatenate(boxes[:k]),
             targets,
         )
+
+
+def cam_shape(top_k: int, classes: int, map_size: tuple[int, int], views: Views) -> CamShape:
+    """The shape of a row's CAMs: map_size is what one view gives."""
+    cells = (TEN_CROP_CELLS, TEN_CROP_CELLS) if views == "ten-crop" else map_size
+    return CamShape(min(top_k, classes), *cells)
 
 
 def _without_rank(boxes: np.ndarray) -> np.ndarray:

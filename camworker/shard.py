@@ -97,7 +97,7 @@ def localize_items(
     with ExitStack() as stack:
         prepare_bytes = localizer.prepare
         if careful:
-            decoder = CarefulDecoder(localizer.input_size, localizer.resize)
+            decoder = CarefulDecoder(localizer.frame_size, localizer.resize)
             decoders, prepare_bytes = 1, stack.enter_context(decoder).prepare
         pool = stack.enter_context(ThreadPoolExecutor(decoders))
         finisher = stack.enter_context(ThreadPoolExecutor(1))
@@ -138,7 +138,7 @@ def adopt(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:
 
 def _metadata(plan: Plan, shard: int, localizer: Localizer, about: dict[str, Any]) -> dict[str, str]:
     shape = localizer.cam_shape
-    frame = {"resize": localizer.resize, "input_size": localizer.input_size, "views": "single"}
+    frame = {"resize": localizer.resize, "input_size": localizer.input_size, "views": localizer.views}
     return {
         **_planned_metadata(plan, shard),
         "cam_shape": json.dumps([shape.k, shape.h, shape.w]),

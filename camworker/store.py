@@ -1,4 +1,4 @@
-"""The one seam for bytes: list, read, create if absent. Local files, and a twin in memory for tests.
+"""The one seam for bytes: list, read, create if absent. Local files, S3, and a twin in memory for tests.
 
 Keys and paths are plain text: nothing is parsed or unquoted as a URL.
 """
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
 
+from camworker import s3
 from camworker.errors import ChangedError, UsageError
 
 _SCRATCH: Final = ".scratch/"
@@ -122,8 +123,38 @@ class MemoryStore:
         return key in self._objects
 
 
+class S3Store:
+    """A prefix in a bucket."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root.rstrip("/")
+        s3.split(root)
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        above = len(s3.split(f"{self._root}/")[1])
+        for key, size, identity in s3.list_objects(self._uri(f"{prefix.rstrip('/')}/" if prefix else "")):
+            yield Entry(key[above:], size, identity)
+
+    def read(self, key: str) -> bytes:
+        return s3.read(self._uri(key))
+
+    def open(self, key: str) -> IO[bytes]:
+        return io.BytesIO(self.read(key))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return s3.create(self._uri(key), data)
+
+    def exists(self, key: str) -> bool:
+        return s3.exists(self._uri(key))
+
+    def _uri(self, key: str) -> str:
+        return f"{self._root}/{key}"
+
+
 def open_store(root: str) -> Store:
-    """The store at a path. Raises UsageError where there cannot be one."""
+    """The store at a path or s3:// prefix. Raises UsageError where there cannot be one."""
+    if root.startswith(s3.SCHEME):
+        return S3Store(root)
     path = Path(local_path(root))
     if path.exists() and not path.is_dir():
         raise UsageError(f"{root} is a file: name a folder")
@@ -138,7 +169,9 @@ def local_path(uri: str) -> str:
 
 
 def read_uri(uri: str, identity: str | None = None) -> bytes:
-    """All bytes of a file. Raises OSError, or ChangedError when identity is given and differs."""
+    """All bytes of a file, local or s3://. Raises OSError; ChangedError if identity is given and differs."""
+    if uri.startswith(s3.SCHEME) and identity is None:
+        return s3.read(uri)
     with open(local_path(uri), "rb") as file:
         data = file.read()
         # After reading, so that a write before or during it shows.
@@ -154,6 +187,18 @@ def open_uri(uri: str, identity: str | None = None) -> Iterator[IO[bytes]]:
         if identity is not None and _identity(os.fstat(file.fileno())) != identity:
             raise ChangedError("the file was replaced after it was planned")
         yield file
+
+
+def exists_uri(uri: str) -> bool:
+    """Whether a file is there, local or s3://. Raises OSError where that cannot be known."""
+    if uri.startswith(s3.SCHEME):
+        return s3.exists(uri)
+    return os.path.isfile(uri)
+
+
+def join_uri(folder: str, name: str) -> str:
+    """The path of a file in a folder, local or s3://."""
+    return f"{folder.rstrip('/')}/{name}" if folder.startswith(s3.SCHEME) else os.path.join(folder, name)
 
 
 def entry_of(uri: str) -> Entry:

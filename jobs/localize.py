@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from camworker.errors import UsageError
-from camworker.frame import RESIZES
+from camworker.frame import RESIZES, VIEWS
 from camworker.ledger import Ledger, recipe_id
 from camworker.store import local_path, open_store
 from jobs.arguments import folder, gpus, share, whole
@@ -44,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--weights", metavar="PATH", help="weights file or network package")
     how.add_argument("--input-size", type=whole(1, 4096), metavar="PIXELS", help="default: the network's own")
     how.add_argument("--resize", choices=RESIZES, default="squash", help="default squash")
+    how.add_argument("--views", choices=VIEWS, default="single", help="looks at an image (default single)")
+    how.add_argument(
+        "--output-stride",
+        type=int,
+        choices=(8, 16, 32),
+        help="pixels a cell of the map: finer by dilating the last stages (default: the network's own)",
+    )
     how.add_argument("--box-rule", default="cam20", metavar="RULE", help="default cam20")
     how.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="classes an image (default 5)")
     precisions = ("auto", "float32", "bfloat16", "float16")
@@ -111,16 +118,17 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
     check_location(args.input)  # before seconds go into importing torch
 
     from camworker.boxes import check_rule
-    from camworker.networks import check_gap_head
+    from camworker.gap import check_gap_head
+    from camworker.localizer import cam_shape
     from camworker.plan import make_recipe, row_bytes, select, shard_size
-    from camworker.records import CamShape
     from camworker.weights import load
     from jobs.worker import Settings
 
     check_rule(args.box_rule)
-    package = load(args.network, args.weights)
+    package = load(args.network, args.weights, output_stride=args.output_stride)
     input_size = args.input_size or package.preprocessing.input_size
-    cam_shape = CamShape(min(args.top_k, len(package.classes)), *check_gap_head(package.network, input_size))
+    map_size = check_gap_head(package.network, input_size)
+    shape = cam_shape(args.top_k, len(package.classes), map_size, args.views)
     source = open_source(
         args.input,
         package.classes,
@@ -130,7 +138,7 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
         leave_out=out,
     )
     items = select(source.items, limit=args.limit, sample=args.sample, seed=args.seed)
-    shard_size(items.num_rows, 1, row_bytes(items, cam_shape), args.shard_size)  # refuses what is too much
+    shard_size(items.num_rows, 1, row_bytes(items, shape), args.shard_size)  # refuses what is too much
     recipe = make_recipe(
         {
             "network": package.name,
@@ -144,7 +152,8 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
             },
             "pooling": package.network.pooling,
             "scoring": package.scoring,
-            "views": "single",
+            "output_stride": args.output_stride,
+            "views": args.views,
             "box_rule": args.box_rule,
             "top_k": args.top_k,
             "precision": args.precision,
@@ -161,9 +170,11 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
         box_rule=args.box_rule,
         input_size=input_size,
         resize=args.resize,
+        views=args.views,
+        output_stride=args.output_stride,
         batch_size=args.batch_size,
     )
-    return _Request(settings, recipe, replace(source, items=items), cam_shape)
+    return _Request(settings, recipe, replace(source, items=items), shape)
 
 
 def _work(

@@ -94,7 +94,7 @@ def _cards(
     from camworker.dataset import iter_latest
     from camworker.errors import Failure
     from camworker.fetch import fetches
-    from camworker.frame import Frame
+    from camworker.frame import Frame, frame_size
     from camworker.images import decode
     from camworker.report import Card, make_card
 
@@ -104,6 +104,7 @@ def _cards(
     ).sort_by([("uri", "ascending"), ("source_row", "ascending")])
     cards = {}
     preprocessing = recipe["preprocessing"]
+    size = frame_size(preprocessing["input_size"], recipe["views"])
     for generation in pc.unique(rows["generation"]).to_pylist():
         plan = ledger.read_plan(generation)
         here = rows.filter(pc.equal(rows["generation"], generation))
@@ -119,7 +120,7 @@ def _cards(
                 trouble = f"the photograph cannot be shown: {pixels_CHW.reason}"
                 cards[row["image_id"]] = Card(row["image_id"], (), trouble)
                 continue
-            frame = Frame(row["width"], row["height"], preprocessing["input_size"], preprocessing["resize"])
+            frame = Frame(row["width"], row["height"], size, preprocessing["resize"])
             photo_HW3 = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
             boxes = _true_boxes(truth, row["image_id"])
             names = recipe["class_names"]

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from camworker.errors import CommitError
-from camworker.frame import Resize
+from camworker.frame import Resize, Views
 from camworker.ledger import Ledger, Plan
 from camworker.localizer import Localizer, Precision
 from camworker.records import AnyPrediction
@@ -32,11 +32,13 @@ class Settings:
     box_rule: str
     input_size: int | None
     resize: Resize
+    views: Views
+    output_stride: int | None
     batch_size: int | None
 
     def localizer(self) -> Localizer:
         """The Localizer asked for. Raises CommitError when its weights are no longer the recipe's."""
-        package = load(self.network, self.weights)
+        package = load(self.network, self.weights, output_stride=self.output_stride)
         if package.fingerprint != self.fingerprint:
             raise CommitError("the network's weights have changed since this run was planned")
         return Localizer(
@@ -46,6 +48,7 @@ class Settings:
             box_rule=self.box_rule,
             input_size=self.input_size,
             resize=self.resize,
+            views=self.views,
             batch_size=self.batch_size,
         )
 

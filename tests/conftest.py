@@ -13,9 +13,9 @@ from torch import nn
 
 from camworker import weights
 from camworker.classes import Classes
+from camworker.gap import GapNetwork
 from camworker.ledger import Ledger, Plan
 from camworker.localizer import Localizer
-from camworker.networks import GapNetwork
 from camworker.plan import write_generation
 from camworker.shard import run_shard
 from camworker.store import MemoryStore
@@ -47,6 +47,7 @@ def tiny_package() -> Package:
         features=body,
         logits=lambda features_BCHW: head(features_BCHW.mean((2, 3))),
         classifier=head,
+        classes=len(TINY_CLASSES),
         pooling="avg",
     )
     half = (0.5, 0.5, 0.5)

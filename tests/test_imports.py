@@ -25,23 +25,32 @@ ALLOWED = {
     "images": {"errors", "frame"},
     "ledger": {"errors", "store"},
     "localizer": {
-        *("boxes", "cam", "errors", "frame", "images", "networks", "records", "weights"),
+        *("boxes", "cam", "errors", "frame", "gap", "images", "networks", "records", "weights"),
     },
     "metrics": {"boxes", "errors", "records", "truth"},
-    "networks": {"cam", "errors"},
+    "gap": {"cam", "errors"},
+    "networks": {"errors", "gap", "paper_networks", "zoo"},
+    "paper_networks": {"gap"},
+    "s3": {"errors"},
+    "states": {"errors", "gap", "networks", "paper_networks", "store"},
+    "tracing": {"errors", "gap"},
+    "zoo": {"errors", "gap", "tracing"},
     "plan": {"errors", "ledger", "records"},
     "records": {"errors"},
     "report": {"boxes", "errors", "frame"},
     "shard": {"careful", "errors", "fetch", "ledger", "localizer", "plan", "records"},
     "sources": {"classes", "errors", "fetch", "records", "store", "tables"},
-    "store": {"errors"},
+    "store": {"errors", "s3"},
     "tables": {"errors", "store"},
     "truth": {"classes", "errors", "store", "tables"},
-    "weights": {"classes", "errors", "networks", "store"},
+    "weights": {"classes", "errors", "gap", "networks", "states", "store"},
 }
 
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
-TORCH_MODULES = {"cam", "careful", "images", "localizer", "networks", "weights"}
+TORCH_MODULES = {
+    *("cam", "careful", "gap", "images", "localizer", "networks", "paper_networks", "states", "tracing"),
+    *("weights", "zoo"),
+}
 NO_PYARROW = {"boxes", "cam", "errors", "frame", "images", "localizer", "networks"}
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from camworker.errors import NetworkError
-from camworker.networks import DEFAULT, GapNetwork, build, check_gap_head
+from camworker.gap import GapNetwork, check_gap_head
+from camworker.networks import DEFAULT, build
 
 SIZE = 32
 
@@ -31,7 +32,13 @@ def tiny(
     body = nn.Sequential(nn.Conv2d(3, 8, 5, stride=stride, padding=2), nn.SiLU())
     head = Head(*(after_pool or [nn.Linear(8, 5)]), pooling=pooled)
     linear = [layer for layer in head.layers if isinstance(layer, nn.Linear)][-1]
-    parts = {"features": body, "logits": head, "classifier": linear, "pooling": declared} | changed
+    parts = {
+        "features": body,
+        "logits": head,
+        "classifier": linear,
+        "classes": 5,
+        "pooling": declared,
+    } | changed
     return GapNetwork(nn.ModuleList([body, head]), **parts).eval()
 
 

@@ -117,7 +117,7 @@ def test_a_missing_file(tmp_path, name):
         name(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("use", [read_uri, read_by_open, entry_of, local_path, open_store])
+@pytest.mark.parametrize("use", [read_by_open, entry_of, local_path])
 def test_what_is_not_on_this_machine_is_refused(use):
     with pytest.raises(UsageError, match="s3://bucket/key"):
         use("s3://bucket/key")
