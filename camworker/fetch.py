@@ -37,10 +37,11 @@ def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TAB
             yield from _table_fetches(uri, [row["source_row"] for row in group], tables.get(uri))
         else:
             for row in group:
-                yield partial(_read_file, uri, row["identity"] if verify else None)
+                yield partial(read_file, uri, row["identity"] if verify else None)
 
 
-def _read_file(uri: str, identity: str | None) -> bytes | Failure:
+def read_file(uri: str, identity: str | None = None) -> bytes | Failure:
+    """All bytes of a file, or why there are none; identity: what it has to be, where that is known."""
     try:
         if (size := entry_of(uri).size) > MAX_FILE_BYTES:
             return Failure("too_large", f"the file has {size} bytes, over {MAX_FILE_BYTES}")

@@ -170,14 +170,13 @@ class Localizer:
         good = [index for index, image in enumerate(batch) if isinstance(image, Prepared)]
         if not good:
             return None
-        pixels_BCHW = torch.stack([image.pixels_CHW for image in batch if isinstance(image, Prepared)])
-        pixels_BCHW = pixels_BCHW.to(self.device).contiguous(memory_format=torch.channels_last)
-        images_BCHW = ((pixels_BCHW.float() - self._mean) / self._std).to(self.dtype)
+        images_BCHW = self.images([image for image in batch if isinstance(image, Prepared)])
         features_VBCHW, logits_VBK = [], []
         for view in self._views:
             crops_BCHW = view.of(images_BCHW, self.input_size).contiguous(memory_format=torch.channels_last)
-            features_VBCHW.append(self._network.features(crops_BCHW).float())
-            logits_VBK.append(self._network.logits(features_VBCHW[-1]))
+            features_BCHW, logits_BK = self._look(crops_BCHW)
+            features_VBCHW.append(features_BCHW)
+            logits_VBK.append(logits_BK)
         score = torch.sigmoid if self.package.scoring == "sigmoid" else partial(torch.softmax, dim=-1)
         scores_BK = score(torch.stack(logits_VBK)).mean(0)
         logits_BK = torch.stack(logits_VBK).mean(0)
@@ -215,6 +214,24 @@ class Localizer:
                 rows.append(self._row(maps, cams_BNHW[b], image.frame, b))
                 b += 1
         return rows
+
+    def images(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        """The network's input: normalised, in its precision, on its device."""
+        pixels_BCHW = torch.stack([image.pixels_CHW for image in batch])
+        pixels_BCHW = pixels_BCHW.to(self.device).contiguous(memory_format=torch.channels_last)
+        return ((pixels_BCHW.float() - self._mean) / self._std).to(self.dtype)
+
+    @torch.inference_mode()
+    def features(self, batch: Sequence[Prepared]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What enters the pooling and what leaves the head, for a single view: features_BCHW, logits_BK.
+
+        Both float32, on the device.
+        """
+        return self._look(self.images(batch))
+
+    def _look(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features_BCHW = self._network.features(images_BCHW).float()
+        return features_BCHW, self._network.logits(features_BCHW)
 
     def _row(self, maps: Maps, cams_NHW: NDArray[np.float16], frame: Frame, b: int) -> Prediction:
         k = self.cam_shape.k

@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import nn
 
-from camworker.gap import IMAGENET_PREPROCESSING, GapNetwork, Pooling
+from camworker.gap import HALF_PREPROCESSING, IMAGENET_PREPROCESSING, GapNetwork, Pooling, Preprocessing
 
 # Of the network that each backbone is cut from, in torchvision; NIN is not there.
 ORIGINS: Final = {
@@ -85,11 +85,14 @@ def build(name: str, classes: int, pooling: Pooling) -> GapNetwork:
     if name == "nin":
         nin = _NetworkInNetwork(classes, pooling)
         return _gap_network(nin, None, classes, pooling, (nin.features,))
+    preprocessing = IMAGENET_PREPROCESSING
     if name == "vgg16-gap":
         # As released: two groups, and dropout before the linear layer.
         model = _Cut(_first_layers("vgg16", -1), _conv3x3(512, 1024, groups=2), 0.5, classes, pooling)
     elif name in ("googlenet-gap", "googlenet-gmp"):
         model = _Cut(_until_inception4e(), _conv3x3(832, 1024, groups=2), 0.0, classes, pooling)
+        # torchvision renormalises to this in front of the layers that we keep (transform_input).
+        preprocessing = HALF_PREPROCESSING
     elif name == "alexnet-gap":
         model = _Cut(_first_layers("alexnet", -1), _conv3x3(256, 1024), 0.0, classes, pooling)
     else:
@@ -101,7 +104,8 @@ def build(name: str, classes: int, pooling: Pooling) -> GapNetwork:
             *_conv3x3(512, 512, groups=2),
         )
         model = _Cut(_first_layers("alexnet", -3), added, 0.5, classes, pooling)
-    return _gap_network(model, model.classifier, classes, pooling, (model.added, model.classifier))
+    head = (model.added, model.classifier)
+    return _gap_network(model, model.classifier, classes, pooling, head, preprocessing)
 
 
 def _gap_network(
@@ -110,6 +114,7 @@ def _gap_network(
     classes: int,
     pooling: Pooling,
     head: tuple[nn.Module, ...],
+    preprocessing: Preprocessing = IMAGENET_PREPROCESSING,
 ) -> GapNetwork:
     return GapNetwork(
         model,
@@ -119,7 +124,7 @@ def _gap_network(
         classes=classes,
         pooling=pooling,
         head=head,
-        preprocessing=IMAGENET_PREPROCESSING,
+        preprocessing=preprocessing,
     )
 
 

@@ -20,6 +20,10 @@ from camworker.frame import Frame
 _LONG_SIDE: Final = 320  # pixels of a picture on a page
 _HEAT: Final = 0.5  # share of the heat map in the blend
 _JPEG_QUALITY: Final = 82
+_CURVES: Final = (
+    ("Loss", ("loss", "validation_loss")),
+    ("Accuracy on held-back images", ("validation_accuracy", "gt_known_localization_accuracy")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ def write_contact_sheet(
     failures: image_id, status and error of rows to list. facts: recipe, images, failed (count by
     status), truth (whether true boxes are drawn).
     """
-    return _write(folder, "contact_sheet.html", sections=sections, failures=failures, **facts)
+    return write_page(folder, "contact_sheet.html", sections=sections, failures=failures, **facts)
 
 
 def write_summary(
@@ -138,18 +142,41 @@ def write_summary(
 
     summary: what Tally.compute gives; headlines: key and title of the figures shown.
     """
-    return _write(folder, "summary.html", summary=summary, headlines=headlines, recipe=recipe)
+    return write_page(folder, "summary.html", summary=summary, headlines=headlines, recipe=recipe)
 
 
-def _write(folder: str | Path, name: str, **content: Any) -> Path:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("camworker", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template(f"{name}.j2").render(version=__version__, **content)
+def training_page(history: Sequence[dict[str, Any]], settings: dict[str, Any], best: int) -> str:
+    """The page of a training: its curves and figures by epoch. best: index of the epoch that was kept."""
+    curves = []
+    for title, names in _CURVES:
+        lines = [(name.replace("_", " "), [epoch[name] for epoch in history]) for name in names]
+        if drawn := [line for line in lines if all(value is not None for value in line[1])]:
+            highest = 1.0 if "accuracy" in title.lower() else max(max(values) for _, values in drawn) or 1.0
+            curves.append({"title": title, "highest": highest, "lines": drawn})
+    return _render("training.html", history=history, settings=settings, best=best, curves=curves)
+
+
+def data_uri(pixels_HW3: NDArray[np.uint8]) -> str:
+    """RGB pixels as a JPEG inside an address."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels_HW3, cv2.COLOR_RGB2BGR), options)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+
+
+def write_page(folder: str | Path, name: str, **content: Any) -> Path:
+    """Fill the template of that name with content and write it into folder; returns its path."""
+    page = _render(name, **content)
     path = Path(folder).absolute() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _render(name: str, **content: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("camworker", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(f"{name}.j2").render(version=__version__, **content)
 
 
 def _picture(
@@ -159,10 +186,7 @@ def _picture(
     score: float | None,
     boxes: tuple[DrawnBox, ...],
 ) -> Picture:
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels_HW3, cv2.COLOR_RGB2BGR), options)
-    source = f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
-    return Picture(source, frame.width, frame.height, caption, score, boxes)
+    return Picture(data_uri(pixels_HW3), frame.width, frame.height, caption, score, boxes)
 
 
 def _predicted(box: dict[str, Any]) -> DrawnBox:

@@ -1,5 +1,6 @@
 """Objects in S3 through boto3. Credentials, region and endpoint are boto3's own affair."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,9 @@ SCHEME: Final = "s3://"
 _ABSENT: Final = ("404", "NoSuchKey", "NotFound")
 _TAKEN: Final = ("412", "PreconditionFailed")
 _ATTEMPTS: Final = 5
+_CONNECTIONS: Final = 64  # more threads than that wait for each other
+
+_making = threading.Lock()
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -60,13 +64,18 @@ def list_objects(uri: str) -> Iterator[tuple[str, int, str]]:
                 yield entry["Key"], entry["Size"], f"{entry['ETag'].strip(chr(34))}-{entry['Size']}"
 
 
-@cache
 def _client() -> Any:
+    with _making:  # boto3 makes one client at a time; which many threads may use
+        return _make_client()
+
+
+@cache
+def _make_client() -> Any:
     import boto3
     from botocore.config import Config
 
     retries = {"mode": "standard", "total_max_attempts": _ATTEMPTS}
-    return boto3.client("s3", config=Config(retries=retries))
+    return boto3.client("s3", config=Config(retries=retries, max_pool_connections=_CONNECTIONS))
 
 
 @contextmanager

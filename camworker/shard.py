@@ -7,18 +7,18 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camworker.careful import CarefulDecoder
-from camworker.errors import CommitError, Failure
-from camworker.fetch import NO_TABLES, Fetch, fetches
+from camworker.batches import prepared_batches
+from camworker.errors import CommitError
+from camworker.fetch import NO_TABLES
 from camworker.ledger import Ledger, Part, Plan
-from camworker.localizer import Localizer, Prepared
+from camworker.localizer import Localizer
 from camworker.plan import read_shard
 from camworker.records import (
     SCHEMA_VERSION,
@@ -28,7 +28,6 @@ from camworker.records import (
     predictions_table,
 )
 
-_BATCHES_AHEAD: Final = 3
 OnBatch = Callable[[list[AnyPrediction]], None]
 
 
@@ -38,6 +37,11 @@ class Done:
 
     part: Part
     seconds: float
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Count by status."""
+        return self.part.images
 
 
 def run_shard(
@@ -93,29 +97,12 @@ def localize_items(
     Threads fetch and decode a few batches ahead of the network, and one makes the boxes of the
     batch before, so that memory is bounded by batches, whatever the number of items.
     """
-    size = localizer.batch_size
-    with ExitStack() as stack:
-        prepare_bytes = localizer.prepare
-        if careful:
-            decoder = CarefulDecoder(localizer.frame_size, localizer.resize)
-            decoders, prepare_bytes = 1, stack.enter_context(decoder).prepare
-        pool = stack.enter_context(ThreadPoolExecutor(decoders))
-        finisher = stack.enter_context(ThreadPoolExecutor(1))
-
-        def prepare(fetch: Fetch) -> Prepared | Failure:
-            data = fetch()
-            return data if isinstance(data, Failure) else prepare_bytes(data)
-
+    batches = prepared_batches(
+        items, localizer, decoders=decoders, verify=verify, tables=tables, careful=careful
+    )
+    with closing(batches), ThreadPoolExecutor(1) as finisher:
         waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
-        ahead: deque[Future[Prepared | Failure]] = deque()
-        sources = fetches(items, verify=verify, tables=tables)
-        for start in range(0, items.num_rows, size):
-            for fetch in sources:
-                ahead.append(pool.submit(prepare, fetch))
-                if len(ahead) >= _BATCHES_AHEAD * size:
-                    break
-            rows = items.slice(start, size)
-            prepared = [ahead.popleft().result() for _ in range(rows.num_rows)]
+        for rows, prepared in batches:
             maps = localizer.forward(prepared, rows["labels"].to_pylist())
             waiting.append((rows, finisher.submit(localizer.finish, maps, prepared)))
             if len(waiting) > 1:

@@ -123,7 +123,11 @@ def _unwrapped(state: Any, uri: str) -> State:
     for wrapper in _WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not state or not all(isinstance(t, torch.Tensor) for t in state.values()):
+    if (
+        not isinstance(state, dict)
+        or not state
+        or not all(isinstance(t, torch.Tensor) for t in state.values())
+    ):
         raise NetworkError(f"{uri} is not a state dict: a dictionary of tensors is needed")
     if state and all(key.startswith(_PARALLEL) for key in state):
         state = {key.removeprefix(_PARALLEL): tensor for key, tensor in state.items()}

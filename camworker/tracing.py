@@ -2,17 +2,17 @@
 
 import operator
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from camworker.errors import NetworkError
 from camworker.gap import Pooling
 
 _PROBE: Final = 256  # side of the input that strides are measured with
+_SIDE: Final = "side"  # of a node's feature map, among what is noted on the node
 
 
 def trace(model: nn.Module) -> fx.Graph:
@@ -69,10 +69,11 @@ def dilate(model: nn.Module, graph: fx.Graph, output_stride: int) -> None:
     """Make a network's feature map finer, in place: layers beyond output_stride are dilated, not strided.
 
     What a strided layer skipped is computed now, and every later kernel is spread as far (the "a trous"
-    algorithm; Chen et al., DeepLab, 2015): at the old places its values stay as they were, but for the
-    borders. Raises NetworkError for a network with a layer that cannot be spread.
+    algorithm; Chen et al., DeepLab, 2015): at the old places its values stay as they were, unless a layer
+    looks at the whole map (squeeze and excitation), which has more places now. Raises NetworkError for a
+    network with a layer that cannot be spread.
     """
-    ShapeProp(fx.GraphModule(model, graph)).propagate(torch.zeros(1, 3, _PROBE, _PROBE))
+    _note_sides(model, graph)
     for node in graph.nodes:
         layer = _layer(model, node)
         if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
@@ -87,11 +88,32 @@ def dilate(model: nn.Module, graph: fx.Graph, output_stride: int) -> None:
         even = 2 * padding != spread * (kernel - 1)
         if output_stride % min(before, output_stride) or isinstance(layer, nn.AvgPool2d) or even:
             raise NetworkError(
-                f"cannot be dilated: {node.target} is a {type(layer).__name__} of {kernel}x{kernel}"
+                f"cannot be dilated: {node.target} is {type(layer).__name__} of {kernel}x{kernel}"
             )
         layer.stride = (max(1, output_stride // before),) * 2
         layer.dilation = (spread * factor,) * 2
         layer.padding = (padding * factor,) * 2
+
+
+class _Sides(fx.Interpreter):
+    """Runs a graph and notes how wide each node's feature map is."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor) and result.ndim:
+            n.meta[_SIDE] = result.shape[-1]
+        return result
+
+
+@torch.inference_mode()
+def _note_sides(model: nn.Module, graph: fx.Graph) -> None:
+    try:
+        _Sides(fx.GraphModule(model, graph)).run(torch.zeros(1, 3, _PROBE, _PROBE))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise NetworkError(
+            f"cannot be dilated: it does not run at {_PROBE} pixels, where strides are measured: {reason}"
+        ) from error
 
 
 def _is_global_average(model: nn.Module, node: fx.Node) -> bool:
@@ -118,7 +140,7 @@ def _layer(model: nn.Module, node: fx.Node) -> nn.Module | None:
 
 
 def _stride(node: fx.Node) -> int:
-    side = node.meta["tensor_meta"].shape[-1]
+    side = node.meta[_SIDE]
     if _PROBE % side:
         raise NetworkError(f"cannot be dilated: {node.target} divides {_PROBE} pixels into {side}")
     return _PROBE // side

@@ -91,6 +91,11 @@ def initial(
     NetworkError when they do not fit, and when the network's head is none.
     """
     network = build(name, classes=classes, pooling=pooling or default_pooling(name))
+    if network.classifier is not None:
+        # Small, so that the first steps do not shake the backbone: libraries initialise for 1000 classes.
+        torch.nn.init.normal_(network.classifier.weight, std=0.01)
+        if network.classifier.bias is not None:
+            torch.nn.init.zeros_(network.classifier.bias)
     if backbone_weights is not None:
         known = backbone_weights == PUBLISHED
         fill_backbone(network, published_state(name) if known else read_state(backbone_weights))

@@ -23,6 +23,11 @@ def share(text: str) -> float:
     return _number(text, 0, 1)
 
 
+def number(text: str) -> float:
+    """A number that is not negative."""
+    return _number(text, 0, math.inf)
+
+
 def gpus(text: str) -> float:
     """GPUs of a worker: none, a share of one, or several."""
     return _number(text, 0, 64)
@@ -40,6 +45,6 @@ def _number(text: str, low: float, high: float) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not low <= value <= high:
+    if not low <= value <= high or math.isinf(value):
         raise argparse.ArgumentTypeError(f"has to be a number between {low} and {high}")
     return value

@@ -10,7 +10,9 @@ from camworker.errors import UsageError
 from jobs.console import INCOMPLETE, USAGE, Console
 
 # One module each, with HELP, add_arguments(parser) and run(args, console) -> exit code.
-COMMANDS: Final = ("demo", "localize", "summarize", "preview", "status")
+COMMANDS: Final = (
+    *("demo", "localize", "summarize", "preview", "status", "finetune", "units", "networks", "package"),
+)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -92,6 +92,73 @@ class ImageProgress:
             )
 
 
+class TrainingProgress:
+    """Steps of a training: a live bar with loss, accuracy and ETA, or a line every 30 s; a line an epoch."""
+
+    def __init__(self) -> None:
+        self._told = 0
+        self._last_line = self._first_at = time.monotonic()
+        self._first_done = 0
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (
+                *(BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[said]}")),
+                *(TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()),
+            )
+            self._bar = Progress(*columns, console=RichConsole(stderr=True))
+            self._task = self._bar.add_task("", total=None, said="starting")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, news: dict[str, Any]) -> None:
+        """Show the latest: done and total steps, loss, history (an entry for each finished epoch)."""
+        if not news:
+            return
+        history = news["history"]
+        for epoch in history[self._told :]:
+            self._line(_epoch_line(epoch))
+        self._told = max(self._told, len(history))
+        now, done, total = time.monotonic(), news["done"], news["total"]
+        if not self._first_done:
+            self._first_done, self._first_at = done, now
+        said = f"loss {news['loss']:.4f}"
+        if history and history[-1]["validation_accuracy"] is not None:
+            said += f", accuracy {100 * history[-1]['validation_accuracy']:.1f}%"
+        if self._bar:
+            self._bar.update(self._task, completed=done, total=total, said=said)
+        elif now - self._last_line >= _SECONDS_BETWEEN_LINES and done > self._first_done:
+            left = (total - done) * (now - self._first_at) / (done - self._first_done)
+            self._line(f"step {done} of {total}, {said}, {duration(left)} left")
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        if self._bar:
+            self._bar.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def _epoch_line(epoch: dict[str, Any]) -> str:
+    text = f"epoch {epoch['epoch']}: loss {epoch['loss']:.4f}"
+    if epoch["validation_loss"] is not None:
+        text += (
+            f", held back: loss {epoch['validation_loss']:.4f}, "
+            f"accuracy {100 * epoch['validation_accuracy']:.1f}%"
+        )
+    if epoch["gt_known_localization_accuracy"] is not None:
+        text += f", GT-known {100 * epoch['gt_known_localization_accuracy']:.1f}%"
+    return f"{text}, {duration(epoch['seconds'])}"
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: 45 s, 12 min, 3.2 h, 5.1 days."""
     for size, unit in ((86400 * 2, "days"), (3600 * 2, "h"), (120, "min")):

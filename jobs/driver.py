@@ -3,18 +3,17 @@
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from camworker.shard import Done
 from jobs.cluster import Workers
-from jobs.worker import Settings, Tally, Worker
+from jobs.worker import Tally
 
 _QUEUED: Final = 2
 _ATTEMPTS: Final = 3
@@ -25,11 +24,21 @@ Task = tuple[int, int]  # generation, shard
 OnProgress = Callable[[Counter[str]], None]
 
 
+class Counted(Protocol):
+    """What is kept of a shard that is done. images: count by status."""
+
+    @property
+    def images(self) -> Mapping[str, int]: ...
+
+
+Kept = TypeVar("Kept", bound=Counted)
+
+
 @dataclass
-class Outcome:
+class Outcome(Generic[Kept]):
     """What a run of shards came to. lost: shards that killed their worker _ATTEMPTS times."""
 
-    done: dict[Task, Done] = field(default_factory=dict)
+    done: dict[Task, Kept] = field(default_factory=dict)
     lost: list[Task] = field(default_factory=list)
     stopped: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
@@ -39,10 +48,10 @@ class Outcome:
 class _Slot:
     """A worker: its actor, the shards it was given (the first one runs), and its last tally."""
 
-    def __init__(self, settings: Settings, workers: Workers) -> None:
+    def __init__(self, worker: type, settings: Any, workers: Workers) -> None:
         actor_class = ray.remote(
             num_cpus=workers.cores, num_gpus=workers.gpus, concurrency_groups={"tally": 1}
-        )(Worker)
+        )(worker)
         self.actor: ActorHandle = actor_class.remote(settings, workers.cores)
         self.queue: deque[tuple[ray.ObjectRef, Task]] = deque()
         self.tally = Tally()
@@ -59,8 +68,8 @@ class _Slot:
                 raise (error.__cause__ or error) from None
         return self.about is not None
 
-    def give(self, task: Task, careful: bool) -> None:
-        self.queue.append((self.actor.run.remote(*task, careful), task))
+    def give(self, task: Task, arguments: tuple[Any, ...], careful: bool) -> None:
+        self.queue.append((self.actor.run.remote(*arguments, careful), task))
 
     def poll(self) -> None:
         """Take the tally asked for last time, if it is there, and ask for the next."""
@@ -78,13 +87,30 @@ class _Slot:
         return [ref for ref, _ in self.queue] if self.about is not None else [self._starting]
 
 
-class Driver:
-    """Runs tasks to their end on so many workers."""
+class Driver(Generic[Kept]):
+    """Runs tasks to their end on so many workers.
 
-    def __init__(self, settings: Settings, workers: Workers, on_progress: OnProgress) -> None:
+    worker: a class like jobs.worker.Worker, made of (settings, cores), with about, run and tally.
+    arguments: what a worker's run is given for a task before careful; default the task's numbers.
+    keep: what stays of a result, so that large ones can be merged as they come; default all of it.
+    """
+
+    def __init__(
+        self,
+        worker: type,
+        settings: Any,
+        workers: Workers,
+        on_progress: OnProgress,
+        *,
+        arguments: Callable[[Task], tuple[Any, ...]] = lambda task: task,
+        keep: Callable[[Any], Kept] = lambda result: result,
+    ) -> None:
+        self._worker = worker
         self._settings = settings
         self._workers = workers
         self._on_progress = on_progress
+        self._arguments = arguments
+        self._keep = keep
         self._stop = threading.Event()
         self._why = ""
         self._gone: list[Tally] = []
@@ -96,9 +122,9 @@ class Driver:
         self._why = self._why or why
         self._stop.set()
 
-    def run(self, tasks: list[Task]) -> Outcome:
+    def run(self, tasks: list[Task]) -> Outcome[Kept]:
         """Run every task once; one whose worker died again, carefully, _ATTEMPTS times at most."""
-        outcome = Outcome()
+        outcome = Outcome[Kept]()
         self._waiting.extend(tasks)
         with self._drain_on_signal():
             slots = [self._start() for _ in range(min(self._workers.count, len(tasks)))]
@@ -126,19 +152,19 @@ class Driver:
         return outcome
 
     def _start(self) -> _Slot:
-        return _Slot(self._settings, self._workers)
+        return _Slot(self._worker, self._settings, self._workers)
 
     def _fill(self, slot: _Slot) -> None:
         while self._waiting and len(slot.queue) < _QUEUED:
             task = self._waiting.popleft()
-            slot.give(task, careful=self._attempts[task] > 0)
+            slot.give(task, self._arguments(task), careful=self._attempts[task] > 0)
 
-    def _collect(self, slot: _Slot, outcome: Outcome) -> bool:
+    def _collect(self, slot: _Slot, outcome: Outcome[Kept]) -> bool:
         """Take what slot has finished. False when its actor is dead."""
         while slot.queue and ray.wait([slot.queue[0][0]], timeout=0)[0]:
             ref, task = slot.queue[0]
             try:
-                outcome.done[task] = ray.get(ref)
+                outcome.done[task] = self._keep(ray.get(ref))
             except RayTaskError as error:
                 cause = error.as_instanceof_cause()
                 if not isinstance(cause, OSError) or self._attempts[task] + 1 >= _ATTEMPTS:
@@ -151,7 +177,7 @@ class Driver:
             slot.queue.popleft()
         return True
 
-    def _replace(self, slot: _Slot, outcome: Outcome) -> _Slot:
+    def _replace(self, slot: _Slot, outcome: Outcome[Kept]) -> _Slot:
         """A new worker for a dead one. Only the shard that was running is charged with the death."""
         ray.kill(slot.actor)  # it may only be out of reach, and still hold its cores
         self._gone.append(slot.tally)
@@ -164,7 +190,7 @@ class Driver:
             outcome.lost.append(running)
         return self._start()
 
-    def _drain(self, slots: list[_Slot], outcome: Outcome) -> None:
+    def _drain(self, slots: list[_Slot], outcome: Outcome[Kept]) -> None:
         """Let every worker finish the shard that it runs, for a while."""
         if running := [slot.queue[0][0] for slot in slots if slot.queue]:
             ray.wait(running, num_returns=len(running), timeout=_DRAIN_SECONDS)
@@ -177,11 +203,11 @@ class Driver:
         except (RayActorError, ray.exceptions.GetTimeoutError):
             return slot.tally
 
-    def _report(self, slots: list[_Slot], outcome: Outcome) -> None:
+    def _report(self, slots: list[_Slot], outcome: Outcome[Kept]) -> None:
         """Tell of what is committed and of what runs; what a dead worker had not committed is undone."""
         images: Counter[str] = Counter()
         for done in outcome.done.values():
-            images.update(done.part.images)
+            images.update(done.images)
         for slot in slots:
             images.update(slot.tally.running)
         self._on_progress(images)

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from camworker.ledger import Ledger, Plan
+from camworker.shard import Done
 from jobs.cluster import Workers
 from jobs.console import Console, ImageProgress, duration
 from jobs.driver import Driver, Outcome
-from jobs.worker import Settings
+from jobs.worker import Settings, Worker
 
 _ERRORS_COUNT_FROM: Final = 100  # images, before the error budget can stop a run
 
@@ -30,7 +31,7 @@ class Summary:
     seconds: float = 0.0
     images_per_second: float | None = None
 
-    def count(self, plan: Plan, outcome: Outcome, seconds: float) -> None:
+    def count(self, plan: Plan, outcome: Outcome[Done], seconds: float) -> None:
         """Add the work on a generation. Parts that an earlier run had committed are skipped images."""
         ours = [done.part for done in outcome.done.values() if done.seconds]
         images = _images(ours)
@@ -92,7 +93,7 @@ class Runner:
             self.stopped = True
         return not self.stopped
 
-    def _run(self, plan: Plan) -> Outcome:
+    def _run(self, plan: Plan) -> Outcome[Done]:
         with ImageProgress(plan.items) as progress:
 
             def on_progress(images: Counter[str]) -> None:
@@ -101,11 +102,11 @@ class Runner:
                 if images.total() >= _ERRORS_COUNT_FROM and failed > self.max_error_rate * images.total():
                     driver.stop("more images failed than --max-error-rate allows")
 
-            driver = Driver(self.settings, self.workers, on_progress)
+            driver = Driver[Done](Worker, self.settings, self.workers, on_progress)
             return driver.run([(plan.generation, shard) for shard in range(plan.shards)])
 
 
-def _run_record(plan: Plan, outcome: Outcome, seconds: float) -> dict[str, Any]:
+def _run_record(plan: Plan, outcome: Outcome[Done], seconds: float) -> dict[str, Any]:
     parts = [outcome.done[task].part for task in sorted(outcome.done)]
     return {
         "recipe": plan.recipe,

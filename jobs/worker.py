@@ -3,6 +3,7 @@
 import platform
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,9 @@ from camworker.errors import CommitError
 from camworker.frame import Resize, Views
 from camworker.ledger import Ledger, Plan
 from camworker.localizer import Localizer, Precision
-from camworker.records import AnyPrediction
 from camworker.shard import Done, run_shard
 from camworker.store import open_store
-from camworker.weights import load
+from camworker.weights import Package, load
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,7 @@ class Settings:
 
     def localizer(self) -> Localizer:
         """The Localizer asked for. Raises CommitError when its weights are no longer the recipe's."""
-        package = load(self.network, self.weights, output_stride=self.output_stride)
-        if package.fingerprint != self.fingerprint:
-            raise CommitError("the network's weights have changed since this run was planned")
+        package = load_planned(self.network, self.weights, self.output_stride, self.fingerprint)
         return Localizer(
             package,
             precision=self.precision,
@@ -51,6 +49,14 @@ class Settings:
             views=self.views,
             batch_size=self.batch_size,
         )
+
+
+def load_planned(network: str, weights: str | None, output_stride: int | None, fingerprint: str) -> Package:
+    """The network that the driver planned with. Raises CommitError when its weights have changed since."""
+    package = load(network, weights, output_stride=output_stride)
+    if package.fingerprint != fingerprint:
+        raise CommitError("the network's weights have changed since this run was planned")
+    return package
 
 
 @dataclass(slots=True)
@@ -66,12 +72,13 @@ class Tally:
     first_at: float = 0.0
     last_at: float = 0.0
 
-    def add(self, predictions: list[AnyPrediction]) -> None:
-        self.running.update(prediction.status for prediction in predictions)
-        self.images += len(predictions)
+    def add(self, statuses: Sequence[str]) -> None:
+        """Count a batch's rows."""
+        self.running.update(statuses)
+        self.images += len(statuses)
         self.last_at = time.time()
         if not self.first_batch:
-            self.first_batch, self.first_at = len(predictions), self.last_at
+            self.first_batch, self.first_at = len(statuses), self.last_at
 
 
 class Worker:
@@ -109,7 +116,7 @@ class Worker:
             self._localizer,
             decoders=self._cores,
             about=self.about(),
-            on_batch=self._tally.add,
+            on_batch=lambda rows: self._tally.add([row.status for row in rows]),
             careful=careful,
         )
         self._tally.running = Counter()  # from here on the driver counts it

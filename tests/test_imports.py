@@ -14,12 +14,15 @@ from jobs.cli import COMMANDS
 # Every module of camworker and the modules of ours that it may import. A new module is written down here.
 ALLOWED = {
     "__init__": {"localizer"},
+    "batches": {"careful", "errors", "fetch", "localizer"},
     "boxes": {"errors", "frame"},
     "cam": {"errors", "frame"},
     "careful": {"errors", "frame", "images", "localizer"},
     "classes": {"errors"},
     "dataset": {"errors", "ledger", "records", "store"},
     "errors": set(),
+    "excite": {"batches", "errors", "fetch", "localizer", "units"},
+    "examples": {"classes", "errors", "records", "sources", "store", "tables"},
     "fetch": {"errors", "store"},
     "frame": set(),
     "images": {"errors", "frame"},
@@ -37,21 +40,27 @@ ALLOWED = {
     "zoo": {"errors", "gap", "tracing"},
     "plan": {"errors", "ledger", "records"},
     "records": {"errors"},
+    "receptive": {"gap"},
     "report": {"boxes", "errors", "frame"},
-    "shard": {"careful", "errors", "fetch", "ledger", "localizer", "plan", "records"},
+    "shard": {"batches", "errors", "fetch", "ledger", "localizer", "plan", "records"},
     "sources": {"classes", "errors", "fetch", "records", "store", "tables"},
     "store": {"errors", "s3"},
     "tables": {"errors", "store"},
+    "training": {"boxes", "cam", "frame", "gap", "training_data"},
+    "training_data": {"errors", "fetch", "frame", "images", "records"},
     "truth": {"classes", "errors", "store", "tables"},
+    "units": {"frame"},
+    "units_page": {"report"},
+    "units_table": {"units"},
     "weights": {"classes", "errors", "gap", "networks", "states", "store"},
 }
 
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
 TORCH_MODULES = {
-    *("cam", "careful", "gap", "images", "localizer", "networks", "paper_networks", "states", "tracing"),
-    *("weights", "zoo"),
+    *("cam", "careful", "excite", "gap", "images", "localizer", "networks", "paper_networks", "receptive"),
+    *("states", "tracing", "training", "training_data", "weights", "zoo"),
 }
-NO_PYARROW = {"boxes", "cam", "errors", "frame", "images", "localizer", "networks"}
+NO_PYARROW = {"boxes", "cam", "errors", "frame", "images", "localizer", "networks", "receptive", "units"}
 
 
 def modules_of(package):

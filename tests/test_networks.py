@@ -1,60 +1,97 @@
-"""The check of a network's head: what passes, and what is refused for which reason."""
+"""Networks by name: a broad walk through timm and torchvision with the answer for each, and dilation."""
 
 import pytest
 import torch
-from torch import nn
+from torchvision.models.resnet import Bottleneck, ResNet
 
 from camworker.errors import NetworkError
-from camworker.gap import GapNetwork, check_gap_head
-from camworker.networks import DEFAULT, build
+from camworker.gap import check_gap_head
+from camworker.networks import DEFAULT, build, default_pooling
+from camworker.tracing import cut, dilate, trace
 
-SIZE = 32
+HIDDEN = "linear layer takes"  # another width is pooled than enters the linear layer
+BETWEEN = "between its pooling and its linear layer"
+NOT_LINEAR = "no single linear layer"
+TOKENS = "3 dimensions"
+NO_POOLING = "no global average pooling"
+
+# Name -> the map's side at 224, or the reason for which it is refused.
+ANSWERS = {
+    "torchvision:resnet18": 7,
+    "torchvision:densenet121": 7,
+    "torchvision:squeezenet1_0": 13,
+    "torchvision:squeezenet1_1": 13,
+    "torchvision:mobilenet_v2": 7,
+    "torchvision:efficientnet_b0": 7,
+    "torchvision:googlenet": 7,
+    "torchvision:regnet_y_400mf": 7,
+    "torchvision:mnasnet0_5": 7,
+    "torchvision:shufflenet_v2_x0_5": 7,
+    "torchvision:inception_v3": 5,
+    "torchvision:swin_t": 7,
+    "timm:resnet10t": 7,
+    "timm:repvgg_a0": 7,
+    "timm:nf_regnet_b0": 7,
+    "timm:regnety_002": 7,
+    "timm:hrnet_w18_small": 7,
+    "timm:resnetv2_18": 7,
+    "timm:mobileone_s0": 7,
+    "timm:fastvit_t8": 7,
+    "timm:mobilevit_xxs": 7,
+    "timm:swin_tiny_patch4_window7_224": 7,
+    "timm:pvt_v2_b0": 7,
+    "timm:mobilenetv2_050": 7,
+    "timm:semnasnet_075": 7,
+    "timm:mnasnet_050": 7,
+    "timm:rexnet_100": 7,
+    "timm:seresnet18": 7,
+    "timm:starnet_s1": 7,
+    "timm:tinynet_e": 7,
+    "timm:gernet_s": 7,
+    "timm:spnasnet_100": 7,
+    "timm:coatnet_nano_rw_224": 7,
+    "timm:convnext_tiny_hnf": 7,
+    "timm:ese_vovnet19b_dw": 7,
+    "torchvision:convnext_tiny": BETWEEN,
+    "torchvision:mobilenet_v3_small": HIDDEN,
+    "torchvision:vgg11": NO_POOLING,
+    "torchvision:alexnet": NO_POOLING,
+    "torchvision:vit_b_32": NO_POOLING,
+    "torchvision:maxvit_t": BETWEEN,
+    "timm:mobilenetv3_small_050": HIDDEN,
+    "timm:mobilenetv4_conv_small": HIDDEN,
+    "timm:lcnet_050": HIDDEN,
+    "timm:ghostnet_050": HIDDEN,
+    "timm:hgnet_tiny": HIDDEN,
+    "timm:fbnetv3_b": HIDDEN,
+    "timm:convnext_atto": BETWEEN,
+    "timm:edgenext_xx_small": BETWEEN,
+    "timm:poolformer_s12": BETWEEN,
+    "timm:davit_tiny": BETWEEN,
+    "timm:vit_tiny_patch16_224": TOKENS,
+    "timm:xcit_nano_12_p16_224": TOKENS,
+    "timm:levit_128s": NOT_LINEAR,
+    "timm:repvit_m0_9": NOT_LINEAR,
+}
 
 
-class Head(nn.Module):
-    """Pooling and whatever follows it, the linear layer last but for what comes after."""
-
-    def __init__(self, *layers: nn.Module, pooling: str = "avg") -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.pooling = pooling
-
-    def forward(self, features_BCHW: torch.Tensor) -> torch.Tensor:
-        pooled = features_BCHW.mean((2, 3)) if self.pooling == "avg" else features_BCHW.amax((2, 3))
-        return self.layers(pooled)
-
-
-def tiny(
-    *after_pool: nn.Module, stride: int = 4, pooled: str = "avg", declared: str = "avg", **changed: object
-) -> GapNetwork:
-    """Eight channels, five classes, a map of SIZE / stride; after_pool replaces the linear layer."""
+def built(name, **options):
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(3, 8, 5, stride=stride, padding=2), nn.SiLU())
-    head = Head(*(after_pool or [nn.Linear(8, 5)]), pooling=pooled)
-    linear = [layer for layer in head.layers if isinstance(layer, nn.Linear)][-1]
-    parts = {
-        "features": body,
-        "logits": head,
-        "classifier": linear,
-        "classes": 5,
-        "pooling": declared,
-    } | changed
-    return GapNetwork(nn.ModuleList([body, head]), **parts).eval()
+    return build(name, classes=7, **options)
 
 
-def transformed(change, axes: tuple[int, ...] = (2, 3)) -> GapNetwork:
-    """A network whose features come out changed; its head, which pools over axes, does not notice."""
-    plain, linear = tiny(), nn.Linear(8, 5)
-    return tiny(
-        features=lambda images_BCHW: change(plain.features(images_BCHW)),
-        logits=lambda features: linear(features.mean(axes)),
-        classifier=linear,
-    )
-
-
-def test_the_default_network_passes(default_package):
-    assert check_gap_head(default_package.network, 224) == (7, 7)
-    assert check_gap_head(default_package.network, 256) == (8, 8)
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_answer_of_the_check(name):
+    answer = ANSWERS[name]
+    if isinstance(answer, str):
+        with pytest.raises(NetworkError, match=f"^refused: .*{answer}") as caught:
+            check_gap_head(built(name), 224)
+        assert str(caught.value).isprintable()
+    else:
+        network = built(name)
+        assert not network.training
+        assert check_gap_head(network, 224) == (answer, answer)
+        assert network.weights_KC.shape[0] == network.bias_K.shape[0] == 7
 
 
 def test_a_built_network_has_random_weights_and_the_classes_asked_for():
@@ -67,105 +104,126 @@ def test_a_built_network_has_random_weights_and_the_classes_asked_for():
     assert network.bias_K.shape == (7,)
 
 
-def test_a_plain_head_passes():
-    assert check_gap_head(tiny(), SIZE) == (8, 8)
-    assert check_gap_head(tiny(nn.Linear(8, 5, bias=False)), SIZE) == (8, 8)
-    assert check_gap_head(tiny(nn.Dropout(0.5), nn.Linear(8, 5)), SIZE) == (8, 8)  # inert in eval mode
-
-
-def test_a_head_of_1x1_convolution_passes():
-    convolution = nn.Conv2d(8, 5, 1)
-    network = tiny(
-        logits=lambda features_BCHW: convolution(features_BCHW.mean((2, 3), keepdim=True)).flatten(1),
-        classifier=convolution,
-    )
-    assert network.weights_KC.shape == (5, 8)
-    assert check_gap_head(network, SIZE) == (8, 8)
-
-
-def test_max_pooling_passes_where_it_is_declared():
-    assert check_gap_head(tiny(pooled="max", declared="max"), SIZE) == (8, 8)
-    for pooled, declared in (("max", "avg"), ("avg", "max")):
-        with pytest.raises(NetworkError, match="miss its logits"):
-            check_gap_head(tiny(pooled=pooled, declared=declared), SIZE)
+@pytest.mark.parametrize(
+    ("name", "size", "mean"),
+    [
+        (DEFAULT, 224, 0.5),
+        ("timm:resnet10t", 176, 0.485),
+        ("torchvision:mobilenet_v2", 224, 0.485),
+        ("torchvision:efficientnet_b1", 240, 0.485),
+        ("torchvision:inception_v3", 299, 0.5),  # it renormalises before its first layer
+        ("torchvision:googlenet", 224, 0.5),
+    ],
+)
+def test_preprocessing_is_the_librarys(name, size, mean):
+    preprocessing = built(name).preprocessing
+    assert preprocessing.input_size == size
+    assert preprocessing.mean[0] == mean
 
 
 @pytest.mark.parametrize(
-    "layers",
-    [
-        [nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)],
-        [nn.Linear(8, 8), nn.Linear(8, 5)],
-        [nn.Tanh(), nn.Linear(8, 5)],
-        [nn.LayerNorm(8), nn.Linear(8, 5)],
-        [nn.Linear(8, 5), nn.Softmax(1)],
-    ],
+    "name", ["timm:resnet10t", "torchvision:shufflenet_v2_x0_5", "torchvision:squeezenet1_1"]
 )
-def test_layers_around_the_linear_one_are_refused(layers):
-    with pytest.raises(NetworkError, match="between its pooling and its linear layer"):
-        check_gap_head(tiny(*layers), SIZE)
+def test_max_pooling_in_place_of_averages(name):
+    network = built(name, pooling="max")
+    assert check_gap_head(network, 128) == check_gap_head(built(name), 128)
+    with torch.inference_mode():
+        features_BCHW, logits_BK = network(torch.randn(2, 3, 128, 128))
+        expected_BK = features_BCHW.amax((2, 3)) @ network.weights_KC.T + network.bias_K
+    torch.testing.assert_close(logits_BK, expected_BK)
 
 
-def test_a_hidden_layer_of_another_width_is_refused():
-    # As in MobileNetV3: 960 channels are pooled, 1280 enter the linear layer.
-    with pytest.raises(NetworkError):
-        check_gap_head(tiny(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 5)), SIZE)
+def test_how_a_network_pools_when_nobody_says():
+    assert default_pooling("googlenet-gmp") == "max"
+    assert default_pooling("googlenet-gap") == default_pooling(DEFAULT) == "avg"
+
+
+@pytest.mark.parametrize("name", ["resnet5000", "timm:", "vgg16", "keras:vgg16", "timm", ""])
+def test_unknown_names(name):
+    with pytest.raises(NetworkError, match=rf"'{name}'.*{DEFAULT}"):
+        build(name, classes=3)
+
+
+def test_names_that_a_library_lacks():
+    with pytest.raises(NetworkError, match=r"timm [\d.]+ has no network 'resnet5000'"):
+        build("timm:resnet5000", classes=3)
+    # Of torchvision only the networks that classify images.
+    for name in ("resnet5000", "fcn_resnet50", "raft_small"):
+        with pytest.raises(NetworkError, match=f"no classification network '{name}'"):
+            build(f"torchvision:{name}", classes=3)
+
+
+DILATED = [
+    DEFAULT,
+    "timm:resnet18",
+    "timm:repvgg_a0",
+    "timm:efficientnet_lite0",
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v2",
+    "torchvision:efficientnet_b0",
+    "torchvision:regnet_y_400mf",
+    "torchvision:mnasnet0_5",
+    "torchvision:shufflenet_v2_x0_5",
+]
+
+
+@pytest.mark.parametrize("name", DILATED)
+def test_dilated_maps_are_finer_and_pass(name):
+    assert check_gap_head(built(name, output_stride=16), 224) == (14, 14)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mnasnet0_5", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("stride", [16, 8])
+def test_dilation_keeps_the_values_at_the_old_places(name, stride):
+    # None of these looks at the whole map on the way (squeeze and excitation). In float64: they are deep.
+    plain, dilated = built(f"torchvision:{name}"), built(f"torchvision:{name}", output_stride=stride)
+    images_BCHW = torch.randn(1, 3, 160, 160, dtype=torch.float64)
+    with torch.inference_mode():
+        before_BCHW = plain.double().features(images_BCHW)
+        after_BCHW = dilated.double().features(images_BCHW)
+    every = 32 // stride
+    assert before_BCHW.shape[2:] == (5, 5)
+    assert after_BCHW.shape[2:] == (5 * every, 5 * every)
+    scale = before_BCHW.std()
+    torch.testing.assert_close(after_BCHW[..., ::every, ::every] / scale, before_BCHW / scale)
+    # What lies between them is no copy of a neighbour.
+    assert (after_BCHW[..., 1::every, ::every] - before_BCHW).abs().mean() > scale / 1000
+
+
+@pytest.mark.parametrize(("stride", "replaced"), [(16, (False, False, True)), (8, (False, True, True))])
+def test_dilation_is_torchvisions_own_where_it_has_one(stride, replaced):
+    torch.manual_seed(0)
+    ours = ResNet(Bottleneck, [1, 1, 2, 2]).eval()
+    theirs = ResNet(Bottleneck, [1, 1, 2, 2], replace_stride_with_dilation=replaced).eval()
+    theirs.load_state_dict(ours.state_dict())
+    graph = trace(ours)
+    dilate(ours, graph, stride)
+    images_BCHW = torch.randn(1, 3, 128, 128)
+    with torch.inference_mode():
+        got_BCHW = cut(ours, graph, "avg")[0](images_BCHW)
+        expected_BCHW = cut(theirs, trace(theirs), "avg")[0](images_BCHW)
+    assert got_BCHW.shape[2:] == (128 // stride, 128 // stride)
+    torch.testing.assert_close(got_BCHW, expected_BCHW)
+    assert got_BCHW.std() > 0.1
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("name", "reason"),
     [
-        lambda features_BCHW: features_BCHW.transpose(2, 3),
-        lambda features_BCHW: features_BCHW.flip(3),
-        lambda features_BCHW: features_BCHW.flip(2),
-        lambda features_BCHW: features_BCHW.mean((2, 3), keepdim=True).expand(features_BCHW.shape),
+        ("torchvision:densenet121", r"transition3\.pool is AvgPool2d"),
+        ("torchvision:squeezenet1_1", "divides 256 pixels into 127"),
+        ("torchvision:googlenet", "maxpool4 is MaxPool2d of 2x2"),
+        ("torchvision:maxvit_t", "does not run at 256 pixels"),
+        ("timm:densenet121", "does not build densenet121 with output stride 16"),
+        ("timm:starnet_s1", "does not build starnet_s1 with output stride 16"),
+        *(
+            (name, f"{name} cannot be dilated")
+            for name in ("vgg16-gap", "googlenet-gap", "alexnet-gap", "nin")
+        ),
     ],
-    ids=["transposed", "mirrored", "upside down", "without place"],
 )
-def test_a_map_that_does_not_lie_as_the_input_is_refused(change):
-    with pytest.raises(NetworkError, match="does not lie as its input"):
-        check_gap_head(transformed(change), SIZE)
-
-
-def test_zero_weights_are_refused():
-    linear = nn.Linear(8, 5)
-    nn.init.zeros_(linear.weight)
-    with pytest.raises(NetworkError, match=r"all weights .* are zero"):
-        check_gap_head(tiny(linear), SIZE)
-    with torch.no_grad():
-        linear.weight[4, 7] = 1  # a single one is enough
-    assert check_gap_head(tiny(linear), SIZE) == (8, 8)
-
-
-def test_nan_is_refused():
-    linear = nn.Linear(8, 5)
-    nn.init.constant_(linear.weight, float("nan"))
-    with pytest.raises(NetworkError):
-        check_gap_head(tiny(linear), SIZE)
-
-
-def test_a_map_too_small_is_refused():
-    assert check_gap_head(tiny(stride=8), SIZE) == (4, 4)
-    with pytest.raises(NetworkError, match=r"3x3 at input size 24.*4x4.*--input-size"):
-        check_gap_head(tiny(stride=8), 24)
-    # The shorter side counts.
-    with pytest.raises(NetworkError, match="8x3"):
-        check_gap_head(transformed(lambda features_BCHW: features_BCHW[..., :3]), SIZE)
-
-
-def test_features_that_are_no_map_are_refused():
-    # A list of tokens, as a vision transformer has them.
-    tokens = transformed(lambda features_BCHW: features_BCHW.flatten(2), axes=(2,))
-    with pytest.raises(NetworkError, match="3 dimensions"):
-        check_gap_head(tokens, SIZE)
-
-
-@pytest.mark.parametrize("size", [32, 64])  # at 32 the map's sides equal the channels, and all shapes fit
-def test_features_with_channels_last_are_refused(size):
-    channels_last = transformed(lambda features_BCHW: features_BCHW.permute(0, 2, 3, 1), axes=(1, 2))
-    with pytest.raises(NetworkError):
-        check_gap_head(channels_last, size)
-
-
-def test_unknown_name():
-    with pytest.raises(NetworkError, match=rf"'resnet5000'.*{DEFAULT}"):
-        build("resnet5000", classes=3)
+def test_what_cannot_be_dilated(name, reason, capfd):
+    with pytest.raises(NetworkError, match=reason) as caught:
+        build(name, classes=3, output_stride=16)
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr() == ("", "")

@@ -7,12 +7,14 @@ from dataclasses import replace
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 from conftest import tiny_package
 
 from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
+from camworker.gap import check_gap_head
 from camworker.networks import DEFAULT, build
-from camworker.weights import Package, Preprocessing, load, save
+from camworker.weights import Package, Preprocessing, load, make, save
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -195,53 +197,6 @@ def test_a_class_count_that_does_not_fit_says_both(saved):
     )
 
 
-class Attack:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pth"])
-def test_code_in_a_pickle_never_runs(tmp_path, suffix):
-    proof = tmp_path / "it ran"
-    torch.save({"weight": torch.zeros(1), "attack": Attack(proof)}, tmp_path / f"weights{suffix}")
-    with pytest.raises(NetworkError, match="holds no plain weights"):
-        load(weights=str(tmp_path / f"weights{suffix}"))
-    assert not proof.exists()
-    # The attack is one: unpickled without care, it does what it says.
-    torch.load(tmp_path / f"weights{suffix}", weights_only=False)["attack"].close()
-    assert proof.exists()
-
-
-def test_a_pickle_with_code_is_refused_in_one_line(tmp_path):
-    torch.save(Attack(tmp_path / "it ran"), tmp_path / "weights.pt")
-    assert "weights.pt" in refusal(weights=str(tmp_path / "weights.pt"))
-
-
-@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {"epoch": 3}, {"state_dict": {}}])
-def test_what_is_no_state_dict_is_refused(tmp_path, content):
-    torch.save(content, tmp_path / "weights.pt")
-    assert "not a state dict" in refusal(weights=str(tmp_path / "weights.pt"))
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4" + bytes(100)], ids=["empty", "text", "zip"])
-def test_damaged_files_are_refused(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    assert name in refusal(weights=str(tmp_path / name))
-
-
-@pytest.mark.parametrize(
-    "name", ["weights.bin", "weights.ckpt", "weights", "missing.pt", "missing.safetensors"]
-)
-def test_other_files_are_refused(tmp_path, name):
-    if not name.startswith("missing"):
-        torch.save({}, tmp_path / name)
-    assert name in refusal(weights=str(tmp_path / name))
-
-
 def test_unknown_network():
     assert DEFAULT in refusal("resnet5000")
     assert DEFAULT in refusal("/no/such/folder")
@@ -250,3 +205,46 @@ def test_unknown_network():
 def test_weights_beside_a_package_are_not_ignored(saved, tmp_path):
     # The caller believes that these weights ran.
     assert "missing.pt" in refusal(str(saved), weights=str(tmp_path / "missing.pt"))
+
+
+def test_a_package_of_a_network_trained_elsewhere(tmp_path):
+    torch.manual_seed(0)
+    state = torchvision.models.shufflenet_v2_x0_5(num_classes=3).state_dict()
+    about = {"data": "three pets", "epochs": 7, "größe": [1.5, None]}
+    classes = Classes(("cat", "dog", "bird"))
+    package = make("torchvision:shufflenet_v2_x0_5", state, classes, scoring="sigmoid", provenance=about)
+    assert package.preprocessing == Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    save(package, tmp_path)
+    again = load(str(tmp_path))
+    assert again.provenance == package.provenance == about
+    assert again.fingerprint == package.fingerprint
+    assert (again.name, again.scoring, again.classes) == (package.name, "sigmoid", classes)
+    for key, tensor in state.items():
+        assert torch.equal(again.network.model.state_dict()[key], tensor)
+
+
+def test_a_package_of_another_class_count_says_both():
+    state = torchvision.models.shufflenet_v2_x0_5(num_classes=3).state_dict()
+    with pytest.raises(NetworkError, match=r"2 tensors differ, fc\.weight .*\(3, 1024\).*\(2, 1024\)"):
+        make("torchvision:shufflenet_v2_x0_5", state, Classes(("cat", "dog")))
+
+
+def test_provenance_may_be_left_out(spoil):
+    assert load(spoil(description=lambda described: described.pop("provenance"))).provenance == {}
+
+
+def test_output_stride_of_a_package(saved):
+    assert check_gap_head(load(str(saved)).network, 224) == (7, 7)
+    finer = load(str(saved), output_stride=16)
+    assert check_gap_head(finer.network, 224) == (14, 14)
+    assert finer.fingerprint == load(str(saved)).fingerprint
+
+
+def test_output_stride_where_nothing_was_dilated_is_refused(tmp_path):
+    network = build("torchvision:swin_t", classes=2)  # its strides are in linear layers
+    package = Package(
+        "torchvision:swin_t", network, Classes(("cat", "dog")), Preprocessing(224, HALF, HALF), "softmax", ""
+    )
+    save(package, tmp_path)
+    with pytest.raises(NetworkError, match=r"map of 7 rows with --output-stride 16 .*not dilated"):
+        load(str(tmp_path), output_stride=16)

@@ -1,0 +1,80 @@
+"""List networks: parameters, map size, and whether their head is what class activation maps need."""
+
+import argparse
+from typing import Any, Final
+
+from jobs.arguments import whole
+from jobs.console import DONE, Console
+
+HELP = "networks by name, and whether they localize"
+
+# A member of each family that is worth trying, beside the default network and the paper's.
+_OTHERS: Final = (
+    "timm:resnet18",
+    "timm:resnet50",
+    "timm:tf_efficientnetv2_b0",
+    "timm:regnety_002",
+    "timm:repvgg_a0",
+    "timm:fastvit_t8",
+    "timm:swin_tiny_patch4_window7_224",
+    "timm:convnext_tiny",
+    "timm:mobilenetv4_conv_small",
+    "timm:vit_tiny_patch16_224",
+    "torchvision:resnet50",
+    "torchvision:densenet121",
+    "torchvision:squeezenet1_1",
+    "torchvision:mobilenet_v2",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:efficientnet_b0",
+    "torchvision:googlenet",
+    "torchvision:regnet_y_400mf",
+    "torchvision:vgg16",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="which: a name of this list, timm:NAME or torchvision:NAME (default: all of this list)",
+    )
+    parser.add_argument(
+        "--input-size", type=whole(1, 4096), default=224, metavar="PIXELS", help="default 224"
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from camworker.networks import NAMES, build, default_pooling
+
+    names = args.names or [*NAMES, *_OTHERS]
+    for name in args.names:
+        if name not in NAMES and not name.partition(":")[2]:
+            build(name, classes=1)  # raises, and knows the names
+    console.say(f"{'network':<36}{'parameters':>12}  {'map at ' + str(args.input_size):<12}localizes")
+    rows = []
+    for name in names:
+        row = _check(name, args.input_size, default_pooling(name))
+        rows.append(row)
+        size = "x".join(map(str, row["map"])) if row["map"] else "-"
+        count = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "-"
+        console.say(f"{name:<36}{count:>12}  {size:<12}{'yes' if row['passes'] else 'no: ' + row['reason']}")
+    console.result({"input_size": args.input_size, "networks": rows})
+    return DONE
+
+
+def _check(name: str, input_size: int, pooling: Any) -> dict[str, Any]:
+    """Build a network of 1000 classes with random weights, and try its head."""
+    from camworker.errors import NetworkError
+    from camworker.gap import check_gap_head
+    from camworker.networks import build
+
+    row: dict[str, Any] = {"network": name, "parameters": None, "map": None, "passes": False, "reason": None}
+    try:
+        network = build(name, classes=1000, pooling=pooling)
+        row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+        row["map"] = list(check_gap_head(network, input_size))
+        row["passes"] = True
+    except NetworkError as error:
+        row["reason"] = str(error).removeprefix("refused: ")
+    return row

@@ -1,0 +1,76 @@
+"""Make a network package of weights that were trained elsewhere."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from jobs.arguments import number, whole
+from jobs.console import DONE, Console
+
+HELP = "make a package of a network trained elsewhere"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="state dict: .pth, .pt or .safetensors, local or s3://"
+    )
+    parser.add_argument(
+        "--network", required=True, help="what it is a state dict of: torchvision:resnet50, timm:NAME, ..."
+    )
+    parser.add_argument(
+        "--class-names", required=True, metavar="FILE", help="text: a class name a line, in label order"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="PACKAGE", help="folder for the package (local or s3://)"
+    )
+    how = parser.add_argument_group("how it was trained (default: as its library's published weights)")
+    how.add_argument("--input-size", type=whole(1, 4096), metavar="PIXELS")
+    how.add_argument(
+        "--mean", type=number, nargs=3, metavar="M", help="of red, green, blue, of pixels in 0..1"
+    )
+    how.add_argument("--std", type=number, nargs=3, metavar="S")
+    how.add_argument("--pooling", choices=("avg", "max"), help="global pooling")
+    how.add_argument(
+        "--scoring",
+        choices=("softmax", "sigmoid"),
+        default="softmax",
+        help="sigmoid: several labels",
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    from camworker.examples import read_class_names
+    from camworker.gap import Preprocessing
+    from camworker.networks import build, default_pooling
+    from camworker.states import read_state
+    from camworker.weights import make, save
+
+    classes = read_class_names(args.class_names)
+    given: Any = build(args.network, classes=1, pooling=args.pooling or default_pooling(args.network))
+    own = given.preprocessing
+    preprocessing = Preprocessing(
+        args.input_size or own.input_size, tuple(args.mean or own.mean), tuple(args.std or own.std)
+    )
+    package = make(
+        args.network,
+        read_state(args.weights),
+        classes,
+        pooling=args.pooling,
+        preprocessing=preprocessing,
+        scoring=args.scoring,
+        provenance={"command": "package", "weights": Path(args.weights).name},
+    )
+    save(package, args.output)
+    console.say(
+        f"{args.network} of {len(classes)} classes is in {args.output}: "
+        f"camworker localize INPUT --output OUT --weights {args.output}"
+    )
+    console.result(
+        {
+            "package": args.output,
+            "network": package.name,
+            "classes": len(classes),
+            "fingerprint": package.fingerprint,
+        }
+    )
+    return DONE
