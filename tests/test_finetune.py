@@ -100,6 +100,7 @@ def test_what_was_held_back_can_be_localized(trained, tmp_path):
     assert names == {row["image_id"]: [int(row["label"] == ["red"])] for row in held}
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_gives_the_same_package(trained, squares, truth):
     _, undisturbed = trained
     output = squares.parent / "resumed"
@@ -125,6 +126,7 @@ def test_killed_and_resumed_it_gives_the_same_package(trained, squares, truth):
     assert resumed.json["epochs"] == EPOCHS
 
 
+@pytest.mark.slow
 def test_several_labels_from_parquet_on_two_workers(squares, tmp_path):
     names = [name for name in images_below(squares) if name.endswith(".png")]
     table = pa.table(

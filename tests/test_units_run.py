@@ -71,6 +71,7 @@ def test_an_input_gives_a_dictionary_and_no_image_ends_the_run(of_input: Finishe
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_output_of_these_images_gives_the_same(of_input: Finished, out: Path, tmp_path: Path) -> None:
     done = units(out, tmp_path, "--workers", "2", "--batch-size", "5")
     assert done.code == 0, done.err
@@ -94,6 +95,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(folder: Path, tm
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_output_is_read_with_its_own_network_only(out: Path, tmp_path: Path) -> None:
     for recipe in out.glob("ledger/*/recipe.json"):
         text = recipe.read_text()
