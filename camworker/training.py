@@ -200,3 +200,17 @@ def learning_rate(step: int, steps: int) -> float:
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def score(epoch: dict[str, Any]) -> float:
+    """What makes an epoch the best: the lowest loss, on held-back images where there are some."""
+    loss = epoch["validation_loss"]
+    return -(loss if loss is not None else epoch["loss"])
+
+
+def is_enough(history: list[dict[str, Any]], patience: int | None) -> bool:
+    """Whether the last patience epochs brought nothing better than those before them."""
+    if patience is None or len(history) <= patience:
+        return False
+    scores = [score(epoch) for epoch in history]
+    return max(scores[-patience:]) <= max(scores[:-patience])

@@ -14,7 +14,7 @@ import torch
 from ray.train.torch import get_device, prepare_model
 
 from camworker import weights
-from camworker.training import Trainer
+from camworker.training import Trainer, is_enough, score
 from camworker.training_data import training_batches, unpack
 from jobs.course import Course
 
@@ -79,7 +79,7 @@ def work(config: dict[str, Any]) -> None:
         )
         history = _restore(trainer)
         for epoch in range(len(history), how.epochs):
-            if _is_enough(history, course.patience):
+            if is_enough(history, course.patience):
                 break
             order.epoch = epoch
             began = time.monotonic()
@@ -152,20 +152,6 @@ def _report(trainer: Trainer, history: list[dict[str, Any]], rank: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         torch.save({**trainer.state(), "history": history}, os.path.join(folder, STATE))
         ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
-
-
-def score(epoch: dict[str, Any]) -> float:
-    """What makes an epoch the best: the lowest loss, on held-back images where there are some."""
-    loss = epoch["validation_loss"]
-    return -(loss if loss is not None else epoch["loss"])
-
-
-def _is_enough(history: list[dict[str, Any]], patience: int | None) -> bool:
-    """Whether the last patience epochs brought nothing better than those before them."""
-    if patience is None or len(history) <= patience:
-        return False
-    scores = [score(epoch) for epoch in history]
-    return max(scores[-patience:]) <= max(scores[:-patience])
 
 
 def _be_repeatable(seed: int, cores: int) -> None:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from jobs import console
-from jobs.console import Console, ImageProgress, duration
+from jobs.console import Console, ImageProgress, TrainingProgress, duration
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,34 @@ def test_on_a_terminal_a_bar() -> None:
     os.close(ours)
     assert b"10/10" in shown
     assert b"2 failed" in shown
+
+
+def test_a_training_tells_of_epochs_and_now_and_then_of_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    figures = {"validation_loss": 0.5, "validation_accuracy": 0.75, "seconds": 41.0}
+    first = {"epoch": 1, "loss": 0.6, **figures, "gt_known_localization_accuracy": None}
+    second = {"epoch": 2, "loss": 0.4, **figures, "gt_known_localization_accuracy": 0.8}
+    with TrainingProgress() as progress:
+        for at, done, loss, history in (
+            (5, 0, 0.0, None),
+            (10, 1, 0.9, []),
+            (25, 4, 0.8, []),
+            (40, 7, 0.7, []),
+            (50, 10, 0.6, [first]),
+            (60, 20, 0.4, [first, second]),
+        ):
+            now[0] = at
+            news = {"done": done, "total": 20, "loss": loss, "history": history}
+            progress.update({} if history is None else news)
+    # Steps are counted from the first seen, at 10 s: six in 30 s, so that 13 more take 65 s.
+    assert capsys.readouterr().err.splitlines() == [
+        "step 7 of 20, loss 0.7000, 65 s left",
+        "epoch 1: loss 0.6000, held back: loss 0.5000, accuracy 75.0%, 41 s",
+        "epoch 2: loss 0.4000, held back: loss 0.5000, accuracy 75.0%, GT-known 80.0%, 41 s",
+    ]
 
 
 def test_json_has_standard_output_to_itself(capsys: pytest.CaptureFixture[str]) -> None:

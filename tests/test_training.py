@@ -15,7 +15,7 @@ from camworker.boxes import boxes_from_cam, iou
 from camworker.cam import class_activation_maps
 from camworker.gap import Preprocessing
 from camworker.sources import open_source
-from camworker.training import Hyperparameters, Trainer, learning_rate
+from camworker.training import Hyperparameters, Trainer, is_enough, learning_rate
 from camworker.training_data import Images, Order, training_batches, unpack
 
 HALF = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
@@ -198,3 +198,17 @@ def test_validation_judges_the_known_labels_own_map(coloured):
     expected = torch.nn.functional.cross_entropy(logits_BK, torch.tensor([0, 1, 2, 0])).item()
     assert sums.figures()["validation_loss"] == pytest.approx(expected, rel=1e-4)
     assert sums.figures()["gt_known_localization_accuracy"] == 0.5
+
+
+def epochs(*losses, held_back=True):
+    return [{"loss": 9.0 if held_back else x, "validation_loss": x if held_back else None} for x in losses]
+
+
+def test_it_stops_when_nothing_gets_better():
+    assert not is_enough(epochs(3, 2, 2.5, 2.4), None)
+    assert not is_enough(epochs(3, 2), 2)
+    assert not is_enough(epochs(3, 2, 2.5), 2)
+    assert is_enough(epochs(3, 2, 2.5, 2.4), 2)
+    assert not is_enough(epochs(3, 2, 2.5, 1.9), 2)
+    assert is_enough(epochs(3, 2, 2.5, 2.0), 2)  # as good is not better
+    assert is_enough(epochs(1, 2, held_back=False), 1)
