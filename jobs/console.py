@@ -45,22 +45,10 @@ class Console:
             print(json.dumps(content, allow_nan=False), flush=True)
 
 
-class ImageProgress:
-    """Images done: a live bar on a terminal, elsewhere a line every 30 s."""
+class _Live:
+    """What is shown while work is done: a bar on a terminal, None elsewhere."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._started = self._last_line = time.monotonic()
-        self._first: tuple[float, int] | None = None
-        self._bar: Progress | None = None
-        if sys.stderr.isatty():
-            columns = (
-                *(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} images/s")),
-                *(TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()),
-                TextColumn("{task.fields[failed]} failed"),
-            )
-            self._bar = Progress(*columns, console=RichConsole(stderr=True))
-            self._task = self._bar.add_task("", total=total, rate="-", failed=0)
+    _bar: Progress | None = None
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -72,6 +60,23 @@ class ImageProgress:
     ) -> None:
         if self._bar:
             self._bar.stop()
+
+
+class ImageProgress(_Live):
+    """Images done: a live bar on a terminal, elsewhere a line every 30 s."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._started = self._last_line = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        if sys.stderr.isatty():
+            columns = (
+                *(BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} images/s")),
+                *(TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn()),
+                TextColumn("{task.fields[failed]} failed"),
+            )
+            self._bar = Progress(*columns, console=RichConsole(stderr=True))
+            self._task = self._bar.add_task("", total=total, rate="-", failed=0)
 
     def update(self, done: int, failed: int) -> None:
         """Show counts since the start."""
@@ -92,14 +97,13 @@ class ImageProgress:
             )
 
 
-class TrainingProgress:
+class TrainingProgress(_Live):
     """Steps of a training: a live bar with loss, accuracy and ETA, or a line every 30 s; a line an epoch."""
 
     def __init__(self) -> None:
         self._told = 0
         self._last_line = self._first_at = time.monotonic()
         self._first_done = 0
-        self._bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (
                 *(BarColumn(), MofNCompleteColumn(), TextColumn("steps, {task.fields[said]}")),
@@ -107,17 +111,6 @@ class TrainingProgress:
             )
             self._bar = Progress(*columns, console=RichConsole(stderr=True))
             self._task = self._bar.add_task("", total=None, said="starting")
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
 
     def update(self, news: dict[str, Any]) -> None:
         """Show the latest: done and total steps, loss, history (an entry for each finished epoch)."""

@@ -40,8 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--identity-column", metavar="NAME", help="column that changes when the image does")
     what.add_argument("--retry-failed", action="store_true", help="plan images again that failed before")
     how = parser.add_argument_group("how to localize (decides the rows: another choice is another recipe)")
-    how.add_argument("--network", default="efficientnet_lite0", help="name, or folder of a network package")
-    how.add_argument("--weights", metavar="PATH", help="weights file or network package")
+    how.add_argument("--network", default="efficientnet_lite0", help="see camworker networks")
+    how.add_argument(
+        "--weights", metavar="PATH", help="network package, weights file, or DEFAULT to download (see README)"
+    )
     how.add_argument("--input-size", type=whole(1, 4096), metavar="PIXELS", help="default: the network's own")
     how.add_argument("--resize", choices=RESIZES, default="squash", help="default squash")
     how.add_argument("--views", choices=VIEWS, default="single", help="looks at an image (default single)")
