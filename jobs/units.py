@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--seed", type=int, default=0, help="another seed draws another sample (default 0)")
     how = parser.add_argument_group("with which network")
     how.add_argument("--recipe", help="which, where OUT holds several")
-    how.add_argument("--network", default="efficientnet_lite0", help="name, or folder of a network package")
-    how.add_argument("--weights", metavar="PATH", help="weights file or network package")
+    how.add_argument("--network", default="efficientnet_lite0", help="see camworker networks")
+    how.add_argument("--weights", metavar="PATH", help="network package, weights file, or DEFAULT")
     how.add_argument(
         "--input-size", type=whole(1, 4096), metavar="PIXELS", help="default: the recipe's, or the network's"
     )

@@ -1,0 +1,82 @@
+"""What looking twice, larger or finer gains and costs: GT-known accuracy and images per second.
+
+python tests/benchmarks/views.py FOLDER TRUTH [--rounds 1] [--sample 300]
+
+TRUTH: image_id, label and corners, as for summarize. In float32, one process, without Ray. All
+candidates take turns in every round: read the ratios, each to the single view of its own round.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from camworker import Localizer, weights
+from camworker.boxes import iou
+from camworker.plan import select
+from camworker.records import Prediction, corners
+from camworker.shard import localize_items
+from camworker.sources import open_source
+from camworker.truth import read_truth
+
+# views, input size, output stride
+CANDIDATES = (
+    ("single", 224, None),
+    ("flip", 224, None),
+    ("ten-crop", 224, None),
+    ("flip", 288, None),
+    ("single", 224, 16),
+    ("flip", 288, 16),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("truth")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--sample", type=int, default=300, help="images, drawn by hash of their id")
+    args = parser.parse_args()
+    packages = {stride: weights.load(output_stride=stride) for stride in {c[2] for c in CANDIDATES}}
+    classes = packages[None].classes
+    items = open_source(args.folder, classes, image_labels=args.truth).items
+    items = select(items, limit=None, sample=args.sample, seed=0)
+    localizers = [
+        Localizer(packages[stride], precision="float32", input_size=size, views=views)
+        for views, size, stride in CANDIDATES
+    ]
+    seconds: list[list[float]] = [[] for _ in CANDIDATES]
+    rows: list[list] = [[] for _ in CANDIDATES]
+    for _ in range(args.rounds):
+        for place, localizer in enumerate(localizers):
+            started = time.perf_counter()
+            batches = localize_items(items, localizer, decoders=torch.get_num_threads(), verify=True)
+            rows[place] = [row for _, predictions in batches for row in predictions]
+            seconds[place].append(time.perf_counter() - started)
+    for (views, size, stride), spent, predictions in zip(CANDIDATES, seconds, rows, strict=True):
+        ratio = statistics.median(one / other for one, other in zip(seconds[0], spent, strict=True))
+        what = {"views": views, "input_size": size, "output_stride": stride}
+        rate = round(items.num_rows / statistics.median(spent), 1)
+        accuracy = round(gt_known(items, predictions, read_truth(args.truth, classes)), 4)
+        print(json.dumps(what | {"gt_known": accuracy, "images_per_second": rate, "rate": round(ratio, 2)}))
+
+
+def gt_known(items, predictions, truth) -> float:
+    """The share of (image, label) whose own first box has IoU >= 0.5 with a true box of the label."""
+    in_rows, in_truth = truth.of(items["image_id"].to_numpy())
+    right = []
+    for row, prediction in enumerate(predictions):
+        own = in_truth[in_rows == row]
+        for label in np.unique(truth.labels[own]):
+            boxes = truth.corners[own[truth.labels[own] == label]]
+            found = [t for t in getattr(prediction, "targets", ()) if t.label == label]
+            ok = isinstance(prediction, Prediction) and bool(found)
+            right.append(ok and (iou(corners(found[0].boxes)[:1], boxes) >= 0.5).any())
+    return float(np.mean(right))
+
+
+if __name__ == "__main__":
+    main()
