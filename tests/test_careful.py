@@ -55,6 +55,7 @@ def test_a_child_that_does_not_start_is_no_images_fault() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_in_a_run_the_fatal_image_alone_is_poison(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "in", 24)
     victim = folder / "0011.jpg"

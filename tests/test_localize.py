@@ -171,6 +171,7 @@ def test_a_photograph_that_was_replaced_is_not_shown_under_old_maps(folder: Path
     assert "cannot be shown: the file was replaced after it was planned" in text
 
 
+@pytest.mark.slow
 def test_what_another_run_plans_meanwhile_is_not_planned_twice(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_killed_run_resumes_without_computing_anything_twice(
     assert camworker("localize", folder, "--output", out, *OPTIONS).json["processed"] == 0
 
 
+@pytest.mark.slow
 def test_sigterm_drains_and_exits_with_3(folder: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = run_until_parts(folder, out, 1)
@@ -79,6 +80,7 @@ def test_sigterm_drains_and_exits_with_3(folder: Path, undisturbed: pa.Table, tm
     assert_same_rows(latest(str(out)).sort_by("image_id"), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(folder: Path, undisturbed: pa.Table, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = run_until_parts(folder, out, 2)
