@@ -50,7 +50,7 @@ def of_timm(name: str, classes: int, pooling: Pooling, output_stride: int | None
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     try:
         model = timm.create_model(name, pretrained=False, num_classes=classes, global_pool=pooling, **options)
-    except (TypeError, NotImplementedError, AssertionError, ValueError, RuntimeError) as error:
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         what = f"with output stride {output_stride}" if options else f"with global {pooling} pooling"
         raise NetworkError(f"timm does not build {name} {what}: {error!r}") from error
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
