@@ -129,7 +129,7 @@ def _unwrapped(state: Any, uri: str) -> State:
         or not all(isinstance(t, torch.Tensor) for t in state.values())
     ):
         raise NetworkError(f"{uri} is not a state dict: a dictionary of tensors is needed")
-    if state and all(key.startswith(_PARALLEL) for key in state):
+    if all(key.startswith(_PARALLEL) for key in state):
         state = {key.removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
     return dict(state)
 
