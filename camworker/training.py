@@ -30,7 +30,11 @@ _IOU: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """How to learn. Learning rates are those after warm-up, of AdamW; weight decay is its own."""
+    """How to learn. Learning rates are those after warm-up, of AdamW; weight decay is its own.
+
+    frozen_statistics: batch normalization keeps the means and variances that it came with: its backbone was
+    trained with them, on far more images than are here, and small batches of crops would blur its maps.
+    """
 
     epochs: int
     batch_size: int
@@ -39,6 +43,7 @@ class Hyperparameters:
     weight_decay: float
     multi_label: bool
     seed: int
+    frozen_statistics: bool = False
 
 
 @dataclass
@@ -120,6 +125,10 @@ class Trainer:
         # Dropout draws by the epoch, so that a resumed training is the training that was interrupted.
         torch.manual_seed(hash((self._how.seed, epoch)) & 0x7FFF_FFFF_FFFF_FFFF)
         self._model.train()
+        if self._how.frozen_statistics:
+            for module in self._model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         total, images, failed = 0.0, 0, 0
         for step, batch in enumerate(batches):
             failed += batch.failed

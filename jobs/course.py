@@ -69,6 +69,7 @@ def plan_course(args: argparse.Namespace, examples: Examples, held: NDArray[np.b
             args.weight_decay,
             args.multi_label,
             args.seed,
+            frozen_statistics=start is not None,
         ),
         patience=args.patience,
         training=training,
@@ -84,10 +85,11 @@ def _true_boxes(args: argparse.Namespace, examples: Examples, items: pa.Table) -
     truth = read_truth(args.truth, examples.classes, args.truth_boxes)
     if truth.corners is None:
         raise UsageError(f"{args.truth} has no boxes: columns xmin, ymin, xmax and ymax are needed")
-    rows, in_truth = truth.of(items["image_id"].to_numpy())
+    rows, in_truth = truth.of(items["image_id"].combine_chunks())
     if not len(rows):
         raise UsageError(f"{args.truth}: no held-back image has boxes there (are the image ids INPUT's?)")
     boxes: list[dict[int, Any]] = [{} for _ in range(items.num_rows)]
     for row, index in zip(rows.tolist(), in_truth.tolist(), strict=True):
-        boxes[row].setdefault(int(truth.labels[index]), []).append(truth.corners[index])
+        if np.isfinite(truth.corners[index]).all():
+            boxes[row].setdefault(int(truth.labels[index]), []).append(truth.corners[index])
     return boxes

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from camworker.errors import UsageError
 from camworker.store import Store, join_uri, local_path, open_store
-from jobs.arguments import gpus, number, share, whole
+from jobs.arguments import add_local_root, gpus, number, share, whole
 from jobs.console import DONE, Console, TrainingProgress
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--image-labels", metavar="FILE", help="Parquet or CSV: image_id, label; a row a label")
     what.add_argument("--class-names", metavar="FILE", help="text: a class name a line, in label order")
     what.add_argument("--id-column", metavar="NAME", help="the table's id column, if not image_id or id")
+    add_local_root(what)
     what.add_argument(
         "--multi-label", action="store_true", help="an image may have several labels, or none (sigmoid)"
     )
@@ -66,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how to learn")
     how.add_argument("--epochs", type=whole(1), default=10, metavar="N", help="default 10")
     how.add_argument("--batch-size", type=whole(1), default=32, metavar="N", help="of a worker (default 32)")
-    how.add_argument("--lr-backbone", type=number, default=2e-4, metavar="LR", help="default 0.0002")
-    how.add_argument("--lr-head", type=number, default=2e-3, metavar="LR", help="default 0.002")
+    how.add_argument("--lr-backbone", type=number, default=5e-5, metavar="LR", help="default 0.00005")
+    how.add_argument("--lr-head", type=number, default=5e-3, metavar="LR", help="default 0.005")
     how.add_argument("--weight-decay", type=number, default=0.01, metavar="W", help="default 0.01")
     how.add_argument(
         "--patience", type=whole(1), metavar="N", help="stop after N epochs without a better one"
@@ -94,6 +95,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         image_labels=args.image_labels,
         id_column=args.id_column,
         multi_label=args.multi_label,
+        roots=args.local_root,
     )
 
     from jobs.course import plan_course  # torch comes with it

@@ -87,12 +87,14 @@ def test_a_package_from_labels(trained, squares):
     assert "Training of timm:tinynet_e" in page
 
 
-def test_what_was_held_back_can_be_localized(trained, tmp_path):
+def test_what_was_held_back_can_be_localized(trained, squares, tmp_path):
     output, _ = trained
     held = pq.read_table(output / "held_back.parquet").to_pylist()
     assert sorted(row["label"] for row in held) == [["blue"], ["blue"], ["red"], ["red"]]
     out = tmp_path / "out"
-    done = camworker("localize", output / "held_back.parquet", "--output", out, "--weights", output, "--json")
+    manifest = output / "held_back.parquet"
+    asked = ["--output", out, "--weights", output, "--local-root", squares, "--json"]
+    done = camworker("localize", manifest, *asked)
     assert done.code == 0, done.err
     assert done.json["processed"] == 4
     rows = latest(str(out)).to_pylist()

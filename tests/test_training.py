@@ -143,6 +143,20 @@ def test_backbone_and_head_have_their_own_rates(coloured):
     assert changed == {"head.weight", "head.bias"}
 
 
+def test_frozen_statistics_stay_while_weights_learn(coloured):
+    """A backbone's batch normalization keeps its means and variances, and learns its scale."""
+    from torch import nn
+
+    for frozen in (False, True):
+        one = trainer(frozen_statistics=frozen)
+        norm = nn.BatchNorm2d(3)
+        one.network.model.add_module("norm", norm)
+        one.network.register_forward_pre_hook(lambda _, images, norm=norm: (norm(images[0]),))
+        one.train(load(coloured, training=True)[0], 0, lambda step, loss: None)
+        assert bool((norm.running_mean == 0).all()) is frozen
+        assert norm.weight.grad is not None
+
+
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_it_learns(coloured, multi_label):
     ours = trainer(multi_label=multi_label, epochs=10)
