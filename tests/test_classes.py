@@ -1,4 +1,4 @@
-"""Classes.indices: what a label in a user's table means, whatever its Arrow type."""
+"""What a label in a user's table means, whatever its type; what the network lacks is refused or counted."""
 
 import numpy as np
 import pyarrow as pa
@@ -121,6 +121,55 @@ def test_a_name_of_two_classes_is_ambiguous():
 @pytest.mark.parametrize("labels", [pa.array([True]), pa.array([b"cat"]), pa.array([["cat"]])])
 def test_other_types(labels):
     assert str(labels.type) in refusal(labels)
+
+
+def find(labels, classes=CLASSES):
+    found, unknown = classes.find(labels, "truth.csv, column label")
+    assert found.dtype == np.int32
+    return found.tolist(), unknown
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_unknown_text_is_counted(kind):
+    labels = pa.array(["dog", "unicorn", None, "n10", "unicorn", "5", "1", "yeti"]).cast(kind)
+    assert find(labels) == ([2, -1, -1, 0, -1, -1, 1, -1], {"unicorn": 2, "5": 1, "yeti": 1})
+    assert find(pa.chunked_array([labels.slice(0, 2), labels.slice(4, 1)])) == ([2, -1, -1], {"unicorn": 2})
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float64()])
+def test_unknown_indices_are_counted(kind):
+    labels = pa.array([0, -1, 5, None, 5, 4, 100], kind)
+    expected = ([0, -1, -1, -1, -1, 4, -1], {"-1": 1, "5": 2, "100": 1})
+    assert find(labels) == find(labels.dictionary_encode()) == expected
+
+
+def test_an_index_beyond_int32_is_no_class():
+    assert find(pa.array([2**32, 2**32 + 1, 1])) == ([-1, -1, 1], {"4294967296": 1, "4294967297": 1})
+
+
+def test_nothing_unknown():
+    assert find(pa.array(["cat", "7", None])) == ([0, 4, -1], {})
+    assert find(pa.array([], pa.string())) == ([], {})
+    assert find(pa.array([], pa.int64())) == ([], {})
+    assert find(pa.nulls(2)) == ([-1, -1], {})
+
+
+@pytest.mark.parametrize("labels", [["crane"], ["unicorn", "crane"]])
+def test_a_name_of_two_classes_is_refused_beside_unknown_ones(labels):
+    with pytest.raises(UsageError, match=r"truth\.csv, column label: 1 names belong to two classes"):
+        find(pa.array(labels))
+
+
+@pytest.mark.parametrize("labels", [pa.array([0.5]), pa.array([True]), pa.array([2**63], pa.uint64())])
+def test_what_is_no_label_is_refused_by_both(labels):
+    with pytest.raises(UsageError, match="labels are class indices or names"):
+        find(labels)
+
+
+def test_a_recipe_s_classes():
+    recipe = {"class_names": ["cat", "dog"], "class_ids": ["n1", "n2"]}
+    assert Classes.of_recipe(recipe) == Classes(("cat", "dog"), ("n1", "n2"))
+    assert Classes.of_recipe({**recipe, "class_ids": None}) == Classes(("cat", "dog"))
 
 
 def test_without_ids():
