@@ -58,24 +58,25 @@ class Frame:
         width, height = self.resized
         return (width - self.input_size) // 2, (height - self.input_size) // 2
 
+    @property
+    def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(scales, offsets) of xmin, ymin, xmax, ymax: original = (input + offset) * scale, then clipped."""
+        width, height = self.resized
+        return np.array([self.width / width, self.height / height] * 2), np.array(self.offset * 2, np.float64)
+
     def to_original(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes in input pixels -> boxes in original pixels, clipped to the image (float32, N x 4)."""
-        boxes = (np.asarray(boxes_N4, np.float64).reshape(-1, 4) + self._offsets()) * self._scales()
+        scales, offsets = self.affine
+        boxes = (np.asarray(boxes_N4, np.float64).reshape(-1, 4) + offsets) * scales
         limits = np.array([self.width, self.height] * 2, np.float64)
         return np.clip(boxes, 0.0, limits).astype(np.float32)
 
     def to_input(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes in original pixels -> boxes in input pixels; under "crop" they may lie outside it."""
-        boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 4) / self._scales() - self._offsets()
+        scales, offsets = self.affine
+        boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 4) / scales - offsets
         return boxes.astype(np.float32)
 
     def whole_image(self) -> NDArray[np.float32]:
         """The box over the whole original image (1 x 4)."""
         return np.array([[0, 0, self.width, self.height]], np.float32)
-
-    def _scales(self) -> NDArray[np.float64]:
-        width, height = self.resized
-        return np.array([self.width / width, self.height / height] * 2)
-
-    def _offsets(self) -> NDArray[np.float64]:
-        return np.array(self.offset * 2, np.float64)

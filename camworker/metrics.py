@@ -1,197 +1,254 @@
 """Localization metrics as sums that merge: tally a part where it lies, merge in any order, compute.
 
-The unit is (image, label of its truth). A row that failed counts as wrong.
+What is right about a row is judging.py's and map_metrics.py's business; how it is told, summary.py's.
 """
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from camworker.boxes import paired_iou
-from camworker.truth import Truth
+from camworker.bootstrap import REPLICATES, poisson_weights, uniforms
+from camworker.judging import COLUMNS, ERRORS, IOU, Criteria, Judged, judge, one_chunk, read_targets
+from camworker.map_metrics import MapJudged, SweepRule, judge_maps
+from camworker.sweep import THRESHOLDS
+from camworker.truth import Truth, hash_ids
 
-COLUMNS: Final = ("image_id", "status", "labels", "boxes", "targets")
-REPLICATES: Final = 200
+DELTAS: Final = (0.3, 0.5, 0.7)  # of MaxBoxAccV2
+SIZE_EDGES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # share of the image's area
+IOU_BINS: Final = 20
+SCORE_BINS: Final = 15
+EXAMPLES: Final = 12  # images kept of the best, the worst
+LISTED: Final = 1000  # images listed that have no truth
 
-_CLASSIFICATION: Final = ("top1_classification_error", "top5_classification_error")
-_LOCALIZATION: Final = ("top1_localization_error", "top5_localization_error")
-_GT_KNOWN: Final = "gt_known_localization_accuracy"
-_SHARES: Final = (*_CLASSIFICATION, *_LOCALIZATION, _GT_KNOWN)
-_K: Final = (1, 5)
-_IOU: Final = 0.5
-_Z: Final = 1.959963984540054  # 97.5% quantile of the normal distribution
-_CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
-# P(Poisson(1) <= k) for k = 0, 1, ...: a draw is the number of these below a uniform.
-_POISSON: Final = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
+_SCORE_UNIT: Final = 2.0**-32  # scores are summed in whole numbers, so that every order gives one sum
+_FOLD_STREAM: Final = np.uint64(2**40)  # apart from the replicates' streams
+
+Example = tuple[float, int, str, int]  # IoU, hash of the image's id (which breaks ties), image id, label
+_OF_CLASS_MEANS: Final = ("class_boxed", "class_found", "class_pointable", "class_pointed")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a tally counts. box_rule None: the stored boxes. sweep: whose, or none.
+
+    select: the share of images, drawn by their hashes, that thresholds are chosen on; the rest is reported.
+    """
+
+    criteria: Criteria
+    classes: int
+    sweep: SweepRule | None = "maxboxacc"
+    select: float | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that rows need."""
+        return COLUMNS if self.criteria.box_rule is None else (*COLUMNS, "cams")
 
 
 @dataclass
 class Tally:
-    """Counts over units and images; the bootstrap's counts carry a row per replicate."""
+    """Sums over units and images. replicates: the same sums under each replicate's weights, [R, ...].
+
+    Sums (their shapes beside units, classes K, thresholds T, folds 2):
+    units; boxed (with true boxes); lacking (with boxes or masks, without a map of their own); classified
+    [2], localized [2], gt_known; sweep_units [2], v1 [2, T] at IoU 0.5, v2 [3, 2, T] at each of DELTAS;
+    pixels [2, T]; class_* [K]; and what has no interval: see _totals.
+    """
 
     images: int = 0
     failed: dict[str, int] = field(default_factory=dict)
-    images_with_truth: int = 0
-    units: int = 0
-    without_target: int = 0
-    correct: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(_SHARES), np.int64))
-    replicate_units: NDArray[np.int64] = field(default_factory=lambda: np.zeros(REPLICATES, np.int64))
-    replicate_correct: NDArray[np.int64] = field(
-        default_factory=lambda: np.zeros((REPLICATES, len(_SHARES)), np.int64)
-    )
+    sums: dict[str, NDArray[Any]] = field(default_factory=dict)
+    replicates: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    seen: NDArray[np.uint8] | None = None  # a bit for each image of the truth
+    without_truth: list[tuple[int, str]] = field(default_factory=list)  # hash, id: the first by hash
+    best: list[Example] = field(default_factory=list)
+    worst: list[Example] = field(default_factory=list)
 
-    def update(self, rows: pa.Table, truth: Truth) -> Self:
-        """Add rows of predictions (COLUMNS), each image once, judged by their truth."""
-        rows = rows.combine_chunks()
-        statuses = rows["status"].value_counts().to_pylist()
-        for status in statuses:
-            if status["values"] != "ok":
-                self.failed[status["values"]] = self.failed.get(status["values"], 0) + status["counts"]
-        self.images += rows.num_rows
-        units, correct, missing = _judge(rows, truth)
-        weights_NR = _poisson_weights(rows["image_id"].to_pandas())[units]
-        self.images_with_truth += len(np.unique(units))
-        self.units += len(units)
-        self.without_target += missing
-        self.correct += correct.sum(0)
-        self.replicate_units += weights_NR.sum(0)
-        self.replicate_correct += weights_NR.T @ correct
-        return self
+    def update(self, rows: pa.Table, truth: Truth, measure: Measure) -> Self:
+        """Add rows of predictions (measure.columns), each image once, judged by their truth."""
+        return self.merge(_tally(rows.combine_chunks(), truth, measure))
 
     def merge(self, other: "Tally") -> Self:
         """Add another tally of other images."""
+        self.images += other.images
         for status, count in other.failed.items():
             self.failed[status] = self.failed.get(status, 0) + count
-        for name in ("images", "images_with_truth", "units", "without_target", "correct"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.replicate_units = self.replicate_units + other.replicate_units
-        self.replicate_correct = self.replicate_correct + other.replicate_correct
+        for mine, others in ((self.sums, other.sums), (self.replicates, other.replicates)):
+            for name, value in others.items():
+                mine[name] = mine[name] + value if name in mine else value
+        if other.seen is not None:
+            self.seen = other.seen if self.seen is None else self.seen | other.seen
+        self.without_truth = sorted(self.without_truth + other.without_truth)[:LISTED]
+        self.best = sorted(self.best + other.best, reverse=True)[:EXAMPLES]
+        self.worst = sorted(self.worst + other.worst)[:EXAMPLES]
         return self
 
-    def compute(self, truth: Truth, places: int) -> dict[str, Any]:
-        """The metrics: fractions in 0..1 with <name>_ci95 beside them, None where nothing supports one.
 
-        Top-k localization error (ILSVRC): none of the first k (label, box) pairs hits, that is, has
-        IoU >= 0.5 with a box of its label. GT-known: the first box of the known label's own map hits.
-        places: how many classes every row ranks; top-5 needs five, unless there are no more classes.
-        Intervals: Wilson where every image has one label, else a Poisson bootstrap over images.
-        """
-        result: dict[str, Any] = {
-            "images": self.images,
-            "failed": dict(self.failed),
-            "images_with_truth": self.images_with_truth,
-            "images_without_truth": self.images - self.images_with_truth,
-            "truth_without_image": len(truth.images) - self.images_with_truth,
-            "units": self.units,
-            "units_without_target": self.without_target,
-        }
-        for index, name in enumerate(_SHARES):
-            supported = self.units > 0 and (name in _CLASSIFICATION or truth.corners is not None)
-            if name == _GT_KNOWN:
-                supported = supported and self.without_target == 0
-            if name.startswith("top5"):
-                supported = supported and places >= max(_K)
-            value, interval = self._share(index, wrong=name.endswith("_error")) if supported else (None, None)
-            result[name], result[f"{name}_ci95"] = value, interval
-        return result
-
-    def _share(self, index: int, *, wrong: bool) -> tuple[float, list[float]]:
-        """The share of units that are right, or wrong, by one of _SHARES, and its interval."""
-        count, counts = int(self.correct[index]), self.replicate_correct[:, index]
-        if wrong:
-            count, counts = self.units - count, self.replicate_units - counts
-        if self.units == self.images_with_truth:
-            return count / self.units, wilson(count, self.units)
-        drawn = self.replicate_units > 0
-        shares = counts[drawn] / self.replicate_units[drawn]
-        return count / self.units, [float(q) for q in np.quantile(shares, [0.025, 0.975])]
-
-
-def wilson(successes: int, trials: int) -> list[float]:
-    """The 95% score interval of a share (Wilson 1927): [low, high]."""
-    share, z2 = successes / trials, _Z**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+def _tally(table: pa.Table, truth: Truth, measure: Measure) -> Tally:
+    ids = one_chunk(table["image_id"])
+    hashes, place = hash_ids(ids), truth.find(ids)
+    targets = read_targets(table["targets"], measure.criteria.map_shape)
+    judged = judge(table, truth, measure.criteria, targets)
+    maps = judge_maps(table, judged, targets, truth, measure.criteria, measure.sweep)
+    statuses = {pair["values"]: pair["counts"] for pair in table["status"].value_counts().to_pylist()}
+    statuses.pop("ok", None)
+    seen = np.zeros(len(truth.images), bool)
+    seen[place[place >= 0]] = True
+    weights_UR = poisson_weights(hashes)[judged.rows]
+    folds_U2 = _folds(hashes[judged.rows], measure.select)
+    sums, replicates = {}, {}
+    for name, (values_UD, shape) in _weighted(judged, maps, folds_U2).items():
+        sums[name] = values_UD.sum(0, dtype=np.int64).reshape(shape)
+        replicates[name] = _replicate(weights_UR, values_UD).reshape(REPLICATES, *shape)
+    for name, chosen in _by_class(judged, maps).items():
+        sums[name] = np.bincount(judged.labels[chosen], minlength=measure.classes)
+        if name in _OF_CLASS_MEANS:
+            replicates[name] = _replicate_classes(weights_UR[chosen], judged.labels[chosen], measure.classes)
+    if maps.pixels is not None:
+        sums["pixels"] = maps.pixels.sum(0)
+        flat_UD = maps.pixels.reshape(len(maps.pixels), 2 * len(THRESHOLDS)).astype(np.float64)
+        replicates["pixels"] = (weights_UR.T @ flat_UD).reshape(REPLICATES, *sums["pixels"].shape)
+    sums |= _totals(table, judged, maps, measure)
+    lost = np.flatnonzero(place < 0)
+    examples = _examples(ids, hashes, judged)
+    return Tally(
+        table.num_rows,
+        statuses,
+        sums,
+        replicates,
+        np.packbits(seen),
+        sorted((int(hashes[row]), ids[int(row)].as_py()) for row in lost[np.argsort(hashes[lost])[:LISTED]]),
+        examples[: -EXAMPLES - 1 : -1],
+        examples[:EXAMPLES],
+    )
 
 
-def _judge(rows: pa.Table, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """(row of each unit, whether it is right by each of _SHARES [units, 5], units without a target)."""
-    in_rows, in_truth = truth.of(rows["image_id"].to_numpy())
-    boxes = pd.DataFrame({"row": in_rows, "label": truth.labels[in_truth]})
-    units = boxes.drop_duplicates(["row", "label"], ignore_index=True)
-    units["unit"] = np.arange(len(units))
-    correct = np.zeros((len(units), len(_SHARES)), np.int64)
-
-    labels = _flat(rows["labels"], None)
-    hits = labels.merge(units, on=["row", "label"])
-    for column, k in enumerate(_K):
-        correct[hits.loc[hits["place"] < k, "unit"], column] = 1
-    targets = _first_boxes_of_targets(rows["targets"])
-    if truth.corners is not None:
-        boxes[list(_CORNERS)] = truth.corners[in_truth]
-        boxes = boxes.merge(units, on=["row", "label"])
-        hits = _hits(_flat(rows["boxes"], "label"), boxes)
-        for column, k in enumerate(_K, start=len(_CLASSIFICATION)):
-            correct[hits.loc[hits["place"] < k, "unit"], column] = 1
-        correct[_hits(targets, boxes)["unit"], _SHARES.index(_GT_KNOWN)] = 1
-    ok = pc.equal(rows["status"], "ok").to_numpy(zero_copy_only=False)
-    with_target = units.merge(targets.drop_duplicates(["row", "label"]), on=["row", "label"])
-    missing = int(ok[units["row"]].sum()) - len(with_target)
-    return units["row"].to_numpy(), correct, missing
-
-
-def _hits(predicted: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of a predicted and a true box of the same image and label that overlap enough."""
-    pairs = predicted.merge(truth, on=["row", "label"], suffixes=("", "_true"))
-    true = pairs[[f"{corner}_true" for corner in _CORNERS]].to_numpy()
-    return pairs[paired_iou(pairs[list(_CORNERS)].to_numpy(), true) >= _IOU]
+def _weighted(
+    judged: Judged, maps: MapJudged, folds_U2: NDArray[np.bool_]
+) -> dict[str, tuple[NDArray[Any], tuple[int, ...]]]:
+    """name -> what each unit adds [U, D], and the shape that D stands for."""
+    count = len(judged.rows)
+    boxed = judged.boxed
+    columns: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+        "units": (np.ones((count, 1), bool), ()),
+        "boxed": (boxed[:, None], ()),
+        "classified": (judged.classified, (2,)),
+        "localized": (judged.localized, (2,)),
+        "gt_known": ((judged.iou >= IOU)[:, None], ()),
+        "lacking": ((maps.pointable & ~judged.known)[:, None], ()),
+        "sweep_units": (boxed[:, None] & folds_U2, (2,)),
+    }
+    if maps.sweep is not None:
+        v1 = maps.sweep[..., 0] >= IOU
+        v2 = np.stack([maps.sweep[..., 1] >= delta for delta in DELTAS], axis=1)
+        folds_U21 = folds_U2[:, :, None]
+        # Widths in full: a part may hold no unit at all.
+        swept, deltas = len(THRESHOLDS), len(DELTAS)
+        by_fold = (folds_U21 & v1[:, None]).reshape(count, 2 * swept)
+        by_delta = (folds_U21[:, None] & v2[:, :, None]).reshape(count, deltas * 2 * swept)
+        columns |= {"v1": (by_fold, (2, swept)), "v2": (by_delta, (deltas, 2, swept))}
+    return columns
 
 
-def _flat(column: pa.ChunkedArray, label: str | None) -> pd.DataFrame:
-    """A column of lists as a frame: row, place in the list, label and, of structs, the corners."""
-    lists = _one_chunk(column)
-    row, values = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    frame = pd.DataFrame({"row": row, "place": place})
-    frame["label"] = (values if label is None else values.field(label)).to_numpy(zero_copy_only=False)
-    if label is not None:
-        for corner in _CORNERS:
-            frame[corner] = values.field(corner).to_numpy(zero_copy_only=False)
-    return frame
+def _by_class(judged: Judged, maps: MapJudged) -> dict[str, NDArray[np.bool_]]:
+    """name -> the units that it counts in their class."""
+    return {
+        "class_units": np.ones(len(judged.rows), bool),
+        "class_classified": judged.classified[:, 0],
+        "class_classified5": judged.classified[:, 1],
+        "class_boxed": judged.boxed,
+        "class_localized": judged.localized[:, 0],
+        "class_localized5": judged.localized[:, 1],
+        "class_gt_known": judged.iou >= IOU,
+        "class_found": judged.found & judged.boxed,
+        "class_pointable": maps.pointable,
+        "class_pointed": maps.pointed,
+        "class_lacking": maps.pointable & ~judged.known,
+    }
 
 
-def _first_boxes_of_targets(column: pa.ChunkedArray) -> pd.DataFrame:
-    lists = _one_chunk(column)
-    targets = lists.flatten()
-    first = pc.list_element(targets.field("boxes"), 0)
-    frame = pd.DataFrame({"row": pc.list_parent_indices(lists).to_numpy(), "place": 0})
-    frame["label"] = targets.field("label").to_numpy(zero_copy_only=False)
-    for corner in _CORNERS:
-        frame[corner] = first.field(corner).to_numpy(zero_copy_only=False)
-    return frame
+def _totals(table: pa.Table, judged: Judged, maps: MapJudged, measure: Measure) -> dict[str, NDArray[Any]]:
+    """What no interval is given for."""
+    boxed, iou = judged.boxed, judged.iou
+    sized = boxed & np.isfinite(maps.whole)
+    whole, gaussian = maps.whole[sized], maps.gaussian[sized]
+    in_size = np.clip(np.searchsorted(SIZE_EDGES, judged.share[sized], "right") - 1, 0, len(SIZE_EDGES) - 2)
+    by_size = [np.ones(len(in_size), bool), iou[sized] >= IOU, judged.localized[sized, 0], whole >= IOU]
+    bins = np.minimum((iou[boxed & judged.known] * IOU_BINS).astype(int), IOU_BINS - 1)
+    return {
+        "images_with_truth": np.array(len(np.unique(judged.rows))),
+        "errors": np.bincount(judged.error[boxed], minlength=len(ERRORS)),
+        "iou_histogram": np.bincount(bins, minlength=IOU_BINS),
+        "sizes": np.stack([np.bincount(in_size, hits, len(SIZE_EDGES) - 1) for hits in by_size]).astype(int),
+        "sized": np.array(sized.sum()),
+        "whole": np.array((whole >= IOU).sum()),
+        "gaussian": np.stack([(gaussian >= delta).sum(0) for delta in DELTAS]),
+        "calibration": _calibration(table, judged),
+    }
 
 
-def _poisson_weights(image_ids: pd.Series, seed: int = 0) -> NDArray[np.int64]:
-    """Poisson(1) draws [images, REPLICATES], a function of (seed, replicate, image_id) alone."""
-    hashes = pd.util.hash_array(image_ids.to_numpy(dtype=object), categorize=False)[:, None]
-    replicates = np.arange(REPLICATES, dtype=np.uint64) + np.uint64(seed * REPLICATES + 1)
-    # splitmix64's finalizer (Steele et al. 2014), so that replicates of one image are independent.
-    with np.errstate(over="ignore"):
-        x = hashes + replicates * np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
-    uniform = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.searchsorted(_POISSON, uniform, side="right")
+def _calibration(table: pa.Table, judged: Judged) -> NDArray[np.int64]:
+    """Images with truth by their best score: [3, bins] of images, right ones, and scores in 2^-32."""
+    rows = np.unique(judged.rows)
+    right = np.zeros(table.num_rows, bool)
+    right[judged.rows[judged.classified[:, 0]]] = True
+    best = pc.list_element(one_chunk(table["scores"]).filter(_not_empty(table)), 0).to_numpy()
+    scores = np.full(table.num_rows, np.nan)
+    scores[_not_empty(table).to_numpy(zero_copy_only=False)] = best
+    rows = rows[np.isfinite(scores[rows])]
+    bins = np.minimum((scores[rows] * SCORE_BINS).astype(int), SCORE_BINS - 1)
+    counts = np.zeros((3, SCORE_BINS), np.int64)
+    np.add.at(counts[0], bins, 1)
+    np.add.at(counts[1], bins, right[rows])
+    np.add.at(counts[2], bins, np.rint(scores[rows] / _SCORE_UNIT).astype(np.int64))
+    return counts
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return array if isinstance(array, pa.Array) else array.chunk(0)
+def score_sum(calibration: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The sums of scores of a tally's calibration, [bins]."""
+    return calibration[2] * _SCORE_UNIT
+
+
+def _not_empty(table: pa.Table) -> pa.Array:
+    return pc.fill_null(pc.greater(pc.list_value_length(one_chunk(table["scores"])), 0), False)
+
+
+def _examples(ids: pa.Array, hashes: NDArray[np.uint64], judged: Judged) -> list[Example]:
+    """Units with boxes and a map of their own, the worst first; the EXAMPLES at either end."""
+    chosen = np.flatnonzero(judged.boxed & (judged.target >= 0))
+    rows = judged.rows[chosen]
+    order = np.lexsort((judged.labels[chosen], hashes[rows], judged.iou[chosen]))
+    if len(order) > 2 * EXAMPLES:
+        order = np.concatenate([order[:EXAMPLES], order[-EXAMPLES:]])
+    return [
+        (float(judged.iou[u]), int(hashes[row]), ids[int(row)].as_py(), int(judged.labels[u]))
+        for u, row in zip(chosen[order], rows[order], strict=True)
+    ]
+
+
+def _folds(hashes_U: NDArray[np.uint64], select: float | None) -> NDArray[np.bool_]:
+    """Whether a unit is of the fold that thresholds are chosen on, of the one that is reported: [U, 2]."""
+    if select is None:
+        return np.ones((len(hashes_U), 2), bool)
+    chosen = uniforms(hashes_U, _FOLD_STREAM) < select
+    return np.stack([chosen, ~chosen], axis=1)
+
+
+def _replicate(weights_UR: NDArray[np.int8], values_UD: NDArray[Any]) -> NDArray[np.float64]:
+    # In float32 for its speed: exact, as the sums of a part are far below 2^24.
+    return (weights_UR.T.astype(np.float32) @ values_UD.astype(np.float32)).astype(np.float64)
+
+
+def _replicate_classes(
+    weights_UR: NDArray[np.int8], labels_U: NDArray[np.int32], classes: int
+) -> NDArray[np.float64]:
+    found_RK = np.zeros((REPLICATES, classes))
+    if len(labels_U):
+        order = np.argsort(labels_U, kind="stable")
+        present, first = np.unique(labels_U[order], return_index=True)
+        found_RK[:, present] = np.add.reduceat(weights_UR[order].astype(np.float64), first, axis=0).T
+    return found_RK

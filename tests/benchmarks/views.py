@@ -66,7 +66,7 @@ def main() -> None:
 
 def gt_known(items, predictions, truth) -> float:
     """The share of (image, label) whose own first box has IoU >= 0.5 with a true box of the label."""
-    in_rows, in_truth = truth.of(items["image_id"].to_numpy())
+    in_rows, in_truth = truth.of(items["image_id"].combine_chunks())
     right = []
     for row, prediction in enumerate(predictions):
         own = in_truth[in_rows == row]

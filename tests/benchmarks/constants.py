@@ -1,0 +1,48 @@
+"""Constants from published boxes: python constants.py ilsvrc_val_boxes.parquet [cub_test_boxes.parquet].
+
+A file has a row a box: an image's id or number, its width and height, and corners as that data set names them
+(ILSVRC's name the last pixel). Each image counts once; a hit is any of its boxes.
+"""
+
+import sys
+
+import numpy as np
+import pandas as pd
+
+from camworker.boxes import paired_iou
+from camworker.map_metrics import gaussian_boxes
+from camworker.maxboxacc import SIDE, scaled_truth
+
+DELTAS = (0.3, 0.5, 0.7)
+
+
+def share(images: pd.Series, hits: np.ndarray) -> float:
+    """The share of images with a hit, in percent."""
+    return 100 * pd.Series(hits).groupby(images.to_numpy()).any().mean()
+
+
+def main(path: str) -> None:
+    boxes = pd.read_parquet(path)
+    image = boxes[next(name for name in boxes.columns if name.startswith("image"))]
+    corners = boxes[["xmin", "ymin", "xmax", "ymax"]].to_numpy(np.float64)
+    width, height = boxes["width"].to_numpy(), boxes["height"].to_numpy()
+    print(f"{path}: {image.nunique()} images, {len(boxes)} boxes")
+
+    nothing = np.zeros(len(boxes))
+    whole = np.stack([nothing, nothing, width, height], axis=1)
+    last = np.array([0, 0, 1, 1])
+    hits = paired_iou(whole - last, corners, inclusive=True) >= 0.5
+    print(f"  whole image, inclusive: {share(image, hits):.3f}%")
+    hits = paired_iou(whole, corners + last) >= 0.5
+    print(f"  whole image, half-open after + 1: {share(image, hits):.3f}%")
+    scaled = scaled_truth(corners, width, height)
+    hits = paired_iou(np.array([0, 0, SIDE - 1, SIDE - 1]), scaled, inclusive=True) >= 0.5
+    print(f"  whole image, scaled to 224: {share(image, hits):.3f}%")
+    overlaps = paired_iou(gaussian_boxes(np.arange(0, 1, 0.02))[None], scaled[:, None], inclusive=True)
+    best = [max(share(image, column) for column in (overlaps >= delta).T) for delta in DELTAS]
+    print("  centred Gaussian, MaxBoxAcc at 0.3/0.5/0.7: " + " / ".join(f"{value:.2f}" for value in best))
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        main(argument)

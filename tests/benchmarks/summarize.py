@@ -1,0 +1,206 @@
+"""How fast, and in how much memory, summarize judges synthetic predictions: python summarize.py [ROWS ...].
+
+Writes outputs of so many rows (7x7 maps of two random bumps and noise, one known class and one true box each)
+into a temporary folder, summarizes each through the command, and tells images/s and the most memory of their
+own that the driver and any Ray worker had. The driver's must not grow with rows.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from camworker.ledger import Ledger, recipe_id
+from camworker.records import CamShape, predictions_schema
+from camworker.store import LocalStore
+
+CLASSES, SIDE, K, PART = 1000, 7, 5, 4096
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def bumps(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Signed maps [count, 7, 7]: two Gaussians and noise."""
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    maps = rng.normal(0, 0.15, (count, SIDE, SIDE)) - 0.3
+    for height in (1.0, 0.6):
+        cx, cy = rng.uniform(0, SIDE - 1, (2, count, 1, 1))
+        maps += height * np.exp(
+            -((x - cx) ** 2 + (y - cy) ** 2) / (2 * rng.uniform(0.8, 2, (count, 1, 1)) ** 2)
+        )
+    return (10 * maps).astype(np.float16)
+
+
+def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Boxes of at least 20 pixels in 500 x 375: float32 [count, 4]."""
+    low = rng.uniform(0, [400, 300], (count, 2))
+    return np.concatenate(
+        [low, low + rng.uniform(20, [480, 355], (count, 2)).clip(max=[500, 375] - low)], 1
+    ).astype(np.float32)
+
+
+def part(rng: np.random.Generator, first: int, count: int) -> tuple[pa.Table, pd.DataFrame]:
+    """Rows of predictions, and the truth of their images."""
+    schema = predictions_schema(CamShape(K, SIDE, SIDE))
+    ids = [f"synthetic/{number:09d}.jpg" for number in range(first, first + count)]
+    labels = np.argsort(rng.random((count, 40)), 1)[:, :K].astype(np.int32) * 25
+    true = np.where(rng.random(count) < 0.8, labels[:, 0], 7).astype(np.int32)
+    scores = -np.sort(-rng.random((count, K)), 1).astype(np.float32)
+
+    def lists(values: np.ndarray, each: int) -> pa.Array:
+        return pa.ListArray.from_arrays(
+            pa.array(np.arange(0, len(values) + 1, each), pa.int32()), pa.array(values)
+        )
+
+    def structs(kind: pa.StructType, each: int, **columns: np.ndarray) -> pa.Array:
+        size = len(next(iter(columns.values())))
+        arrays = [
+            values if isinstance(values := columns[field.name], pa.Array) else pa.array(values, field.type)
+            for field in kind
+        ]
+        flat = pa.StructArray.from_arrays(arrays, fields=list(kind))
+        return pa.ListArray.from_arrays(pa.array(np.arange(0, size + 1, each), pa.int32()), flat)
+
+    corners = boxes(rng, count * K)
+    named = dict(zip(CORNERS, corners.T, strict=True))
+    target = schema.field("targets").type.value_type
+    target_box = dict(zip(CORNERS, boxes(rng, count).T, strict=True))
+    targets = structs(
+        target, 1, label=true, score=scores[:, 0],
+        cam=lists(bumps(rng, count).ravel(), SIDE * SIDE),
+        boxes=structs(target.field("boxes").type.value_type, 1, label=true, score=scores[:, 0], **target_box),
+    )  # fmt: skip
+    cams = pa.FixedSizeListArray.from_arrays(pa.array(bumps(rng, count * K).ravel()), K * SIDE * SIDE)
+    kind = schema.field("boxes").type.value_type
+    ranks = np.tile(np.arange(1, K + 1, dtype=np.int8), count)
+    columns = {
+        "image_id": ids,
+        "generation": np.ones(count, np.int32),
+        "uri": ids,
+        "source_row": pa.nulls(count, pa.int64()),
+        "identity": ["1"] * count,
+        "status": ["ok"] * count,
+        "error": pa.nulls(count, pa.string()),
+        "width": np.full(count, 500, np.int32),
+        "height": np.full(count, 375, np.int32),
+        "labels": lists(labels.ravel(), K),
+        "names": pa.array([["a"] * K] * count),
+        "scores": lists(scores.ravel(), K),
+        "boxes": structs(kind, K, rank=ranks, label=labels.ravel(), score=scores.ravel(), **named),
+        "cams": pa.ExtensionArray.from_storage(schema.field("cams").type, cams),
+        "targets": targets,
+    }
+    arrays = [
+        values if isinstance(values := columns[field.name], pa.Array) else pa.array(values, field.type)
+        for field in schema
+    ]
+    true_box = dict(zip(CORNERS, boxes(rng, count).T, strict=True))
+    truth = pd.DataFrame({"image_id": ids, "label": true, **true_box})
+    return pa.table(arrays, schema=schema), truth
+
+
+def write(folder: Path, rows: int) -> None:
+    """An output of so many rows, and truth.parquet beside it."""
+    recipe = {
+        "network": "synthetic",
+        "class_names": [f"class {k}" for k in range(CLASSES)],
+        "class_ids": None,
+        "top_k": K,
+        "box_rule": "cam20",
+        "views": "single",
+        "precision": "float32",
+        "preprocessing": {"input_size": 224, "resize": "squash"},
+    }
+    store = LocalStore(str(folder / "out"))
+    ledger = Ledger(store, recipe_id(recipe))
+    ledger.write_recipe(recipe)
+    rng = np.random.default_rng(0)
+    writer = None
+    for shard, first in enumerate(range(0, rows, PART)):
+        table, truth = part(rng, first, min(PART, rows - first))
+        path = folder / "out" / ledger.part_key(1, shard)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path, compression="zstd")
+        truth = pa.Table.from_pandas(truth, preserve_index=False)
+        writer = writer or pq.ParquetWriter(folder / "truth.parquet", truth.schema)
+        writer.write_table(truth)
+    writer.close()
+
+
+def measure(folder: Path, rows: int, *options: str) -> dict:
+    """Summarize; returns its JSON with seconds and the largest resident sizes in MiB."""
+    out, truth = str(folder / "out"), str(folder / "truth.parquet")
+    command = [sys.executable, "-m", "jobs.cli", "summarize", out, "--truth", truth, "--json", *options]
+    largest = {"driver": 0, "worker": 0}
+    started = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+
+        def watch() -> None:
+            while process.poll() is None:
+                largest["driver"] = max(largest["driver"], private(process.pid))
+                for child in descendants(process.pid):
+                    if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"ray::"):
+                        largest["worker"] = max(largest["worker"], private(child))
+                time.sleep(0.25)
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        out = process.communicate()[0]
+        thread.join()
+    seconds = time.monotonic() - started
+    result = json.loads(out.splitlines()[-1])
+    return {**result, "seconds": seconds, **largest}
+
+
+def private(process: int) -> int:
+    """Memory of its own, in MiB: what is shared with Ray's object store counts nowhere."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0  # it ended
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) // 1024
+
+
+def descendants(process: int) -> set[int]:
+    """The processes that it started, and those that these started."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {process}
+    while grown := {child for child, parent in parents.items() if parent in found} - found:
+        found |= grown
+    return found - {process}
+
+
+def main(counts: list[int]) -> None:
+    for rows in counts:
+        folder = Path(tempfile.mkdtemp())
+        try:
+            write(folder, rows)
+            size = sum(path.stat().st_size for path in (folder / "out").rglob("*.parquet")) / 2**20
+            print(f"{rows} rows in {size:.0f} MiB", flush=True)
+            for options in ((), ("--box-rule", "cam20")):
+                found = measure(folder, rows, *options)
+                print(
+                    f"  {' '.join(options) or 'as it is':<20} {rows / found['seconds']:.0f} images/s in all "
+                    f"({found['seconds']:.0f} s), driver {found['driver']} MiB, "
+                    f"worker {found['worker']} MiB, max_box_acc {found['max_box_acc']:.4f}",
+                    flush=True,
+                )
+        finally:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main([int(argument) for argument in sys.argv[1:]] or [100_000, 1_000_000])

@@ -1,0 +1,104 @@
+"""Rows of predictions beside their truth, by hand: what the tests of the metrics judge."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from making import make_items
+
+from camworker.judging import COLUMNS, Criteria
+from camworker.metrics import Measure, Tally
+from camworker.records import (
+    TARGET_BOX_DTYPE,
+    AnyPrediction,
+    CamShape,
+    FailedPrediction,
+    Prediction,
+    Target,
+    make_boxes,
+    predictions_table,
+)
+from camworker.summary import TruthFacts, compute
+from camworker.truth import Truth
+
+Corners = tuple[float, float, float, float]
+Row = tuple[str, AnyPrediction]
+
+WHOLE, LEFT, FAR = (0, 0, 100, 100), (0, 0, 50, 100), (90, 90, 99, 99)
+CLASSES = 8
+NOWHERE = np.zeros((2, 2))
+
+
+def known(label: int, *corners: Corners, cam: Any = NOWHERE) -> Target:
+    """A known label with its own map, and the boxes that were made of it."""
+    boxes = make_boxes(label, 0.5, np.array(corners, np.float32), 1)
+    return Target(label, 0.5, np.asarray(cam, np.float16), boxes[list(TARGET_BOX_DTYPE.names)])
+
+
+def row(
+    image_id: str,
+    ranked: Sequence[tuple[int, Corners]],
+    *targets: Target,
+    size: tuple[int, int] = (100, 100),
+    score: float = 0.5,
+    cams: Any = None,
+) -> Row:
+    """A row from its (label, box) pairs; boxes of one label that follow one another are of one rank."""
+    labels = list(dict.fromkeys(label for label, _ in ranked))
+    boxes = [
+        make_boxes(label, score, np.array([corners], np.float32), labels.index(label) + 1)
+        for label, corners in ranked
+    ]
+    return image_id, Prediction(
+        *size,
+        np.array(labels, np.int32),
+        tuple(f"class {label}" for label in labels),
+        np.full(len(labels), score, np.float32),
+        np.zeros((0, 0, 0), np.float16) if cams is None else np.asarray(cams, np.float16),
+        np.concatenate(boxes),
+        targets,
+    )
+
+
+def broken(image_id: str, status: Any = "decode_error") -> Row:
+    return image_id, FailedPrediction(status, "because")
+
+
+def part(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2), generation: int = 1) -> pa.Table:
+    """A part as localize writes it. shape: of the CAMs; rows without any get zeros."""
+    made = [
+        replace(p, cams=np.zeros(shape, np.float16)) if p.cams is not None and not p.cams.size else p
+        for _, p in rows
+    ]
+    if not rows:
+        return part(broken("x"), shape=shape).slice(0, 0)
+    return predictions_table(make_items(*(i for i, _ in rows)), generation, made, CamShape(*shape))
+
+
+def table(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2)) -> pa.Table:
+    """The columns that judging reads."""
+    return part(*rows, shape=shape).select([*COLUMNS, "cams"])
+
+
+def truth(*rows: tuple[str, int, Corners | None], **facts: Any) -> Truth:
+    """Truth from rows of image, label and box; None: the label alone."""
+    nothing = (np.nan,) * 4
+    corners = np.array([nothing if box is None else box for _, _, box in rows], np.float32).reshape(-1, 4)
+    return Truth.of_rows([i for i, _, _ in rows], [label for _, label, _ in rows], corners, **facts)
+
+
+def criteria(input_size: int = 32, map_shape: tuple[int, int] = (2, 2), **how: Any) -> Criteria:
+    return Criteria(input_size, "squash", "single", map_shape, **how)
+
+
+def measure(how: Criteria | None = None, **what: Any) -> Measure:
+    return Measure(how or criteria(), CLASSES, **what)
+
+
+def figures(rows: pa.Table, true: Truth, what: Measure | None = None, places: int = 5) -> dict[str, Any]:
+    """What a summary says of rows."""
+    what = what or measure()
+    tally = Tally().update(rows, true, what)
+    return compute(tally, TruthFacts.of(true, tally.seen), what, places)

@@ -1,0 +1,628 @@
+"""What a tally comes to: figures, when they are null, intervals, comparisons, and what stands beside them."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import encode
+from predicted import CLASSES, FAR, WHOLE, broken, criteria, figures, known, measure, row, table, truth
+from sklearn.metrics import average_precision_score
+
+from camworker.bootstrap import poisson_weights, wilson
+from camworker.errors import UsageError
+from camworker.maxboxacc import score_map
+from camworker.metrics import LISTED, SIZE_EDGES, Measure, Tally
+from camworker.summary import FIGURES, TruthFacts, compare, compute, details, per_class
+from camworker.truth import Truth, hash_ids
+
+MAPPED = ("gt_known_localization_accuracy", "max_box_acc", "max_box_acc_v2", "pointing_game_accuracy")
+SWEPT = (
+    *("max_box_acc", "max_box_acc_v2", "max_box_acc_at", "optimal_threshold"),
+    *("max_box_acc_threshold", "max_box_acc_fixed_threshold", "max_box_acc_at_fixed_threshold"),
+)
+RIGHT = row("a", [(1, WHOLE)], known(1, WHOLE))
+A = truth(("a", 1, WHOLE))
+
+
+def tallied(rows: pa.Table, true: Truth, what: Measure | None = None) -> Tally:
+    return Tally().update(rows, true, what or measure())
+
+
+def test_everything_right() -> None:
+    result = figures(
+        table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2))))), A, measure(sweep="cam")
+    )
+    for name in FIGURES:
+        if name != "pxap":
+            assert result[name] == (0 if "error" in name else 1), name
+    assert result["max_box_acc_at"] == {"0.3": 1, "0.5": 1, "0.7": 1}
+    assert result["optimal_threshold"] == {"0.3": 0, "0.5": 0, "0.7": 0}  # of equals the lowest
+    assert (result["images"], result["failed"], result["units"]) == (1, {}, 1)
+
+
+def test_shares_are_of_units_and_localization_of_those_with_boxes() -> None:
+    rows = table(
+        row("a", [(1, WHOLE), (2, FAR)], known(1, WHOLE), known(2, FAR)),
+        row("b", [(2, WHOLE)], known(1, WHOLE)),
+        broken("c"),
+        row("stray", [(3, WHOLE)]),
+    )
+    true = truth(
+        *(("a", 1, WHOLE), ("a", 2, WHOLE), ("a", 3, None)),
+        *(("b", 1, FAR), ("b", 1, WHOLE), ("c", 1, WHOLE), ("absent", 1, WHOLE)),
+    )
+    result = figures(rows, true)
+    assert (result["images"], result["failed"]) == (4, {"decode_error": 1})
+    assert (result["images_with_truth"], result["images_without_truth"]) == (3, 1)
+    assert result["truth_without_image"] == 1
+    assert (result["units"], result["units_with_boxes"], result["units_without_target"]) == (5, 4, 0)
+    assert result["top1_classification_error"] == 4 / 5  # a holds 1, 2 and 3; b is taken for 2
+    assert result["top5_classification_error"] == 3 / 5
+    assert result["top1_localization_error"] == 3 / 4
+    assert result["top5_localization_error"] == 3 / 4
+    assert result["gt_known_localization_accuracy"] == 2 / 4
+    # Class 1: a and b of a, b, c. Class 2: none of one. Class 3 has no box.
+    assert result["corloc"] == pytest.approx((2 / 3 + 0) / 2)
+
+
+def test_a_failed_row_with_truth_is_wrong_by_every_figure() -> None:
+    rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2)))), broken("b"))
+    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)), measure(sweep="cam"))
+    assert result["units_without_target"] == 0
+    for name in FIGURES:
+        if name != "pxap":
+            assert result[name] == 0.5, name
+
+
+def test_without_its_map_figures_that_need_it_are_null() -> None:
+    rows = table(RIGHT, row("b", [(1, WHOLE)]))
+    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)))
+    assert result["units_without_target"] == 1
+    for name in MAPPED:
+        assert result[name] is result[f"{name}_ci95"] is None
+    assert all(result[name] is None for name in SWEPT)
+    assert result["corloc"] == 1
+    assert result["top1_localization_error"] == 0
+    # A label without a box needs no map.
+    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, None)))
+    assert result["units_without_target"] == 0
+    assert result["gt_known_localization_accuracy"] == 1
+
+
+def test_nothing_beside_them_counts_what_lacks_its_map_as_wrong() -> None:
+    rows = table(RIGHT, row("b", [(1, WHOLE)]), row("c", [(2, WHOLE)], known(2, WHOLE)))
+    tally = tallied(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 2, WHOLE)))
+    beside = details(tally, measure())
+    assert beside["sweep"] is None
+    assert beside["by_size"][-1]["units"] == 3
+    assert beside["by_size"][-1]["gt_known_localization_accuracy"] is None
+    assert beside["by_size"][-1]["top1_localization_accuracy"] == 1
+    assert sum(beside["iou_histogram"]["units"]) == 2
+    one, two = per_class(tally, tuple("abcdefgh"))[1:3]
+    assert one["gt_known_localization_accuracy"] is one["pointing_game_accuracy"] is None
+    assert one["corloc"] == two["gt_known_localization_accuracy"] == 1
+
+
+def test_top5_needs_five_places() -> None:
+    result = figures(table(RIGHT), A, places=4)
+    assert result["top1_classification_error"] == result["top1_localization_error"] == 0
+    assert result["top5_classification_error"] is result["top5_classification_error_ci95"] is None
+    assert result["top5_localization_error"] is result["top5_localization_error_ci95"] is None
+    assert figures(table(RIGHT), A, places=5)["top5_localization_error"] == 0
+
+
+def test_without_a_sweep_its_figures_are_null() -> None:
+    result = figures(table(RIGHT), A, measure(sweep=None))
+    assert all(result[name] is None for name in SWEPT)
+    assert result["max_box_acc_ci95"] is result["sweep"] is None
+    assert result["gt_known_localization_accuracy"] == 1
+
+
+def test_without_boxes_there_is_classification_only() -> None:
+    for true in (truth(("a", 1, None)), Truth.of_rows(["a"], [1])):
+        result = figures(table(RIGHT), true)
+        assert result["top1_classification_error"] == result["top5_classification_error"] == 0
+        assert all(result[name] is None for name in FIGURES if "classification" not in name)
+        assert result["baselines"] is None
+        assert sum(result["errors"].values()) == sum(result["iou_histogram"]["units"]) == 0
+
+
+def test_without_anything_to_judge_all_figures_are_null() -> None:
+    for rows in (table(), table(row("stray", [(1, WHOLE)])), table(broken("stray"))):
+        result = figures(rows, A)
+        assert (result["units"], result["truth_without_image"]) == (0, 1)
+        assert result["images_without_truth"] == rows.num_rows
+        assert all(result[name] is result[f"{name}_ci95"] is None for name in FIGURES)
+        assert result["calibration"]["expected_calibration_error"] is None
+        json.dumps(result, allow_nan=False)
+
+
+def test_a_truth_without_rows() -> None:
+    result = figures(table(RIGHT), truth())
+    assert (result["images_without_truth"], result["truth_without_image"]) == (1, 0)
+    assert all(result[name] is None for name in FIGURES)
+
+
+def test_two_images_of_one_stem_are_one_of_the_truth() -> None:
+    rows = table(row("a.jpg", [(1, WHOLE)]), row("a.png", [(1, WHOLE)]))
+    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE), stems=True))
+    assert result["images_with_truth"] == 2
+    assert result["truth_without_image"] == 1  # b
+
+
+def test_everything_can_be_written_as_json() -> None:
+    result = figures(table(RIGHT, broken("b")), truth(("a", 1, WHOLE), ("b", 1, FAR)))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+# A map of 4 x 4 cells in a frame of 4 pixels: a cell is 25 pixels of an image of 100. Its box is the upper
+# half below 0.25 and one cell from there on.
+HALF, CELL = (0, 0, 100, 50), (0, 0, 25, 25)
+STEP = np.zeros((4, 4))
+STEP[:2] = 0.25
+STEP[0, 0] = 1
+BY_CELLS = criteria(4, (4, 4))
+
+
+def stepped(*corners: Any) -> tuple[pa.Table, Truth]:
+    """Images "0", "1" ... that all have STEP, with these true boxes."""
+    ids = [str(n) for n in range(len(corners))]
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=STEP)) for i in ids), shape=(1, 4, 4))
+    return rows, truth(*((i, 1, box) for i, box in zip(ids, corners, strict=True)))
+
+
+def test_max_box_acc_takes_the_threshold_that_is_best_for_all() -> None:
+    rows, true = stepped(HALF, HALF, CELL)
+    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    assert result["max_box_acc"] == result["max_box_acc_v2"] == 2 / 3
+    assert result["max_box_acc_threshold"] == 0
+    assert result["max_box_acc_fixed_threshold"] == 2 / 3  # at 0.2
+    assert result["max_box_acc_at_fixed_threshold"] == {"0.3": 2 / 3, "0.5": 2 / 3, "0.7": 2 / 3}
+    sweep = result["sweep"]
+    assert sweep["rule"] == "cam"
+    assert sweep["thresholds"] == [n / 100 for n in range(100)]
+    assert sweep["max_box_acc"] == sweep["0.7"] == [2 / 3] * 25 + [1 / 3] * 75
+    rows, true = stepped(HALF, CELL, CELL)
+    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    assert (result["max_box_acc"], result["max_box_acc_threshold"]) == (2 / 3, 0.25)
+    assert result["max_box_acc_fixed_threshold"] == 1 / 3
+
+
+def test_v2_has_a_threshold_for_each_iou_and_any_component_will_do() -> None:
+    two = np.zeros((4, 4))
+    two[:2, :2] = 0.5  # the largest: 0, 0, 50, 50
+    two[3, 3] = 1  # 75, 75, 100, 100
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=two)) for i in "abc"), shape=(1, 4, 4))
+    # 0.64 of the larger one until 0.5; all of the dot at every threshold; 0.36 of the dot, likewise.
+    true = truth(("a", 1, (0, 0, 40, 40)), ("b", 1, (75, 75, 100, 100)), ("c", 1, (75, 75, 90, 90)))
+    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    assert result["max_box_acc_at"] == {"0.3": 1, "0.5": 2 / 3, "0.7": 1 / 3}
+    assert result["optimal_threshold"] == {"0.3": 0, "0.5": 0, "0.7": 0}
+    assert result["max_box_acc_v2"] == pytest.approx((1 + 2 / 3 + 1 / 3) / 3)
+    # V1: a below 0.5; from there the dot is the largest, and b.
+    assert (result["max_box_acc"], result["max_box_acc_threshold"]) == (1 / 3, 0)
+
+
+@pytest.mark.parametrize(("share", "delta"), [(30, "0.3"), (50, "0.5"), (70, "0.7")])
+def test_an_iou_of_exactly_delta_is_a_hit(share: int, delta: str) -> None:
+    for width, hit in ((share, 1), (share - 0.01, 0)):
+        rows = table(row("a", [(1, WHOLE)], known(1, WHOLE)))  # no positive value: the whole image
+        result = figures(rows, truth(("a", 1, (0, 0, width, 100))), measure(sweep="cam"))
+        assert result["max_box_acc_at"][delta] == hit
+
+
+def test_choe_s_sweep_by_hand() -> None:
+    """Two rectangles in the square of 224: maxima count as pixels of a box, and 223 is the last."""
+    map_HW = np.zeros((224, 224))
+    map_HW[:, :112] = 0.5  # 0, 0, 112, 223 until floor(255 tau) is 127: tau 0.5
+    map_HW[:56, :56] = 1  # 0, 0, 56, 56
+    rows = table(
+        *(row(i, [(1, WHOLE)], known(1, WHOLE, cam=map_HW), size=(448, 224)) for i in "ab"),
+        shape=(1, 224, 224),
+    )
+    true = truth(("a", 1, (0, 0, 225, 224)), ("b", 1, (0, 0, 113, 56)))
+    result = figures(rows, true, measure(criteria(224, (224, 224))))
+    # a: 112.5 is cut to 112, 224 stays: 113 x 225 against 113 x 224 pixels. b: 56.5 is cut to 56.
+    assert result["sweep"]["max_box_acc"] == [0.5] * 100
+    assert result["sweep"]["0.7"] == [0.5] * 100
+    far = figures(rows, truth(("a", 1, (0, 0, 112, 224)), ("b", 1, FAR)), measure(criteria(224, (224, 224))))
+    # 57 x 225 against 113 x 224: 0.504 before, and 57 x 57 against 57 x 225 pixels after.
+    assert far["sweep"]["max_box_acc"] == [0.5] * 50 + [0] * 50
+    assert far["sweep"]["0.3"] == [0.5] * 50 + [0] * 50
+    assert far["sweep"]["0.7"] == [0] * 100
+
+
+def folds(ids: list[str], select: float) -> tuple[list[str], list[str]]:
+    """Which images thresholds are chosen on, and which are reported."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for i in ids:
+        tally = tallied(table(row(i, [(1, WHOLE)])), truth((i, 1, WHOLE)), measure(select=select))
+        found[int(tally.sums["sweep_units"].argmax())].append(i)
+    return found
+
+
+def test_a_threshold_that_was_chosen_on_some_is_reported_on_the_rest() -> None:
+    chosen, reported = folds([str(n) for n in range(12)], 0.5)
+    assert len(chosen) >= 3
+    assert len(reported) >= 3
+    # Those to choose on want a high threshold, all but one of the others a low one.
+    corners = {**dict.fromkeys(chosen, CELL), **dict.fromkeys(reported, HALF), reported[0]: CELL}
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=STEP)) for i in corners), shape=(1, 4, 4))
+    true = truth(*((i, 1, box) for i, box in corners.items()))
+    result = figures(rows, true, measure(BY_CELLS, sweep="cam", select=0.5))
+    assert result["max_box_acc"] == result["max_box_acc_v2"] == 1 / len(reported)
+    assert result["max_box_acc_threshold"] == 0.25
+    assert set(result["optimal_threshold"].values()) == {0.25}
+    share = (len(reported) - 1) / len(reported)
+    assert result["max_box_acc_fixed_threshold"] == result["sweep"]["max_box_acc"][20] == share
+    assert result["gt_known_localization_accuracy"] == figures(rows, true)["gt_known_localization_accuracy"]
+
+
+def test_a_share_without_images_supports_no_sweep() -> None:
+    chosen, reported = folds([str(n) for n in range(6)], 0.5)
+    for ids in (chosen, reported):
+        rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE)) for i in ids))
+        result = figures(rows, truth(*((i, 1, WHOLE) for i in ids)), measure(select=0.5))
+        assert all(result[name] is None for name in SWEPT)
+        assert result["gt_known_localization_accuracy"] == 1
+
+
+def test_pointing_and_corloc_are_means_over_classes() -> None:
+    hit = known(1, WHOLE, cam=[[1, 0], [0, 0]])
+    corner, elsewhere = (0, 0, 5, 5), (80, 80, 100, 100)
+    rows = table(
+        *(row(str(n), [(1, WHOLE)], hit) for n in range(3)),
+        row("3", [(2, WHOLE)], known(2, WHOLE, cam=[[1, 0], [0, 0]])),
+    )
+    true = truth(("0", 1, corner), ("1", 1, corner), ("2", 1, elsewhere), ("3", 2, corner))
+    result = figures(rows, true)
+    assert result["pointing_game_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert result["corloc"] == 0
+    true = truth(("0", 1, WHOLE), ("1", 1, FAR), ("2", 1, FAR), ("3", 2, WHOLE))
+    assert figures(rows, true)["corloc"] == pytest.approx((1 / 3 + 1) / 2)
+
+
+def mask_truth(folder: Path, masks: dict[str, np.ndarray], ignores: dict[str, np.ndarray]) -> Truth:
+    """Truth of label 1 with these masks, image by image."""
+
+    def save(kind: str, name: str, pixels: np.ndarray | None) -> str | None:
+        if pixels is None:
+            return None
+        path = folder / f"{name}.{kind}.png"
+        path.write_bytes(encode(pixels.astype(np.uint8) * 255, "PNG"))
+        return str(path)
+
+    files = [save("mask", i, pixels) for i, pixels in masks.items()]
+    left_out = [save("ignore", i, ignores.get(i)) for i in masks]
+    return Truth.of_rows(
+        list(masks),
+        [1] * len(masks),
+        masks=pa.array(files, pa.string()),
+        ignores=pa.array(left_out, pa.string()),
+    )
+
+
+def test_pxap_is_the_average_precision_of_all_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cams = {i: rng.normal(size=(7, 7)).astype(np.float16) for i in "abc"}
+    masks = {i: rng.random((224, 224)) < share for i, share in zip("abc", (0.1, 0.5, 0.02), strict=True)}
+    ignores = {"b": rng.random((224, 224)) < 0.3}
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=cams[i])) for i in "abc"), shape=(1, 7, 7))
+    true = mask_truth(tmp_path, masks, ignores)
+    result = figures(rows, true, measure(criteria(32, (7, 7))))
+    counts = {i: masks[i] | ~ignores.get(i, np.zeros((224, 224), bool)) for i in "abc"}
+    scores = np.concatenate([score_map(cams[i])[counts[i]] for i in "abc"]).astype(float)
+    objects = np.concatenate([masks[i][counts[i]] for i in "abc"])
+    # scikit-learn takes every distinct score for a threshold: here the hundredth that it reaches.
+    reached = np.minimum(np.floor(scores * 100 + 1e-9), 99)
+    assert result["pxap"] == pytest.approx(average_precision_score(objects, reached), abs=1e-9)
+    # From the definition, on raw pixels.
+    area, before = 0.0, 0.0
+    for tau in np.arange(99, -1, -1) / 100:
+        above = scores >= tau
+        recall = (above & objects).sum() / objects.sum()
+        area += (above & objects).sum() / above.sum() * (recall - before)
+        before = recall
+    assert result["pxap"] == pytest.approx(area, abs=1e-9)
+    low, high = result["pxap_ci95"]
+    assert low < result["pxap"] < high
+    # Each image's pixels weigh as the image does.
+    weights = poisson_weights(hash_ids(pa.array(list("abc")))).T
+    drawn = [
+        average_precision_score(
+            objects, reached, sample_weight=np.repeat(w, [counts[i].sum() for i in "abc"])
+        )
+        for w in weights[:3]
+        if w.any()
+    ]
+    tally = tallied(rows, true, measure(criteria(32, (7, 7))))
+    few = Tally(
+        sums=tally.sums, replicates={k: v[:3][weights[:3].any(1)] for k, v in tally.replicates.items()}
+    )
+    facts = TruthFacts.of(true, tally.seen)
+    interval = compute(few, facts, measure(), 5)["pxap_ci95"]
+    assert interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=1e-9)
+
+
+def test_pxap_by_hand(tmp_path: Path) -> None:
+    """Scores 1 in the left quarter, 0.5 in the second, else 0; the object: the left half of the left quarter
+    and the last quarter. 28 of 56 columns are right, then 28 of 112, then 84 of 224."""
+    map_HW = np.zeros((224, 224))
+    map_HW[:, :56], map_HW[:, 56:112] = 1, 0.5
+    mask_HW = np.zeros((224, 224))
+    mask_HW[:, :28] = mask_HW[:, 168:] = 1
+    rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=map_HW)), shape=(1, 224, 224))
+    result = figures(rows, mask_truth(tmp_path, {"a": mask_HW}, {}), measure(criteria(224, (224, 224))))
+    assert result["pxap"] == pytest.approx(28 / 56 * (28 / 84) + 0 + 84 / 224 * (56 / 84))
+    assert all(result[name] is None for name in (*SWEPT, "corloc", "gt_known_localization_accuracy"))
+    assert result["pointing_game_accuracy"] == 1
+
+
+def test_pxap_needs_an_object_a_map_and_a_mask(tmp_path: Path) -> None:
+    empty, full = np.zeros((8, 8)), np.ones((8, 8))
+    right = row("a", [(1, WHOLE)], known(1, WHOLE))
+    with pytest.raises(UsageError, match="no pixel of an object"):
+        figures(table(right), mask_truth(tmp_path, {"a": empty}, {}))
+    lacking = figures(table(right, row("b", [(1, WHOLE)])), mask_truth(tmp_path, {"a": full, "b": full}, {}))
+    assert lacking["pxap"] is lacking["pxap_ci95"] is None
+    assert lacking["units_without_target"] == 1
+    absent = figures(table(row("b", [(1, WHOLE)])), mask_truth(tmp_path, {"a": empty}, {}))
+    assert absent["pxap"] is None
+    assert figures(table(right), A)["pxap"] is None
+    # A constant map, as a failed row's: every pixel at once.
+    failed = figures(table(right, broken("b")), mask_truth(tmp_path, {"a": full, "b": np.eye(8)}, {}))
+    assert failed["pxap"] == pytest.approx((1 + 1 / 8) / 2)
+
+
+def test_a_share_of_images_has_wilson_s_interval() -> None:
+    rows = table(*(row(i, [(1 + (i == "b"), WHOLE)], known(1, WHOLE)) for i in "abcd"))
+    result = figures(rows, truth(*((i, 1, WHOLE if i in "ab" else FAR) for i in "abcd")))
+    assert result["top1_classification_error"] == 1 / 4
+    assert result["top1_classification_error_ci95"] == wilson(1, 4)
+    assert result["top1_localization_error_ci95"] == wilson(3, 4)
+    assert result["gt_known_localization_accuracy_ci95"] == wilson(2, 4)
+
+
+def test_labels_without_a_box_do_not_widen_localization() -> None:
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE)) for i in "abcd"))
+    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, FAR), ("c", 1, None), ("d", 1, None)))
+    assert result["top1_classification_error_ci95"] == wilson(0, 4)
+    assert result["top1_localization_error_ci95"] == wilson(1, 2)
+
+
+def percentiles(drawn: np.ndarray) -> list[float]:
+    return np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975]).tolist()
+
+
+def test_images_of_several_labels_have_the_bootstrap_s_interval() -> None:
+    ids = [str(n) for n in range(200)]
+    rows = table(*(row(i, [(1, WHOLE), (2, WHOLE)]) for i in ids))
+    true = truth(*((i, label, WHOLE) for n, i in enumerate(ids) for label in (1, 2 + n % 2)))
+    result = figures(rows, true)
+    assert result["top5_classification_error"] == 0.25
+    weights = poisson_weights(hash_ids(pa.array(ids))).T.astype(float)
+    drawn = (weights * (np.arange(200) % 2)).sum(1) / (2 * weights.sum(1))
+    assert result["top5_classification_error_ci95"] == pytest.approx(percentiles(drawn))
+    # The labels of an image come and go together: 0.25 +- 1.96 x 0.25 / sqrt(200).
+    low, high = result["top5_classification_error_ci95"]
+    assert high - low == pytest.approx(2 * 1.96 * 0.25 / 200**0.5, rel=0.25)
+
+
+def test_every_replicate_takes_its_own_best_threshold() -> None:
+    corners = [HALF] * 6 + [CELL] * 5 + [FAR]
+    rows, true = stepped(*corners)
+    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    weights = poisson_weights(hash_ids(rows["image_id"].combine_chunks())).T.astype(float)
+    low, high = weights[:, :6].sum(1), weights[:, 6:11].sum(1)
+    drawn = np.maximum(low, high) / weights.sum(1)
+    assert result["max_box_acc"] == 0.5
+    assert result["max_box_acc_ci95"] == pytest.approx(percentiles(drawn))
+    assert result["max_box_acc_v2_ci95"] == pytest.approx(percentiles(drawn))
+
+
+def test_means_over_classes_have_the_bootstrap_s_interval() -> None:
+    labels = np.arange(40) % 4 % 3  # class 0 twice as often
+    ids = [str(n) for n in range(40)]
+    rows = table(*(row(i, [(k, WHOLE)], known(k, WHOLE)) for i, k in zip(ids, labels.tolist(), strict=True)))
+    hits = np.arange(40) % 5 < 2
+    true = truth(
+        *((i, k, WHOLE if hit else FAR) for i, k, hit in zip(ids, labels.tolist(), hits, strict=True))
+    )
+    result = figures(rows, true)
+    weights = poisson_weights(hash_ids(pa.array(ids))).T.astype(float)
+    by_class = [(weights * hits)[:, labels == k].sum(1) / weights[:, labels == k].sum(1) for k in range(3)]
+    assert result["corloc_ci95"] == pytest.approx(percentiles(np.nanmean(by_class, axis=0)))
+
+
+def test_two_equal_tallies_differ_by_nothing() -> None:
+    rows, true = stepped(HALF, CELL, HALF, FAR)
+    what = measure(BY_CELLS, sweep="cam")
+    tally = tallied(rows, true, what)
+    summary = compute(tally, TruthFacts.of(true, tally.seen), what, 5)
+    difference = compare(tally, tallied(rows, true, what), summary, summary)
+    for name in FIGURES:
+        if summary[name] is None:
+            assert difference[name] is difference[f"{name}_ci95"] is None
+        else:
+            assert (difference[name], difference[f"{name}_ci95"]) == (0, [0, 0])
+
+
+def recipes_of(hits: list[np.ndarray]) -> list[tuple[Tally, dict[str, Any]]]:
+    """A tally and its summary for each recipe; hits [N]: whether it localizes an image."""
+    found = []
+    for of_recipe in hits:
+        rows = table(
+            *(row(str(n), [(1, WHOLE)], known(1, WHOLE if hit else FAR)) for n, hit in enumerate(of_recipe))
+        )
+        true = truth(*((str(n), 1, WHOLE) for n in range(len(of_recipe))))
+        tally = tallied(rows, true, measure(sweep=None))
+        found.append((tally, compute(tally, TruthFacts.of(true, tally.seen), measure(sweep=None), 5)))
+    return found
+
+
+def test_a_paired_interval_is_narrower_where_recipes_agree() -> None:
+    first = np.arange(120) % 3 > 0
+    second = first | (np.arange(120) % 20 == 0)  # right where the first is, and on two more
+    (ours, one), (theirs, two) = recipes_of([first, second])
+    name = "gt_known_localization_accuracy"
+    difference = compare(ours, theirs, one, two)
+    assert difference[name] == pytest.approx((second.sum() - first.sum()) / 120)
+    low, high = difference[f"{name}_ci95"]
+    assert 0 <= low < difference[name] < high
+    unpaired = np.hypot(*(np.diff(summary[f"{name}_ci95"])[0] for summary in (one, two)))
+    assert high - low < 0.5 * unpaired
+    weights = poisson_weights(hash_ids(pa.array([str(n) for n in range(120)]))).T.astype(float)
+    drawn = (weights * (second.astype(float) - first)).sum(1) / weights.sum(1)
+    assert [low, high] == pytest.approx(percentiles(drawn))
+    back = compare(theirs, ours, two, one)
+    assert back[name] == -difference[name]
+    assert back[f"{name}_ci95"] == pytest.approx([-high, -low])
+
+
+def test_what_either_recipe_lacks_is_not_compared() -> None:
+    (ours, one), (theirs, two) = recipes_of([np.array([True, False]), np.array([True, True])])
+    difference = compare(ours, theirs, one, {**two, "corloc": None, "corloc_ci95": None})
+    assert difference["corloc"] is difference["corloc_ci95"] is None
+    assert difference["max_box_acc"] is None
+    assert difference["gt_known_localization_accuracy"] == 0.5
+
+
+def test_the_error_split_counts_units_with_boxes() -> None:
+    rows = table(
+        row("a", [(1, WHOLE)]),
+        row("b", [(2, WHOLE)]),
+        row("c", [(1, (0, 0, 10, 10))]),
+        row("d", [(1, WHOLE)]),
+        broken("e"),
+        row("f", [(2, WHOLE)]),
+    )
+    true = truth(
+        *(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 1, (0, 0, 50, 50)), ("d", 1, (0, 0, 30, 30))),
+        *(("e", 1, WHOLE), ("f", 1, None)),
+    )
+    counts = {"correct": 1, "wrong_class": 1, "part": 1, "too_large": 1, "no_box": 1}
+    assert figures(rows, true)["errors"] == {"several_instances": 0, "too_small": 0, **counts}
+
+
+def test_sizes_of_objects() -> None:
+    sides = {"tiny": 10, "edge": 0.02**0.5 * 100 + 1e-3, "half": 71, "whole": 100}
+    rows = table(*(row(i, [(1, WHOLE)], known(1, (0, 0, s, s))) for i, s in sides.items()), broken("failed"))
+    true = truth(*((i, 1, (0, 0, s, s)) for i, s in sides.items()), ("failed", 1, WHOLE))
+    by_size = figures(rows, true)["by_size"]
+    assert [(size["from"], size["to"]) for size in by_size] == list(pairwise(SIZE_EDGES))
+    assert [size["units"] for size in by_size] == [1, 1, 0, 0, 0, 1, 0, 1]
+    assert [size["gt_known_localization_accuracy"] for size in by_size] == [
+        1,
+        1,
+        None,
+        None,
+        None,
+        1,
+        None,
+        1,
+    ]
+    assert [size["top1_localization_accuracy"] for size in by_size] == [0, 0, None, None, None, 1, None, 1]
+    assert [size["whole_image_accuracy"] for size in by_size] == [0, 0, None, None, None, 1, None, 1]
+
+
+def test_the_histogram_of_iou() -> None:
+    widths = {"a": 100, "b": 97, "c": 50, "d": 4, "e": 5}
+    rows = table(*(row(i, [(1, WHOLE)], known(1, (0, 0, w, 100))) for i, w in widths.items()), broken("f"))
+    true = truth(*((i, 1, WHOLE) for i in "abcdef"), ("a", 2, None))
+    histogram = figures(rows, true)["iou_histogram"]
+    assert histogram["edges"] == [n / 20 for n in range(21)]
+    assert {n: count for n, count in enumerate(histogram["units"]) if count} == {0: 2, 1: 1, 10: 1, 19: 2}
+
+
+def test_the_baselines_are_of_the_same_truth() -> None:
+    rows = table(*(row(i, [(1, FAR)], size=(224, 224)) for i in "abc"), broken("d"))
+    centred = (56, 56, 168, 168)  # a quarter of the image
+    true = truth(("a", 1, (0, 0, 224, 112)), ("b", 1, centred), ("c", 1, FAR), ("d", 1, WHOLE))
+    baselines = figures(rows, true)["baselines"]
+    assert baselines["units"] == 3  # the size of what failed is unknown
+    assert baselines["whole_image"] == 1 / 3
+    # Some threshold gives the centred box; the upper half needs most of the square for 0.3.
+    assert baselines["centred_gaussian"]["0.7"] == 1 / 3
+    assert baselines["centred_gaussian"]["0.3"] == 2 / 3
+    assert 0 < baselines["centred_gaussian_threshold"]["0.7"] < 1
+
+
+def test_calibration() -> None:
+    rows = table(
+        *(row(i, [(1, WHOLE)], score=0.9375) for i in "abc"),
+        row("d", [(2, WHOLE), (1, WHOLE)], score=0.9375),
+        row("e", [(2, WHOLE)], score=0.25),
+        row("f", [(1, WHOLE)], score=1.0),
+        broken("g"),
+        row("stray", [(1, WHOLE)], score=0.5),
+    )
+    true = truth(*((i, 1, None) for i in "abcdefg"), ("a", 2, None))
+    calibration = figures(rows, true)["calibration"]
+    # Bins of a fifteenth: 0.9375 and 1 in the last, 0.25 in the fourth.
+    bins = calibration["bins"]
+    assert [b["images"] for b in bins] == [0, 0, 0, 1, *[0] * 10, 5]
+    assert bins[3] == {"from": 3 / 15, "to": pytest.approx(4 / 15), "images": 1, "score": 0.25, "accuracy": 0}
+    assert bins[14]["score"] == (4 * 0.9375 + 1) / 5
+    assert bins[14]["accuracy"] == 4 / 5
+    assert bins[0]["score"] is bins[0]["accuracy"] is None
+    expected = (5 * abs(4 / 5 - 4.75 / 5) + 1 * 0.25) / 6
+    assert calibration["expected_calibration_error"] == pytest.approx(expected)
+
+
+def test_classes() -> None:
+    rows = table(
+        row("a", [(1, WHOLE)], known(1, WHOLE)),
+        row("b", [(2, WHOLE), (1, WHOLE)], known(1, FAR)),
+        broken("c"),
+    )
+    true = truth(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 2, None))
+    classes = per_class(tallied(rows, true), tuple("abcdefgh"))
+    assert [c["name"] for c in classes] == list("abcdefgh")
+    assert [c["label"] for c in classes] == list(range(CLASSES))
+    assert classes[1] == {
+        "label": 1,
+        "name": "b",
+        "units": 2,
+        "units_with_boxes": 2,
+        "top1_classification_accuracy": 0.5,
+        "top5_classification_accuracy": 1,
+        "top1_localization_accuracy": 0.5,
+        "top5_localization_accuracy": 1,
+        "gt_known_localization_accuracy": 0.5,
+        "corloc": 0.5,
+        "pointing_game_accuracy": 1,
+    }
+    assert (classes[2]["units"], classes[2]["units_with_boxes"]) == (1, 0)
+    assert classes[2]["top1_classification_accuracy"] == 0
+    assert classes[2]["corloc"] is classes[2]["top1_localization_accuracy"] is None
+    assert all(value is None for name, value in classes[0].items() if name.endswith(("accuracy", "corloc")))
+
+
+def test_what_is_told_of_a_truth() -> None:
+    true = truth(
+        *(("a", 1, WHOLE), ("a", 2, None), ("b", 1, WHOLE), ("c", 1, WHOLE)),
+        unknown={"unicorn": 2},
+        notes={"iscrowd": 3},
+    )
+    tally = tallied(table(row("b", [(1, WHOLE)]), row("stray", [(1, WHOLE)])), true)
+    facts = TruthFacts.of(true, tally.seen)
+    assert (facts.images, facts.labels, facts.boxes, facts.masks) == (3, 4, True, False)
+    assert sorted(facts.unseen) == ["a", "c"]
+    result = compute(tally, facts, measure(), 5)
+    assert result["unknown_classes"] == {"unicorn": 2}
+    assert result["truth_notes"] == {"iscrowd": 3}
+    nothing = TruthFacts.of(truth(("a", 1, None)), None)
+    assert (nothing.unseen, nothing.boxes, nothing.first_image) == (("a",), False, "a")
+    assert TruthFacts.of(truth(), None).first_image is None
+
+
+def test_images_of_the_truth_are_listed_up_to_a_number() -> None:
+    count = LISTED + 20
+    true = Truth.of_rows([str(n) for n in range(count)], [1] * count)
+    facts = TruthFacts.of(true, tallied(table(row("7", [(1, WHOLE)])), true).seen)
+    assert len(facts.unseen) == LISTED
+    assert "7" not in facts.unseen
