@@ -1,4 +1,4 @@
-"""Pictures and HTML: heat maps over photographs, the contact sheet, the summary page.
+"""Pictures and HTML: heat maps over photographs, cards of them, the contact sheet, the page of a training.
 
 Every page is one file that opens from disk: pictures inside it, no script, nothing fetched.
 """
@@ -51,11 +51,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One image: its id, and the photograph followed by its heat maps; or why there are none."""
+    """One image: its id, and the photograph followed by its heat maps; or why there are none.
+
+    note: what is said of it.
+    """
 
     image_id: str
     pictures: tuple[Picture, ...]
     trouble: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,32 @@ def make_card(
     return Card(row["image_id"], tuple(pictures))
 
 
+def make_known_card(
+    image_id: str,
+    caption: str,
+    cam_hw: NDArray[np.floating],
+    photo_HW3: NDArray[np.uint8],
+    frame: Frame,
+    box: Sequence[float],
+    true_boxes: Iterable[Sequence[float]],
+    note: str,
+) -> Card:
+    """The card of one known label: the photograph and the label's own map over it, both with its boxes.
+
+    caption: what the map is of. box: the predicted one; boxes in pixels of the original.
+    """
+    photo_HW3 = cv2.resize(photo_HW3, _thumbnail_size(frame), interpolation=cv2.INTER_AREA)
+    drawn = (
+        DrawnBox("predicted", *map(float, box)),
+        *(DrawnBox("true", *map(float, true)) for true in true_boxes),
+    )
+    pictures = (
+        _picture(photo_HW3, frame, "photograph", None, drawn),
+        _picture(heat_map(photo_HW3, cam_hw, frame), frame, caption, None, drawn),
+    )
+    return Card(image_id, pictures, note=note)
+
+
 def write_contact_sheet(
     folder: str | Path, sections: Sequence[Section], failures: Sequence[dict[str, str]], **facts: Any
 ) -> Path:
@@ -130,19 +160,6 @@ def write_contact_sheet(
     status), truth (whether true boxes are drawn).
     """
     return write_page(folder, "contact_sheet.html", sections=sections, failures=failures, **facts)
-
-
-def write_summary(
-    folder: str | Path,
-    summary: dict[str, Any],
-    headlines: Sequence[tuple[str, str]],
-    recipe: dict[str, Any],
-) -> Path:
-    """Write summary.html into folder; returns its path.
-
-    summary: what Tally.compute gives; headlines: key and title of the figures shown.
-    """
-    return write_page(folder, "summary.html", summary=summary, headlines=headlines, recipe=recipe)
 
 
 def training_page(history: Sequence[dict[str, Any]], settings: dict[str, Any], best: int) -> str:

@@ -88,50 +88,24 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
 def _cards(
     ledger: Ledger, recipe: dict[str, Any], truth: "Truth | None", image_ids: list[str]
 ) -> "dict[str, Card]":
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from camworker.dataset import iter_latest
-    from camworker.errors import Failure
-    from camworker.fetch import fetches
-    from camworker.frame import Frame, frame_size
-    from camworker.images import decode
     from camworker.report import Card, make_card
+    from jobs.cards import photographs
 
-    wanted = pa.array(image_ids, pa.string())
-    rows = pa.concat_tables(
-        table.filter(pc.is_in(table["image_id"], wanted)) for table in iter_latest(ledger)
-    ).sort_by([("uri", "ascending"), ("source_row", "ascending")])
     cards = {}
-    preprocessing = recipe["preprocessing"]
-    size = frame_size(preprocessing["input_size"], recipe["views"])
-    for generation in pc.unique(rows["generation"]).to_pylist():
-        plan = ledger.read_plan(generation)
-        here = rows.filter(pc.equal(rows["generation"], generation))
-        cams = here["cams"].combine_chunks().to_numpy_ndarray()
-        # A photograph that was replaced since would lie: its maps are another picture's.
-        sources = fetches(here, verify=plan.verify, tables=plan.tables)
-        for index, (row, fetch) in enumerate(
-            zip(here.drop_columns("cams").to_pylist(), sources, strict=True)
-        ):
-            data = fetch()
-            pixels_CHW = data if isinstance(data, Failure) else decode(data)
-            if isinstance(pixels_CHW, Failure):
-                trouble = f"the photograph cannot be shown: {pixels_CHW.reason}"
-                cards[row["image_id"]] = Card(row["image_id"], (), trouble)
-                continue
-            frame = Frame(row["width"], row["height"], size, preprocessing["resize"])
-            photo_HW3 = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
-            boxes = _true_boxes(truth, row["image_id"])
-            names = recipe["class_names"]
-            cards[row["image_id"]] = make_card(row, cams[index], photo_HW3, frame, boxes, names)
+    for photo in photographs(ledger, recipe, image_ids):
+        image_id = photo.row["image_id"]
+        if photo.photo_HW3 is None:
+            cards[image_id] = Card(image_id, (), photo.trouble)
+            continue
+        cards[image_id] = make_card(
+            photo.row,
+            photo.cams_khw,
+            photo.photo_HW3,
+            photo.frame,
+            truth.boxes_of(image_id) if truth else (),
+            recipe["class_names"],
+        )
     return cards
-
-
-def _true_boxes(truth: "Truth | None", image_id: str) -> list[list[float]]:
-    if truth is None or truth.corners is None:
-        return []
-    return truth.corners[truth.image_ids == image_id].tolist()
 
 
 def _sections(chosen: list[tuple[str, list[str]]], cards: "dict[str, Card]") -> "list[Section]":

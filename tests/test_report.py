@@ -1,14 +1,16 @@
 """Pages: what users named is escaped, nothing is fetched, heat lies where the map says."""
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from camworker.frame import Frame
-from camworker.report import Section, heat_map, make_card, write_contact_sheet, write_summary
+from camworker.report import Card, Section, heat_map, make_card, make_known_card, write_contact_sheet
 
 HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'
 FACTS = {"recipe": "r0123456789ab", "images": 2, "failed": {"decode_error": 1}, "truth": True}
@@ -95,30 +97,33 @@ def test_a_map_without_a_positive_value_is_cold_everywhere() -> None:
     assert len(np.unique(heat.reshape(-1, 3), axis=0)) == 1
 
 
-def test_a_summary_shows_figures_intervals_and_what_is_missing(tmp_path: Path) -> None:
-    summary = {
-        "recipe": "r0123456789ab",
-        "complete": False,
-        "images": 3,
-        "images_with_truth": 2,
-        "units": 2,
-        "failed": {"poison": 1},
-        "images_without_truth": 1,
-        "truth_without_image": 0,
-        "error": 0.25,
-        "error_ci95": [0.1, 0.5],
-        "accuracy": None,
-        "accuracy_ci95": None,
-    }
-    recipe = {
-        "network": HOSTILE,
-        "box_rule": "cam20",
-        "precision": "auto",
-        "preprocessing": {"input_size": 224, "resize": "squash"},
-    }
-    headlines = [("error", "an error"), ("accuracy", "an accuracy")]
-    page = Page(write_summary(tmp_path, summary, headlines, recipe))
-    assert "script" not in page.tags
-    assert not page.addresses
-    for shown in ("25.00%", "10.00 to 50.00", "not supported", "unfinished", "poison"):
-        assert shown in page.text
+def test_the_card_of_a_known_label_has_its_map_and_its_boxes() -> None:
+    photo = np.zeros((640, 960, 3), np.uint8)
+    frame = Frame(960, 640, 32)
+    card = make_known_card(
+        "a", "map of cat", np.ones((2, 2)), photo, frame, (1, 2, 3, 4), [(5, 6, 7, 8)], "n"
+    )
+    assert [picture.caption for picture in card.pictures] == ["photograph", "map of cat"]
+    assert card.note == "n"
+    for picture in card.pictures:
+        assert (picture.width, picture.height) == (960, 640)
+        drawn = [(box.kind, box.xmin, box.ymin, box.xmax, box.ymax) for box in picture.boxes]
+        assert drawn == [("predicted", 1, 2, 3, 4), ("true", 5, 6, 7, 8)]
+    sizes = [_decoded(picture.source).shape for picture in card.pictures]
+    assert sizes == [(213, 320, 3)] * 2  # as small as a page needs
+    plain, heated = (_decoded(picture.source) for picture in card.pictures)
+    assert plain.max() < 20
+    assert heated[..., 2].mean() > 50  # an even map is red everywhere (BGR)
+
+
+def test_a_card_without_pictures_says_why(tmp_path: Path) -> None:
+    card = Card("a", (), trouble=HOSTILE, note="tabby")
+    text = write_contact_sheet(tmp_path, [Section("All", [card])], [], **FACTS).read_text()
+    assert "<img" not in text
+    assert "&lt;script&gt;" in text
+    assert "tabby" in text
+
+
+def _decoded(source: str) -> np.ndarray:
+    data = base64.b64decode(source.partition(",")[2])
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
