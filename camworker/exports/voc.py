@@ -1,0 +1,54 @@
+"""Pascal VOC: an XML file for each image, its boxes 1-based and inclusive.
+
+A half-open box from 0 covers the pixels xmin to xmax - 1, which are xmin + 1 to xmax when counted from 1:
+the minima grow by one and the maxima stay. Corners are not rounded: VOC's own files hold fractions too,
+and reading back (minima - 1) gives the same box.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from camworker.exports.about import About
+from camworker.exports.names import safe_name, xml_text
+from camworker.exports.weak_labels import LabelledImage
+
+
+def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
+    """Write folder/Annotations/NAME.xml for each image; its element filename is the image id."""
+    annotations = folder / "Annotations"
+    annotations.mkdir(parents=True)
+    for image in images:
+        text = "".join(_annotation(image, about))
+        with open(annotations / f"{safe_name(image.image_id)}.xml", "x", encoding="utf-8") as file:
+            file.write(text)
+
+
+def _annotation(image: LabelledImage, about: About) -> Iterator[str]:
+    yield (
+        "<annotation>\n"
+        f"  <filename>{xml_text(image.image_id)}</filename>\n"
+        "  <source>\n"
+        "    <database>weak labels by camworker</database>\n"
+        f"    <annotation>{xml_text(f'{about.recipe}, {about.labels}, {about.box_rule}')}</annotation>\n"
+        "  </source>\n"
+        f"  <size><width>{image.width}</width><height>{image.height}</height><depth>3</depth></size>\n"
+        "  <segmented>0</segmented>\n"
+    )
+    for label, (xmin, ymin, xmax, ymax) in zip(image.labels, image.boxes, strict=True):
+        corners = {"xmin": xmin + 1, "ymin": ymin + 1, "xmax": xmax, "ymax": ymax}
+        box = "".join(f"<{name}>{_number(value)}</{name}>" for name, value in corners.items())
+        yield (
+            "  <object>\n"
+            f"    <name>{xml_text(about.classes[label])}</name>\n"
+            "    <pose>Unspecified</pose>\n"
+            "    <truncated>0</truncated>\n"
+            "    <difficult>0</difficult>\n"
+            f"    <bndbox>{box}</bndbox>\n"
+            "  </object>\n"
+        )
+    yield "</annotation>\n"
+
+
+def _number(value: float) -> str:
+    # Whole numbers without a point, for readers that expect the devkit's integers.
+    return str(int(value)) if value.is_integer() else repr(value)
