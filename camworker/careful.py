@@ -5,6 +5,7 @@ is replaced only when it dies or hangs. For shards that have killed a worker: it
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import selectors
@@ -28,6 +29,7 @@ from camworker.localizer import Prepared
 # Nothing is pickled: a decoder that was taken over must not take over its parent.
 _LENGTH: Final = struct.Struct("<Q")
 _SECONDS: Final = 60.0
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _CHILD: Final = (sys.executable, "-m", "camworker.careful")
 
 
@@ -115,7 +117,10 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
             data = _read(requests)
         except EOFError:
             return
-        pixels_CHW = decode(data)
+        try:
+            pixels_CHW = decode(data)
+        except MemoryError as error:
+            pixels_CHW = Failure("too_large", f"there is not enough memory for it: {error}")
         if isinstance(pixels_CHW, Failure):
             _send(replies, json.dumps({"status": pixels_CHW.status, "reason": pixels_CHW.reason}).encode())
             continue
@@ -127,11 +132,21 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
 
 def main() -> None:
     """The child's entry."""
+    _end_with_parent()
     # What a decoder prints must not end up among the replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
     serve(sys.stdin.buffer, replies)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process with the worker, which is killed without a word where it hangs.
+
+    A decoder that hangs does not see that its input was closed. Linux only; elsewhere it is left over.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _send(pipe: IO[bytes] | None, data: bytes) -> None:

@@ -49,24 +49,29 @@ def select(items: pa.Table, *, limit: int | None, sample: int | None, seed: int)
 
 
 def pending(
-    items: pa.Table, planned: pa.Table, failed: pa.Table | None = None, *, retry_failed: bool = False
+    items: pa.Table,
+    planned: pa.Table,
+    failed: pa.Table | None = None,
+    *,
+    lost: pa.Table | None = None,
+    retry_failed: bool = False,
 ) -> pa.Table:
     """The items that no generation holds as they are now.
 
     planned: what read_planned gives. An item is pending when no generation has its (image_id,
     identity), or when the last one that has it planned it with other labels. failed (image_id,
     identity, status, generation: the current rows that are not ok): those of status "read_error" are
-    pending again until three generations hold them, all of them with retry_failed.
+    pending again until three generations hold them, all of them with retry_failed. lost: what lost_items
+    gives; always pending again.
     """
     planned = planned.sort_by([("generation", "descending")])
     keys, known = _key(items), _key(planned)
     latest = pc.index_in(keys, known)  # the first of equal keys, so the last generation's
     same_labels = pc.equal(_text(planned["labels"]).take(latest), _text(items["labels"]))
     wanted = np.array(pc.invert(pc.fill_null(same_labels, False)))
-    if failed is not None:
-        # One that a later generation holds is planned again already: that one has to end first.
-        last = planned["generation"].take(pc.index_in(_key(failed), known))
-        failed = failed.filter(pc.equal(failed["generation"], last))
+    failed, lost = (_of_last_generation(some, planned, known) for some in (failed, lost))
+    if lost is not None:
+        wanted |= np.array(pc.is_in(keys, _key(lost)))
     if failed is not None and failed.num_rows:
         if not retry_failed:
             attempts = pc.value_counts(known)
@@ -77,6 +82,29 @@ def pending(
             failed = failed.filter(pc.invert(pc.is_in(_key(failed), spent)))
         wanted |= np.array(pc.is_in(keys, _key(failed)))
     return items.filter(pa.array(wanted))
+
+
+def _of_last_generation(some: pa.Table | None, planned: pa.Table, known: pa.Array) -> pa.Table | None:
+    """Without what a later generation holds: that is planned again already, and has to end first."""
+    if some is None:
+        return None
+    last = planned["generation"].take(pc.index_in(_key(some), known))
+    return some.filter(pc.equal(some["generation"], last))
+
+
+def lost_items(ledger: Ledger) -> pa.Table:
+    """image_id, identity and generation of what was committed and is gone: a run record names its part."""
+    columns = ["image_id", "identity"]
+    schema = pa.schema([*(PLAN.field(name) for name in columns), ("generation", pa.int32())])
+    tables, parts = [schema.empty_table()], ledger.parts()
+    for generation in ledger.generations():
+        run = ledger.read_run(generation)
+        named = [part["shard"] for part in run["parts"]] if run is not None else []
+        for shard in (shard for shard in named if (generation, shard) not in parts):
+            items = read_shard(ledger, ledger.read_plan(generation), shard).select(columns)
+            number = pa.array(np.full(items.num_rows, generation, np.int32))
+            tables.append(items.append_column(schema.field("generation"), number))
+    return pa.concat_tables(tables)
 
 
 def read_planned(ledger: Ledger) -> pa.Table:

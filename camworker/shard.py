@@ -5,7 +5,7 @@ import io
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.batches import prepared_batches
-from camworker.errors import CommitError
+from camworker.errors import CommitError, Failure
 from camworker.fetch import NO_TABLES
 from camworker.ledger import Ledger, Part, Plan
-from camworker.localizer import Localizer
+from camworker.localizer import Localizer, Maps, Prepared
+from camworker.memory import Forward
 from camworker.plan import read_shard
 from camworker.records import (
     SCHEMA_VERSION,
@@ -53,26 +54,37 @@ def run_shard(
     decoders: int,
     about: dict[str, Any],
     on_batch: OnBatch,
+    on_image: Callable[[], None] = lambda: None,
     careful: bool = False,
 ) -> Done:
     """Localize one shard's items and commit its part, or adopt the part that is there.
 
     decoders: threads that read and decode beside the network. about: what was resolved where it
     ran (precision, versions and the like), for the part's metadata. on_batch is told of rows as they
-    are finished. careful: decode in a child process, for a shard that has killed a worker. Raises
-    CommitError when a part cannot be committed.
+    are finished, on_image of each image that is read and decoded. careful: decode in a child process, for
+    a shard that has killed a worker. Raises CommitError when a part cannot be committed, MemoryError when
+    there is not enough for one image; OSError.
     """
     key = ledger.part_key(plan.generation, shard)
     items = read_shard(ledger, plan, shard)
     if ledger.store.exists(key):
         return Done(adopt(ledger, plan, shard, items), 0.0)
     started = time.perf_counter()
-    tables = []
+    tables, forward = [], Forward(localizer)
     for rows, predictions in localize_items(
-        items, localizer, decoders=decoders, verify=plan.verify, tables=plan.tables, careful=careful
+        items,
+        localizer,
+        decoders=decoders,
+        verify=plan.verify,
+        tables=plan.tables,
+        careful=careful,
+        on_image=on_image,
+        forward=forward,
     ):
         tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
         on_batch(predictions)
+    if forward.limit < localizer.batch_size:
+        about = {**about, "batch_size_after_out_of_memory": forward.limit}
     table = pa.concat_tables(tables).replace_schema_metadata(_metadata(plan, shard, localizer, about))
     data = _encode(table)
     _validate(data, plan, shard, items)
@@ -91,25 +103,41 @@ def localize_items(
     verify: bool,
     tables: Mapping[str, str] = NO_TABLES,
     careful: bool = False,
+    on_image: Callable[[], None] = lambda: None,
+    forward: Forward | None = None,
 ) -> Iterator[tuple[pa.Table, list[AnyPrediction]]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
     Threads fetch and decode a few batches ahead of the network, and one makes the boxes of the
-    batch before, so that memory is bounded by batches, whatever the number of items.
+    batch before, so that memory is bounded by batches, whatever the number of items. forward: given to
+    learn from it how many images the network had memory for.
     """
+    forward = forward or Forward(localizer)
     batches = prepared_batches(
-        items, localizer, decoders=decoders, verify=verify, tables=tables, careful=careful
+        items,
+        localizer,
+        decoders=decoders,
+        verify=verify,
+        tables=tables,
+        careful=careful,
+        on_image=on_image,
     )
     with closing(batches), ThreadPoolExecutor(1) as finisher:
         waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
         for rows, prepared in batches:
-            maps = localizer.forward(prepared, rows["labels"].to_pylist())
-            waiting.append((rows, finisher.submit(localizer.finish, maps, prepared)))
+            pieces = forward(prepared, rows["labels"].to_pylist())
+            waiting.append((rows, finisher.submit(_finish, localizer, pieces)))
             if len(waiting) > 1:
                 done, future = waiting.popleft()
                 yield done, future.result()
         for done, future in waiting:
             yield done, future.result()
+
+
+def _finish(
+    localizer: Localizer, pieces: list[tuple[Maps | None, Sequence[Prepared | Failure]]]
+) -> list[AnyPrediction]:
+    return [row for maps, prepared in pieces for row in localizer.finish(maps, prepared)]
 
 
 def adopt(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:

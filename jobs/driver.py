@@ -1,26 +1,30 @@
-"""The driver's loop: shards to actors, two queued each; lost actors replaced, attempts bounded."""
+"""The driver's loop: shards to actors, two queued each; lost and hung actors replaced, attempts bounded."""
 
 import signal
 import threading
-from collections import Counter, deque
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
+from jobs.attempts import Attempts, Task
 from jobs.cluster import Workers
-from jobs.worker import Tally
+from jobs.slot import DEATHS, PATIENCE, Doubt, Patience, Slot, Verdict, living_nodes
+from jobs.tally import Tally
 
 _QUEUED: Final = 2
-_ATTEMPTS: Final = 3
-_DRAIN_SECONDS: Final = 15.0
+_DRAIN_SECONDS: Final = 12.0
+_LAST_TALLY_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.5
+# So often in a row, and it is not one shard's or one node's trouble.
+_FAILURES_IN_A_ROW: Final = 10
+_DEATHS_AT_START: Final = 5
 
-Task = tuple[int, int]  # generation, shard
 OnProgress = Callable[[Counter[str]], None]
 
 
@@ -36,55 +40,13 @@ Kept = TypeVar("Kept", bound=Counted)
 
 @dataclass
 class Outcome(Generic[Kept]):
-    """What a run of shards came to. lost: shards that killed their worker _ATTEMPTS times."""
+    """What a run of shards came to. lost: shards that could not be done -> why, as they failed last."""
 
     done: dict[Task, Kept] = field(default_factory=dict)
-    lost: list[Task] = field(default_factory=list)
+    lost: dict[Task, str] = field(default_factory=dict)
     stopped: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
     images_per_second: float | None = None
-
-
-class _Slot:
-    """A worker: its actor, the shards it was given (the first one runs), and its last tally."""
-
-    def __init__(self, worker: type, settings: Any, workers: Workers) -> None:
-        actor_class = ray.remote(
-            num_cpus=workers.cores, num_gpus=workers.gpus, concurrency_groups={"tally": 1}
-        )(worker)
-        self.actor: ActorHandle = actor_class.remote(settings, workers.cores)
-        self.queue: deque[tuple[ray.ObjectRef, Task]] = deque()
-        self.tally = Tally()
-        self.about: dict[str, Any] | None = None
-        self._starting: ray.ObjectRef = self.actor.about.remote()
-        self._asked: ray.ObjectRef | None = None
-
-    def is_up(self) -> bool:
-        """Whether the worker has started. Raises what kept it from starting."""
-        if self.about is None and ray.wait([self._starting], timeout=0)[0]:
-            try:
-                self.about = ray.get(self._starting)
-            except RayActorError as error:
-                raise (error.__cause__ or error) from None
-        return self.about is not None
-
-    def give(self, task: Task, arguments: tuple[Any, ...], careful: bool) -> None:
-        self.queue.append((self.actor.run.remote(*arguments, careful), task))
-
-    def poll(self) -> None:
-        """Take the tally asked for last time, if it is there, and ask for the next."""
-        if self._asked is not None and not ray.wait([self._asked], timeout=0)[0]:
-            return
-        if self._asked is not None:
-            try:
-                self.tally = ray.get(self._asked)
-            except RayActorError:
-                return  # the loop sees its shards fail and replaces it
-        self._asked = self.actor.tally.remote()
-
-    def pending(self) -> list[ray.ObjectRef]:
-        """What to wait for: the start, then the shards."""
-        return [ref for ref, _ in self.queue] if self.about is not None else [self._starting]
 
 
 class Driver(Generic[Kept]):
@@ -93,6 +55,7 @@ class Driver(Generic[Kept]):
     worker: a class like jobs.worker.Worker, made of (settings, cores), with about, run and tally.
     arguments: what a worker's run is given for a task before careful; default the task's numbers.
     keep: what stays of a result, so that large ones can be merged as they come; default all of it.
+    tell: told in a line of what went wrong and is tried again.
     """
 
     def __init__(
@@ -104,6 +67,8 @@ class Driver(Generic[Kept]):
         *,
         arguments: Callable[[Task], tuple[Any, ...]] = lambda task: task,
         keep: Callable[[Any], Kept] = lambda result: result,
+        tell: Callable[[str], None] = lambda line: None,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._worker = worker
         self._settings = settings
@@ -111,11 +76,15 @@ class Driver(Generic[Kept]):
         self._on_progress = on_progress
         self._arguments = arguments
         self._keep = keep
+        self._tell = tell
+        self._patience = patience
         self._stop = threading.Event()
         self._why = ""
         self._gone: list[Tally] = []
-        self._waiting: deque[Task] = deque()
-        self._attempts = Counter[Task]()
+        self._attempts = Attempts()
+        self._doubts: list[Doubt] = []
+        self._deaths_at_start = 0
+        self._came_up = False
 
     def stop(self, why: str) -> None:
         """Start nothing more; what runs may finish within _DRAIN_SECONDS."""
@@ -123,87 +92,147 @@ class Driver(Generic[Kept]):
         self._stop.set()
 
     def run(self, tasks: list[Task]) -> Outcome[Kept]:
-        """Run every task once; one whose worker died again, carefully, _ATTEMPTS times at most."""
-        outcome = Outcome[Kept]()
-        self._waiting.extend(tasks)
+        """Run every task once; again where that failed, see Attempts, and carefully after a death."""
+        outcome = Outcome[Kept](lost=self._attempts.lost)
+        self._attempts.add(tasks)
         with self._drain_on_signal():
             slots = [self._start() for _ in range(min(self._workers.count, len(tasks)))]
-            while self._waiting or any(slot.queue for slot in slots):
+            while self._attempts or self._doubts or any(slot.queue for slot in slots):
                 if self._stop.is_set():
                     outcome.stopped = self._why
                     self._drain(slots, outcome)
                     break
-                for slot in slots:
-                    # A worker that has not started is given nothing: another may be free before it.
-                    if slot.is_up():
-                        outcome.about = slot.about or {}
-                        self._fill(slot)
-                if pending := [ref for slot in slots for ref in slot.pending()]:
-                    ray.wait(pending, timeout=_POLL_SECONDS)
+                if running := [ref for slot in slots for ref in slot.waits_for()]:
+                    ray.wait(running, timeout=_POLL_SECONDS)
+                else:
+                    self._stop.wait(_POLL_SECONDS)
                 for index, slot in enumerate(slots):
-                    slot.poll()
-                    if not self._collect(slot, outcome):
-                        slots[index] = self._replace(slot, outcome)
+                    if not self._attend(slot, outcome):
+                        slots[index] = self._start()
+                self._end_hung(slots)
+                self._settle_doubts()
                 self._report(slots, outcome)
-            for slot in slots:
-                self._gone.append(self._last_tally(slot))
-                ray.kill(slot.actor)
+            self._end(slots)
         outcome.images_per_second = _steady_rate(self._gone)
         return outcome
 
-    def _start(self) -> _Slot:
-        return _Slot(self._worker, self._settings, self._workers)
+    def _start(self) -> Slot:
+        return Slot(self._worker, self._settings, self._workers, time.monotonic())
 
-    def _fill(self, slot: _Slot) -> None:
-        while self._waiting and len(slot.queue) < _QUEUED:
-            task = self._waiting.popleft()
-            slot.give(task, self._arguments(task), careful=self._attempts[task] > 0)
+    def _attend(self, slot: Slot, outcome: Outcome[Kept]) -> bool:
+        """Take what slot has finished and give it more. False when its actor is dead."""
+        try:
+            # A worker that has not started is given nothing: another may be free before it.
+            if slot.is_up():
+                self._deaths_at_start, self._came_up = 0, True
+                outcome.about = slot.about or {}
+                self._collect(slot, outcome)
+                self._fill(slot)
+                slot.poll(time.monotonic())
+        except DEATHS as error:
+            # Where no worker could be made, none can: a network that is refused, a library that lacks.
+            if not self._came_up and isinstance(error, RayActorError) and error.actor_init_failed:
+                raise
+            self._bury(slot, error)
+            return False
+        return True
 
-    def _collect(self, slot: _Slot, outcome: Outcome[Kept]) -> bool:
-        """Take what slot has finished. False when its actor is dead."""
+    def _fill(self, slot: Slot) -> None:
+        while len(slot.queue) < _QUEUED and (following := self._attempts.next(time.monotonic())):
+            task, careful = following
+            slot.give(task, self._arguments(task), careful)
+
+    def _collect(self, slot: Slot, outcome: Outcome[Kept]) -> None:
+        """Take the results of slot. Raises DEATHS, its queue as it was, and what no other try would mend."""
         while slot.queue and ray.wait([slot.queue[0][0]], timeout=0)[0]:
             ref, task = slot.queue[0]
             try:
                 outcome.done[task] = self._keep(ray.get(ref))
+                self._attempts.done()
             except RayTaskError as error:
-                cause = error.as_instanceof_cause()
-                if not isinstance(cause, OSError) or self._attempts[task] + 1 >= _ATTEMPTS:
-                    raise cause from None
-                # The store may recover; a plan or a network that is wrong does not.
-                self._attempts[task] += 1
-                self._waiting.append(task)
-            except RayActorError:
-                return False
+                # The store or the memory may recover; a plan or a network that is wrong does not.
+                if not isinstance(error.cause, OSError | MemoryError):
+                    raise error.as_instanceof_cause() from None
+                self._fail(task, f"{type(error.cause).__name__}: {error.cause}")
+            except ObjectLostError:
+                self._attempts.put_back([task])  # its node went with the result
             slot.queue.popleft()
-        return True
 
-    def _replace(self, slot: _Slot, outcome: Outcome[Kept]) -> _Slot:
-        """A new worker for a dead one. Only the shard that was running is charged with the death."""
-        ray.kill(slot.actor)  # it may only be out of reach, and still hold its cores
+    def _fail(self, task: Task, why: str) -> None:
+        self._attempts.failed(task, why, time.monotonic())
+        self._tell(f"shard {task[1]} failed: {why}")
+        if self._attempts.in_a_row >= _FAILURES_IN_A_ROW:
+            self.stop(f"{self._attempts.in_a_row} shards failed one after another, the last one by {why}")
+
+    def _bury(self, slot: Slot, error: RayError) -> None:
+        """Take back what a dead worker was given. Whether the shard that ran is charged shows later."""
         self._gone.append(slot.tally)
-        running, *queued = [task for _, task in slot.queue]
-        self._waiting.extendleft(reversed(queued))
-        self._attempts[running] += 1
-        if self._attempts[running] < _ATTEMPTS:
-            self._waiting.append(running)
-        else:
-            outcome.lost.append(running)
-        return self._start()
+        self._doubts.append(Doubt(slot, error, time.monotonic()))
+        self._attempts.put_back([task for _, task in slot.queue][1:])
 
-    def _drain(self, slots: list[_Slot], outcome: Outcome[Kept]) -> None:
+    def _settle_doubts(self) -> None:
+        """Charge the shards that ran on workers that died; the loss of a node charges none."""
+        if not self._doubts:
+            return
+        nodes, unclear = living_nodes(), []
+        for doubt in self._doubts:
+            verdict = doubt.verdict(time.monotonic(), nodes)
+            if verdict is Verdict.UNKNOWN:
+                unclear.append(doubt)
+                continue
+            doubt.end()
+            if doubt.task is None:
+                self._died_at_start(doubt, verdict)
+            elif verdict is Verdict.NODE:
+                self._tell(f"a node was lost: shard {doubt.task[1]} is run elsewhere")
+                self._attempts.put_back([doubt.task])
+            else:
+                self._tell(f"shard {doubt.task[1]} ended its worker: {doubt.why}")
+                self._attempts.died(doubt.task, doubt.why)
+        self._doubts = unclear
+
+    def _died_at_start(self, doubt: Doubt, verdict: Verdict) -> None:
+        self._deaths_at_start += verdict is Verdict.WORKER
+        if self._deaths_at_start >= _DEATHS_AT_START:
+            self.stop(f"workers die before they have started: {doubt.why}")
+
+    def _end_hung(self, slots: list[Slot]) -> None:
+        """Kill workers that make no progress; the shard that ran is charged, and run carefully."""
+        tallies = [*(slot.tally for slot in slots), *self._gone]
+        for index, slot in enumerate(slots):
+            limit = self._patience.limit(slot.tally, tallies)
+            if slot.quiet_seconds(time.monotonic()) <= limit:
+                continue
+            ray.kill(slot.actor)
+            self._gone.append(slot.tally)
+            running, *queued = [task for _, task in slot.queue]
+            why = f"no progress for {limit:.0f} s"
+            self._tell(f"shard {running[1]} hung its worker, which was ended: {why}")
+            self._attempts.put_back(queued)
+            self._attempts.died(running, why)
+            slots[index] = self._start()
+
+    def _drain(self, slots: list[Slot], outcome: Outcome[Kept]) -> None:
         """Let every worker finish the shard that it runs, for a while."""
         if running := [slot.queue[0][0] for slot in slots if slot.queue]:
             ray.wait(running, num_returns=len(running), timeout=_DRAIN_SECONDS)
         for slot in slots:
-            self._collect(slot, outcome)
+            with suppress(*DEATHS):
+                self._collect(slot, outcome)
 
-    def _last_tally(self, slot: _Slot) -> Tally:
-        try:
-            return ray.get(slot.actor.tally.remote(), timeout=_DRAIN_SECONDS)
-        except (RayActorError, ray.exceptions.GetTimeoutError):
-            return slot.tally
+    def _end(self, slots: list[Slot]) -> None:
+        """Take the last tallies of those that still answer, and end every worker."""
+        asked = [slot.actor.tally.remote() for slot in slots]
+        ray.wait(asked, num_returns=len(asked), timeout=_LAST_TALLY_SECONDS)
+        for slot, ref in zip(slots, asked, strict=True):
+            with suppress(*DEATHS, GetTimeoutError):
+                slot.tally = ray.get(ref, timeout=0)
+            self._gone.append(slot.tally)
+            ray.kill(slot.actor)
+        for doubt in self._doubts:
+            doubt.end()
 
-    def _report(self, slots: list[_Slot], outcome: Outcome[Kept]) -> None:
+    def _report(self, slots: list[Slot], outcome: Outcome[Kept]) -> None:
         """Tell of what is committed and of what runs; what a dead worker had not committed is undone."""
         images: Counter[str] = Counter()
         for done in outcome.done.values():

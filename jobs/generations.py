@@ -2,9 +2,11 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from camworker.lease import Lease
 from camworker.ledger import Ledger, Plan
 from camworker.shard import Done
 from jobs.cluster import Workers
@@ -59,9 +61,13 @@ class Summary:
 
 @dataclass
 class Runner:
-    """Completes generations one after another. stopped: a signal or the error budget ended the work."""
+    """Completes generations one after another.
+
+    stopped: a signal, the error budget, or another run that took over the lease ended the work.
+    """
 
     ledger: Ledger
+    lease: Lease
     settings: Settings
     workers: Workers
     max_error_rate: float
@@ -78,8 +84,8 @@ class Runner:
         outcome = self._run(plan)
         seconds = time.monotonic() - started
         self.summary.count(plan, outcome, seconds)
-        for _, shard in outcome.lost:
-            self.console.note(f"shard {shard} of generation {plan.generation} killed its worker every time")
+        for (_, shard), why in outcome.lost.items():
+            self.console.note(f"shard {shard} of generation {plan.generation} could not be done: {why}")
         if outcome.stopped:
             self.console.note(f"stopped: {outcome.stopped}; run the same command again to resume")
             self.stopped = True
@@ -87,8 +93,7 @@ class Runner:
             return False
         record = _run_record(plan, outcome, seconds)
         self.ledger.commit_run(plan.generation, record)
-        failed = plan.items - record["images"].get("ok", 0)
-        if failed > self.max_error_rate * plan.items:
+        if failed := too_many(record["images"], self.max_error_rate, plan.items):
             self.console.note(f"{failed} of {plan.items} images failed: more than --max-error-rate allows")
             self.stopped = True
         return not self.stopped
@@ -97,13 +102,35 @@ class Runner:
         with ImageProgress(plan.items) as progress:
 
             def on_progress(images: Counter[str]) -> None:
-                failed = images.total() - images["ok"]
-                progress.update(images.total(), failed)
-                if images.total() >= _ERRORS_COUNT_FROM and failed > self.max_error_rate * images.total():
-                    driver.stop("more images failed than --max-error-rate allows")
+                progress.update(images.total(), _failed(images))
+                if why := self._why_stop(images, plan):
+                    driver.stop(why)
 
-            driver = Driver[Done](Worker, self.settings, self.workers, on_progress)
+            driver = Driver[Done](Worker, self.settings, self.workers, on_progress, tell=self.console.note)
             return driver.run([(plan.generation, shard) for shard in range(plan.shards)])
+
+    def _why_stop(self, images: Counter[str], plan: Plan) -> str | None:
+        if self.lease.lost is not None:
+            return f"{self.lease.lost} has taken over, because this one could not renew its lease in time"
+        if failed := too_many(images, self.max_error_rate, min(_ERRORS_COUNT_FROM, plan.items)):
+            return (
+                f"{failed} of {images.total()} images failed, more than --max-error-rate "
+                f"{self.max_error_rate:g} allows: raise it, or mend what fails"
+            )
+        return None
+
+
+def too_many(images: Mapping[str, int], rate: float, least: int) -> int:
+    """How many images failed if that is more than rate allows, else 0; images: count by status.
+
+    Below least images nothing is too many: a few failures among the first few say little.
+    """
+    total, failed = sum(images.values()), _failed(images)
+    return failed if total >= least and failed > rate * total else 0
+
+
+def _failed(images: Mapping[str, int]) -> int:
+    return sum(count for status, count in images.items() if status not in ("ok", "removed"))
 
 
 def _run_record(plan: Plan, outcome: Outcome[Done], seconds: float) -> dict[str, Any]:

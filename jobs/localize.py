@@ -6,16 +6,18 @@ import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from camworker.errors import UsageError
+from camworker.errors import LeaseHeldError, UsageError
 from camworker.frame import RESIZES, VIEWS
 from camworker.ledger import Ledger, recipe_id
-from camworker.store import local_path, open_store
-from jobs.arguments import folder, gpus, share, whole
-from jobs.console import DONE, INCOMPLETE, Console
+from camworker.locations import is_below, is_s3, whole_location
+from camworker.store import open_store
+from jobs.arguments import add_local_root, folder, gpus, share, whole
+from jobs.console import DONE, HELD, INCOMPLETE, Console
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from camworker.lease import Lease
     from camworker.records import CamShape
     from camworker.sources import Source
     from jobs.generations import Summary
@@ -26,10 +28,16 @@ HELP = "label and box every image of a data set"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "input", metavar="INPUT", help="folder of images, Parquet file or folder, CSV manifest"
+        "input",
+        metavar="INPUT",
+        help="folder or s3:// prefix of images, Parquet file or folder, CSV or Parquet manifest",
     )
     parser.add_argument(
-        "--output", required=True, type=folder, metavar="OUT", help="folder for predictions and ledger"
+        "--output",
+        required=True,
+        type=folder,
+        metavar="OUT",
+        help="folder or s3:// prefix for predictions and ledger",
     )
     what = parser.add_argument_group("what to localize")
     what.add_argument("--image-labels", metavar="FILE", help="Parquet or CSV: image_id, label; known classes")
@@ -37,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--sample", type=whole(1), metavar="N", help="only N images, drawn by hash of their id")
     what.add_argument("--seed", type=int, default=0, help="another seed draws another sample (default 0)")
     what.add_argument("--id-column", metavar="NAME", help="the table's id column, if not image_id or id")
+    add_local_root(what)
     what.add_argument("--identity-column", metavar="NAME", help="column that changes when the image does")
     what.add_argument("--retry-failed", action="store_true", help="plan images again that failed before")
     how = parser.add_argument_group("how to localize (decides the rows: another choice is another recipe)")
@@ -53,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(8, 16, 32),
         help="pixels a cell of the map: finer by dilating the last stages (default: the network's own)",
     )
-    how.add_argument("--box-rule", default="cam20", metavar="RULE", help="default cam20")
+    how.add_argument(
+        "--box-rule", default="cam20", metavar="RULE", help="cam20 (default), cam:T, cam20-multi or dtbox"
+    )
     how.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="classes an image (default 5)")
     precisions = ("auto", "float32", "bfloat16", "float16")
     how.add_argument(
@@ -66,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--batch-size", type=whole(1), metavar="N", help="default 16, on a GPU 64")
     where.add_argument(
         "--shard-size", type=whole(1), metavar="N", help="images a part (default at most 4096)"
+    )
+    where.add_argument(
+        "--single-writer",
+        action="store_true",
+        help="trust that no other run writes to OUT: for stores in which create-only writes replace",
     )
     where.add_argument("--address", help="Ray cluster to join (default: one started here for this run)")
     where.add_argument(
@@ -85,13 +101,15 @@ class _Request:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     started = time.monotonic()
-    out = local_path(args.output)
-    _refuse_overlap(local_path(args.input), out)
+    out = whole_location(args.output)
+    _refuse_overlap(whole_location(args.input), out)
     store = open_store(out)
     request = _ask(args, out)
     ledger = Ledger(store, request.settings.recipe)
 
+    from camworker.lease import take
     from camworker.plan import unfinished_ids
+    from camworker.probe import refuse_replacing
     from jobs.generations import Summary
 
     items = request.source.items
@@ -106,7 +124,15 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     done = True
     if to_do.num_rows or ledger.unfinished():
-        done = _work(args, console, request, ledger, summary)
+        if is_s3(out) and not args.single_writer:
+            refuse_replacing(store, out)
+        try:
+            lease = take(store, ledger.recipe)
+        except LeaseHeldError as error:
+            console.note(f"camworker localize: {error}")
+            return HELD
+        with lease:
+            done = _work(args, console, request, ledger, lease, summary)
     summary.seconds = round(time.monotonic() - started, 3)
     summary.tell(console)
     console.result(asdict(summary))
@@ -126,7 +152,7 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
     from camworker.weights import load
     from jobs.worker import Settings
 
-    check_rule(args.box_rule)
+    box_rule = check_rule(args.box_rule)
     package = load(args.network, args.weights, output_stride=args.output_stride)
     input_size = args.input_size or package.preprocessing.input_size
     map_size = check_gap_head(package.network, input_size)
@@ -138,6 +164,7 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
         id_column=args.id_column,
         identity_column=args.identity_column,
         leave_out=out,
+        roots=args.local_root,
     )
     items = select(source.items, limit=args.limit, sample=args.sample, seed=args.seed)
     shard_size(items.num_rows, 1, row_bytes(items, shape), args.shard_size)  # refuses what is too much
@@ -156,7 +183,7 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
             "scoring": package.scoring,
             "output_stride": args.output_stride,
             "views": args.views,
-            "box_rule": args.box_rule,
+            "box_rule": box_rule,
             "top_k": args.top_k,
             "precision": args.precision,
         }
@@ -169,7 +196,7 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
         weights=args.weights,
         precision=args.precision,
         top_k=args.top_k,
-        box_rule=args.box_rule,
+        box_rule=box_rule,
         input_size=input_size,
         resize=args.resize,
         views=args.views,
@@ -180,7 +207,12 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
 
 
 def _work(
-    args: argparse.Namespace, console: Console, request: _Request, ledger: Ledger, summary: "Summary"
+    args: argparse.Namespace,
+    console: Console,
+    request: _Request,
+    ledger: Ledger,
+    lease: "Lease",
+    summary: "Summary",
 ) -> bool:
     """Complete the generations that an earlier run left, then plan and run what is new."""
     from camworker.plan import pending, read_planned, row_bytes, shard_size, write_generation
@@ -190,7 +222,7 @@ def _work(
     with connected(args.address, verbose=console.verbose):
         workers = fit_workers(args.workers, args.gpus_per_worker)
         ledger.write_recipe(request.recipe)
-        runner = Runner(ledger, request.settings, workers, args.max_error_rate, console, summary)
+        runner = Runner(ledger, lease, request.settings, workers, args.max_error_rate, console, summary)
         done = True
         for plan in ledger.unfinished():
             done = runner.complete(plan) and done
@@ -220,10 +252,15 @@ def _dry_run(args: argparse.Namespace, console: Console, request: _Request, to_d
 
 def _pending(args: argparse.Namespace, request: _Request, ledger: Ledger) -> "pa.Table":
     from camworker.dataset import failed
-    from camworker.plan import pending, read_planned
+    from camworker.plan import lost_items, pending, read_planned
 
-    planned = read_planned(ledger)
-    return pending(request.source.items, planned, failed(ledger), retry_failed=args.retry_failed)
+    return pending(
+        request.source.items,
+        read_planned(ledger),
+        failed(ledger),
+        lost=lost_items(ledger),
+        retry_failed=args.retry_failed,
+    )
 
 
 def _union(items: "pa.Table", some: "pa.Table", image_ids: "pa.ChunkedArray") -> "pa.Table":
@@ -235,6 +272,6 @@ def _union(items: "pa.Table", some: "pa.Table", image_ids: "pa.ChunkedArray") ->
 
 
 def _refuse_overlap(source: str, out: str) -> None:
-    source, out = os.path.realpath(source), os.path.realpath(out)
-    if source == out or source.startswith(out + os.sep):
+    source, out = (where if is_s3(where) else os.path.realpath(where) for where in (source, out))
+    if is_below(source, out):
         raise UsageError("--output holds the input: name another folder")

@@ -1,10 +1,8 @@
 """The Ray actor: a Localizer that runs shards one after another, and says how far it is."""
 
 import platform
-import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -16,6 +14,7 @@ from camworker.localizer import Localizer, Precision
 from camworker.shard import Done, run_shard
 from camworker.store import open_store
 from camworker.weights import Package, load
+from jobs.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +58,6 @@ def load_planned(network: str, weights: str | None, output_stride: int | None, f
     return package
 
 
-@dataclass(slots=True)
-class Tally:
-    """Rows that a worker has finished: of the shard it runs by status, of all its shards in time.
-
-    Times are wall-clock seconds, of the ends of its first batch and of its last.
-    """
-
-    running: Counter[str] = field(default_factory=Counter)
-    images: int = 0
-    first_batch: int = 0
-    first_at: float = 0.0
-    last_at: float = 0.0
-
-    def add(self, statuses: Sequence[str]) -> None:
-        """Count a batch's rows."""
-        self.running.update(statuses)
-        self.images += len(statuses)
-        self.last_at = time.time()
-        if not self.first_batch:
-            self.first_batch, self.first_at = len(statuses), self.last_at
-
-
 class Worker:
     """Made into a Ray actor by the driver; shards run in order, tally answers beside them."""
 
@@ -116,6 +93,7 @@ class Worker:
             self._localizer,
             decoders=self._cores,
             about=self.about(),
+            on_image=self._tally.prepare,
             on_batch=lambda rows: self._tally.add([row.status for row in rows]),
             careful=careful,
         )

@@ -1,7 +1,11 @@
 """Careful decoding: the image that kills or hangs its decoder is alone, in a process and in a run."""
 
+import io
 import os
+import struct
+import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,9 +14,11 @@ from command import camworker, photographs
 from conftest import photograph
 from fatal_decoder import ABORT, HANG
 
+from camworker import careful
 from camworker.careful import CarefulDecoder
 from camworker.dataset import latest
 from camworker.errors import Failure
+from camworker.lease import is_gone, process_name
 from camworker.localizer import Localizer, Prepared
 
 FATAL = (sys.executable, str(Path(__file__).with_name("fatal_decoder.py")))
@@ -46,12 +52,50 @@ def test_an_image_that_hangs_its_decoder_is_poison() -> None:
         assert isinstance(decoder.prepare(photograph(3)), Prepared)
 
 
+def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(data: bytes) -> Failure:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(careful, "decode", decode)
+    length = struct.Struct("<Q")
+    requests = b"".join(length.pack(len(m)) + m for m in (b'[32, "squash"]', b"an image", b"another"))
+    replies = io.BytesIO()
+    careful.serve(io.BytesIO(requests), replies)
+    answer = b'{"status": "too_large", "reason": "there is not enough memory for it: no room"}'
+    expected = b"".join(length.pack(len(m)) + m for m in (b"ready", answer, answer))
+    assert replies.getvalue() == expected
+
+
 def test_a_child_that_does_not_start_is_no_images_fault() -> None:
     with (
         CarefulDecoder(32, "squash", child=(sys.executable, "-c", "pass")) as decoder,
         pytest.raises((EOFError, BrokenPipeError)),
     ):
         decoder.prepare(photograph(1))
+
+
+def test_a_child_that_hangs_ends_with_a_worker_that_is_killed() -> None:
+    """Nobody is left to end it, and it does not see that its input is closed."""
+    code = (
+        "import struct, subprocess, sys\n"
+        "child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "for message in (b'[32, \"squash\"]', b'this one hangs'):\n"
+        "    child.stdin.write(struct.pack('<Q', len(message)) + message)\n"
+        "    child.stdin.flush()\n"
+        "child.stdout.read(13)\n"  # it is ready: what comes after that hangs
+        "print(child.pid, flush=True)\n"
+        "child.wait()"
+    )
+    command = [sys.executable, "-c", code, *FATAL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        child = process_name(int(worker.stdout.readline()))
+        assert child is not None
+        worker.kill()
+    deadline = time.monotonic() + 10
+    while not is_gone(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert is_gone(child)
 
 
 @pytest.mark.ray

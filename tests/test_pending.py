@@ -6,6 +6,7 @@ from making import ids, make_items
 
 from camworker.ledger import Ledger
 from camworker.plan import (
+    lost_items,
     pending,
     read_planned,
     write_generation,
@@ -90,3 +91,49 @@ def test_other_failures_wait_to_be_asked_for(ledger, status):
     failed = failures(status, "a")
     assert ids(pending(make_items("a", "b"), planned, failed)) == []
     assert ids(pending(make_items("a", "b"), planned, failed, retry_failed=True)) == ["a"]
+
+
+# What was committed and is gone
+
+
+def complete(ledger, generation, items, gone=()):
+    """Plan items two a shard and say in a run record that all parts are there; gone: shards that are not."""
+    plan = write_generation(ledger, generation, items, 2, verify=True)
+    for shard in range(plan.shards):
+        if shard not in gone:
+            ledger.store.create(ledger.part_key(generation, shard), b"part")
+    ledger.commit_run(generation, {"parts": [{"shard": shard} for shard in range(plan.shards)]})
+
+
+def test_nothing_is_lost_while_parts_are_there_or_were_never_committed(ledger):
+    assert lost_items(ledger).num_rows == 0
+    complete(ledger, 1, make_items(*"abc"))
+    write_generation(ledger, 2, make_items("d"), 2, verify=True)
+    assert lost_items(ledger).num_rows == 0
+
+
+def test_a_part_that_is_gone_is_planned_again_once(ledger):
+    complete(ledger, 1, make_items(*"abcde"), gone=(1,))
+    lost = lost_items(ledger)
+    assert lost.to_pylist() == [
+        {"image_id": "c", "identity": "1", "generation": 1},
+        {"image_id": "d", "identity": "1", "generation": 1},
+    ]
+    items = make_items(*"edcba")
+    again = pending(items, read_planned(ledger), lost=lost)
+    assert ids(again) == ["d", "c"]
+    write_generation(ledger, 2, again, 2, verify=True)
+    assert ids(pending(items, read_planned(ledger), lost=lost_items(ledger))) == []
+
+
+def test_what_is_lost_and_was_planned_later_is_not_planned_again(ledger):
+    complete(ledger, 1, make_items("a", "b"), gone=(0,))
+    complete(ledger, 2, make_items("a"))
+    assert ids(pending(make_items("a", "b"), read_planned(ledger), lost=lost_items(ledger))) == ["b"]
+
+
+def test_what_is_lost_as_it_was_is_not_planned_for_what_it_is(ledger):
+    """The image has changed since, and its change is planned and there."""
+    complete(ledger, 1, make_items("a"), gone=(0,))
+    complete(ledger, 2, make_items("a", identity="2"))
+    assert ids(pending(make_items("a", identity="2"), read_planned(ledger), lost=lost_items(ledger))) == []

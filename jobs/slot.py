@@ -1,0 +1,178 @@
+"""A worker as the driver sees it: its actor, the shards it was given, its progress, its death."""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    WorkerCrashedError,
+)
+
+from jobs.attempts import Task
+from jobs.cluster import Workers
+from jobs.tally import Tally
+
+# The memory monitor of Ray kills workers too, and says so by an error of its own.
+DEATHS: Final = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)
+
+# A node's death is known to the cluster only some time after its workers have fallen silent.
+_SOON_SECONDS: Final = 3.0
+_UNCLEAR_SECONDS: Final = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a worker may make no progress before it counts as hung.
+
+    first_seconds: until its first batch is done, when nothing is known of its speed. After that
+    quiet_seconds, or what batches take at the slowest observed images/s, times as long, if that is more.
+    """
+
+    first_seconds: float = 900.0
+    quiet_seconds: float = 300.0
+    times: float = 20.0
+
+    def limit(self, own: Tally, tallies: Iterable[Tally]) -> float:
+        """Seconds without progress after which the worker with the tally own is hung; tallies: of all."""
+        if not own.images:
+            return self.first_seconds
+        return max([self.quiet_seconds, *(self.times * _batch_seconds(tally) for tally in tallies)])
+
+
+PATIENCE: Final = Patience()
+
+
+def _batch_seconds(tally: Tally) -> float:
+    """What a batch takes at a worker's images/s; 0 where that is not known yet."""
+    if tally.images <= tally.first_batch:
+        return 0.0
+    rate = (tally.images - tally.first_batch) / max(tally.last_at - tally.first_at, 1e-9)
+    return tally.first_batch / rate
+
+
+class Slot:
+    """A worker: its actor, the shards it was given (the first one runs), and its last tally.
+
+    The deadline of the shard that runs moves on with every image prepared and every batch finished.
+    """
+
+    def __init__(self, worker: type, settings: Any, workers: Workers, now: float) -> None:
+        actor_class = ray.remote(
+            num_cpus=workers.cores, num_gpus=workers.gpus, concurrency_groups={"tally": 1}
+        )(worker)
+        self.actor: ActorHandle = actor_class.remote(settings, workers.cores)
+        self.queue: deque[tuple[ray.ObjectRef, Task]] = deque()
+        self.tally = Tally()
+        self.about: dict[str, Any] | None = None
+        self.node: str | None = None
+        self._starting: list[ray.ObjectRef] = [
+            self.actor.about.remote(),
+            self.actor.__ray_call__.remote(_node_of),
+        ]
+        self._asked: ray.ObjectRef | None = None
+        self._moved_at = now
+        self._seen: tuple[Task | None, int, int] = (None, 0, 0)
+
+    def is_up(self) -> bool:
+        """Whether the worker has started. Raises DEATHS where that failed."""
+        if self.about is None and len(ray.wait(self._starting, num_returns=2, timeout=0)[0]) == 2:
+            self.about, self.node = ray.get(self._starting)
+        return self.about is not None
+
+    def give(self, task: Task, arguments: tuple[Any, ...], careful: bool) -> None:
+        self.queue.append((self.actor.run.remote(*arguments, careful), task))
+
+    def poll(self, now: float) -> None:
+        """Take the tally asked for last time, if it is there, and ask for the next."""
+        if self._asked is None or ray.wait([self._asked], timeout=0)[0]:
+            if self._asked is not None:
+                # Of a death the loop hears by the shards, and replaces the worker.
+                with contextlib.suppress(*DEATHS):
+                    self.tally = ray.get(self._asked)
+            self._asked = self.actor.tally.remote()
+        seen = (self.queue[0][1] if self.queue else None, self.tally.images, self.tally.prepared)
+        if seen != self._seen:
+            self._seen, self._moved_at = seen, now
+
+    def quiet_seconds(self, now: float) -> float:
+        """How long the shard that runs has made no progress; 0 where none runs."""
+        return now - self._moved_at if self.queue else 0.0
+
+    def waits_for(self) -> list[ray.ObjectRef]:
+        """What the driver waits for: the start, then the shard that runs; of an idle worker nothing."""
+        return self._starting[-1:] if self.about is None else [ref for ref, _ in self.queue][:1]
+
+
+class Verdict(Enum):
+    """Why a worker is no longer there, as far as is known."""
+
+    UNKNOWN = "unknown"
+    NODE = "its node was lost"
+    WORKER = "it died, or was killed"
+
+
+class Doubt:
+    """A worker that was lost, while it is not clear whether its node was lost as well.
+
+    Of a lost node Ray says at first only that the actor cannot be reached (ActorUnavailableError), and of
+    a worker that died on a machine under load as well.
+    """
+
+    def __init__(self, slot: Slot, error: RayError, now: float) -> None:
+        self._slot, self._since = slot, now
+        self.task = slot.queue[0][1] if slot.queue else None
+        self.why = _reason(error)
+        self._unclear = isinstance(error, ActorUnavailableError)
+        self._asked: ray.ObjectRef | None = None
+
+    def verdict(self, now: float, nodes: set[str]) -> Verdict:
+        """nodes: ids of those that live."""
+        if self._slot.node is not None and self._slot.node not in nodes:
+            return Verdict.NODE
+        if self._unclear and now - self._since < _UNCLEAR_SECONDS:
+            return self._ask()
+        return Verdict.WORKER if now - self._since > _SOON_SECONDS else Verdict.UNKNOWN
+
+    def _ask(self) -> Verdict:
+        """Whether the actor answers: then the connection alone was lost, and no node."""
+        if self._asked is None:
+            self._asked = self._slot.actor.tally.remote()
+        elif ray.wait([self._asked], timeout=0)[0]:
+            asked, self._asked = self._asked, None
+            try:
+                ray.get(asked)
+            except ActorUnavailableError:
+                return Verdict.UNKNOWN
+            except DEATHS as error:
+                self.why, self._unclear = _reason(error), False
+            else:
+                return Verdict.WORKER
+        return Verdict.UNKNOWN
+
+    def end(self) -> None:
+        """Make sure that the actor is gone: it may only be out of reach, and still hold its cores."""
+        ray.kill(self._slot.actor)
+
+
+def _reason(error: RayError) -> str:
+    """Of Ray's many lines the last, without its list of common causes."""
+    return str(error).splitlines()[-1].partition(" Some common causes")[0]
+
+
+def _node_of(worker: object) -> str:
+    return ray.get_runtime_context().get_node_id()
+
+
+def living_nodes() -> set[str]:
+    """Ids of the nodes that the cluster counts as alive."""
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
