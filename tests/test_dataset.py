@@ -6,8 +6,17 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_CLASSES, run_generation
 
-from camworker.dataset import failed, iter_latest, latest
-from camworker.errors import UsageError
+from camworker.dataset import (
+    committed_parts,
+    count_statuses,
+    failed,
+    iter_latest,
+    later_rows,
+    latest,
+    map_shape,
+    read_latest,
+)
+from camworker.errors import DamagedError, UsageError
 from camworker.ledger import Ledger
 from camworker.records import (
     ITEMS,
@@ -111,6 +120,55 @@ def test_iter_latest_gives_a_table_for_each_part(out):
     assert [table["image_id"].to_pylist() for table in iter_latest(ledger)] == [[], ["c"], ["a", "b"]]
 
 
+def test_parts_are_read_one_by_one_with_what_is_newer(out):
+    commit_rows(out, 1, 0, a="ok", b="ok", x="removed")
+    commit_rows(out, 1, 1, c="ok", d="ok")
+    commit_rows(out, 2, 0, b="ok", d="removed")
+    ledger = commit_rows(out, 4, 0, b="poison", e="ok")
+    parts = committed_parts(ledger)
+    assert list(parts) == [(1, 0), (1, 1), (2, 0), (4, 0)]
+    later = later_rows(ledger, parts)
+    newest = dict(zip(later["image_id"].to_pylist(), later["generation_max"].to_pylist(), strict=True))
+    assert newest == {"b": 4, "d": 2, "e": 4}  # what only the first generation holds is not among them
+    found = [read_latest(ledger, key, later, ["image_id"])["image_id"].to_pylist() for key in parts.values()]
+    assert found == [["a"], ["c"], [], ["b", "e"]]
+    whole = pa.concat_tables([read_latest(ledger, key, later) for key in parts.values()])
+    assert whole.replace_schema_metadata(None).equals(latest(out))
+
+
+def test_one_generation_has_nothing_newer(out):
+    commit_rows(out, 3, 0, a="ok", b="removed")
+    ledger = commit_rows(out, 3, 1, c="ok")
+    parts = committed_parts(ledger)
+    assert later_rows(ledger, parts) is None
+    assert [read_latest(ledger, key, None)["image_id"].to_pylist() for key in parts.values()] == [
+        ["a"],
+        ["c"],
+    ]
+
+
+def test_only_later_generations_are_read_for_what_is_newer(out, tmp_path):
+    commit_rows(out, 1, 0, a="ok", b="ok")
+    ledger = commit_rows(out, 2, 0, b="ok")
+    parts = committed_parts(ledger)
+    (tmp_path / "out" / parts[1, 0]).write_bytes(b"no Parquet")
+    assert later_rows(ledger, parts).to_pylist() == [{"image_id": "b", "generation_max": 2}]
+
+
+def test_the_shape_of_the_maps_of_a_part(out):
+    ledger = commit_rows(out, 1, shape=(3, 5, 6), a="ok", b="poison")
+    assert map_shape(ledger, committed_parts(ledger)[1, 0]) == (5, 6)
+
+
+def test_statuses_are_counted(out):
+    commit_rows(out, 1, 0, a="ok", b="read_error")
+    ledger = commit_rows(out, 1, 1, c="ok", d="poison")
+    keys = list(committed_parts(ledger).values())
+    assert count_statuses(ledger, keys) == {"ok": 2, "read_error": 1, "poison": 1}
+    assert count_statuses(ledger, keys[1:]) == {"ok": 1, "poison": 1}
+    assert count_statuses(ledger, []) == {}
+
+
 def test_failed(out):
     ledger = commit_rows(out, 1, a="ok", b="read_error", c="decode_error", d="read_error", e="removed")
     commit_rows(out, 2, b="ok", c="poison")
@@ -169,5 +227,5 @@ def test_a_flipped_bit_is_noticed(tmp_path, out, tiny_localizer, folder, column,
     data = bytearray(part.read_bytes())
     data[end - 1] ^= 1  # the last byte of the page: its values, not its header
     part.write_bytes(data)
-    with pytest.raises(OSError, match="CRC"):
+    with pytest.raises(DamagedError, match="CRC"):
         latest(out)

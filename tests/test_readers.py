@@ -1,5 +1,6 @@
 """A part is read by everybody: pyarrow and Polars with the maps' shape, pandas and DuckDB as flat lists."""
 
+import io
 import json
 
 import duckdb
@@ -8,8 +9,10 @@ import pandas as pd
 import polars as pl
 import pyarrow.compute as pc
 import pyarrow.dataset
+import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_CLASSES, photograph, run_generation
+from predicted import WHOLE, broken, part, row
 
 from camworker.dataset import latest
 from camworker.ledger import Ledger
@@ -108,3 +111,53 @@ def test_duckdb(written):
     cams = np.array([row for row in flat if row is not None], np.float32)
     assert np.array_equal(cams.reshape(-1, *shape_in_the_file(pattern)), good_cams(expected))
     assert [row is None for row in flat] == expected["cams"].is_null().to_pylist()
+
+
+DUCKDB_LATEST = """
+select * from 'out/predictions/**/*.parquet'
+qualify generation = max(generation) over (partition by recipe, image_id) and status <> 'removed'
+"""
+OTHER_RECIPE = "rba9876543210"
+LATEST = {("a", 1), ("c", 2), ("d", 3), ("e", 3)}
+
+
+@pytest.fixture
+def generations(tmp_path, monkeypatch):
+    """Three generations of a recipe, the later ones change, remove and bring back; one of another recipe."""
+    monkeypatch.chdir(tmp_path)
+    one = [(0, WHOLE)]
+    for recipe, generation, rows in (
+        (RECIPE, 1, [row(image_id, one) for image_id in "abcd"]),
+        (RECIPE, 2, [broken("b", "removed"), broken("c"), broken("d", "removed")]),
+        (RECIPE, 3, [row("d", one), row("e", one)]),
+        (OTHER_RECIPE, 1, [row("b", one)]),
+    ):
+        file = io.BytesIO()
+        pq.write_table(part(*rows, generation=generation), file)
+        ledger = Ledger(LocalStore("out"), recipe)
+        ledger.write_recipe({})
+        ledger.store.create(ledger.part_key(generation, 0), file.getvalue())
+    table = latest("out", RECIPE)
+    assert set(zip(*table.select(["image_id", "generation"]).to_pydict().values(), strict=True)) == LATEST
+
+
+@pytest.mark.usefixtures("generations")
+def test_latest_by_duckdb():
+    rows = duckdb.sql(DUCKDB_LATEST).select("recipe, image_id, generation").fetchall()
+    assert len(rows) == 5
+    assert set(rows) == {(RECIPE, *row) for row in LATEST} | {(OTHER_RECIPE, "b", 1)}
+
+
+# Lazily too: the optimizer must not filter by status before the last generation is found.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("generations")
+@pytest.mark.parametrize("read", [pl.read_parquet, pl.scan_parquet])
+def test_latest_by_polars(read):
+    frame = (
+        read(f"out/predictions/recipe={RECIPE}/*.parquet")
+        .filter(pl.col("generation") == pl.max("generation").over("image_id"))
+        .filter(pl.col("status") != "removed")
+    )
+    rows = frame.lazy().select("image_id", "generation").collect().rows()
+    assert len(rows) == 4
+    assert set(rows) == LATEST

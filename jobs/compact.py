@@ -1,0 +1,63 @@
+"""One clean Parquet data set of the latest rows of a recipe, elsewhere: there whole, or not at all."""
+
+import argparse
+import os
+from dataclasses import asdict
+
+from camworker.errors import UsageError
+from camworker.ledger import open_ledger
+from camworker.locations import is_below, is_s3, whole_location
+from camworker.store import open_store
+from jobs.arguments import whole
+from jobs.console import DONE, Console, ImageProgress
+
+HELP = "one clean Parquet data set of the latest rows"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    parser.add_argument(
+        "--to", required=True, metavar="DATASET", help="a new folder or s3:// prefix, outside OUT"
+    )
+    parser.add_argument("--recipe", help="which, where OUT holds several")
+    parser.add_argument(
+        "--rows-per-file", type=whole(1), metavar="N", help="default: as many as make about 128 MB"
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    out, to = whole_location(args.output), whole_location(args.to)
+    _refuse_inside(to, out)
+    ledger = open_ledger(open_store(out), args.recipe, args.output)
+
+    from camworker.compact import compact
+
+    complete = all(ledger.read_run(generation) for generation in ledger.generations())
+    planned = sum(ledger.read_plan(generation).items for generation in ledger.generations())
+    with ImageProgress(planned) as progress:
+        files = compact(ledger, to, args.rows_per_file, lambda rows: progress.update(rows, 0))
+    rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
+    console.say(f"{rows} images in {to}: {len(files)} files, {size} bytes")
+    if not complete:
+        console.say("a generation is unfinished: its images are not all in there")
+    console.result(
+        {
+            "recipe": ledger.recipe,
+            "path": to,
+            "rows": rows,
+            "bytes": size,
+            "files": [asdict(file) for file in files],
+            "complete": complete,
+        }
+    )
+    return DONE
+
+
+def _refuse_inside(to: str, out: str) -> None:
+    """Raises UsageError where the data set would lie among what localize committed."""
+    if is_s3(to) != is_s3(out):
+        return
+    if not is_s3(to):
+        to, out = os.path.realpath(to), os.path.realpath(out)
+    if is_below(to, out):
+        raise UsageError(f"{to} lies in {out}, where only localize writes: name another place")

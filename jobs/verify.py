@@ -1,0 +1,88 @@
+"""Whether every committed byte is as it was: what is not is named, with what to do about it."""
+
+import argparse
+from dataclasses import asdict
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from camworker.errors import UsageError
+from camworker.ledger import Ledger
+from camworker.store import open_store
+from jobs.console import DONE, VERIFICATION_FAILED, Console, ImageProgress
+
+if TYPE_CHECKING:
+    from camworker.ledger_check import Problem
+
+HELP = "whether every committed byte is as it was"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    parser.add_argument("--recipe", help="only this one (default: all that OUT holds)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    store = open_store(args.output)
+
+    from camworker.verify import held_recipes, orphans
+
+    held = held_recipes(store)
+    if not held:
+        raise UsageError(f"{args.output} holds no predictions: localize writes them with --output")
+    if args.recipe and args.recipe not in held:
+        raise UsageError(f"{args.output} holds no recipe {args.recipe}: it holds {', '.join(held)}")
+    found = [_verify(Ledger(store, name), console) for name in ([args.recipe] if args.recipe else held)]
+    strays = [] if args.recipe else orphans(store, held)
+    problems = [*chain.from_iterable(problems for _, problems in found), *strays]
+    _tell_problems(problems, console)
+    recipes = [recipe for recipe, _ in found]
+    console.result(
+        {
+            "recipes": recipes,
+            "parts": sum(recipe["parts"] for recipe in recipes),
+            "bytes": sum(recipe["bytes"] for recipe in recipes),
+            "problems": [asdict(problem) for problem in problems],
+        }
+    )
+    return VERIFICATION_FAILED if problems else DONE
+
+
+def _verify(ledger: Ledger, console: Console) -> tuple[dict[str, Any], list["Problem"]]:
+    """What was looked at in a recipe, and what is wrong there; the first is told."""
+    from camworker.verify import check_parts, survey
+
+    found = survey(ledger)
+    problems = list(found.problems)
+    rows = {True: 0, False: 0}
+    with ImageProgress(sum(part.rows for part in found.parts)) as progress:
+        for part, problem in check_parts(ledger, found.parts):
+            rows[problem is None] += part.rows
+            problems += [problem] if problem else []
+            progress.update(sum(rows.values()), rows[False])
+    size = sum(part.bytes for part in found.parts)
+    console.say(
+        f"recipe {ledger.recipe}: {sum(rows.values())} images in {len(found.parts)} parts, {size} bytes"
+    )
+    for generation in found.generations:
+        if not generation.complete:
+            console.say(
+                f"  generation {generation.generation} is unfinished ({generation.parts} of "
+                f"{generation.shards} parts): run localize again to complete it"
+            )
+    if found.replaced:
+        console.say(f"  parts that are gone, and whose images later generations hold: {len(found.replaced)}")
+    about = {
+        "recipe": ledger.recipe,
+        "generations": [asdict(generation) for generation in found.generations],
+        "parts": len(found.parts),
+        "bytes": size,
+        "replaced": list(found.replaced),
+    }
+    return about, problems
+
+
+def _tell_problems(problems: list["Problem"], console: Console) -> None:
+    for problem in problems:
+        console.say(f"{problem.key} {problem.problem}")
+        console.say(f"  {problem.advice}")
+    console.say(f"problems: {len(problems)}" if problems else "every committed byte is as it was")
