@@ -4,7 +4,9 @@ CamworkerError
 ├── UsageError         arguments, files or configuration that cannot work; the command line exits with 2
 │   └── NetworkError   a network or its weights were refused
 ├── CommitError        a part is not what its plan says, or another writer's part disagrees with ours
+├── LeaseHeldError     another run works on the same recipe; the command line exits with 4
 ├── ChangedError       an object is no longer the one that was planned
+├── DamagedError       committed bytes are gone or not as they were; the command line exits with 5
 └── MapOverflowError   a class activation map holds a value that float16 cannot
 
 An image that cannot be read or decoded is expected and is no exception: functions return a Failure,
@@ -36,8 +38,16 @@ class CommitError(CamworkerError):
     """A part cannot be committed, or what is committed is not what the plan asked for."""
 
 
+class LeaseHeldError(CamworkerError):
+    """Another run holds the lease; the message says which, since when and until when."""
+
+
 class ChangedError(CamworkerError):
     """The object's identity differs from the planned one: it was replaced in the meantime."""
+
+
+class DamagedError(CamworkerError):
+    """What was committed is gone, cut short or altered; the message is one line that names it."""
 
 
 class MapOverflowError(CamworkerError):

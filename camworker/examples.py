@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -39,25 +40,26 @@ def read_examples(
     image_labels: str | None = None,
     id_column: str | None = None,
     multi_label: bool = False,
+    roots: Sequence[str] = (),
 ) -> Examples:
     """Read labelled images: a folder for each class, or a table or folder with labels beside it.
 
     Labels are those of image_labels (Parquet or CSV: image_id, label), else of the table's column
     label, else the first folder of an image's path. class_names: a text file, a name a line, in label
     order; default the sorted distinct labels (of integers: Hugging Face's names, or the numbers).
-    Raises UsageError for what cannot be learnt from: no labels, one class, several labels where one
-    is expected.
+    roots: as open_source takes them. Raises UsageError for what cannot be learnt from: no labels, one
+    class, several labels where one is expected.
     """
     path = check_location(location)
     tables = [path] if os.path.isfile(path) else [os.path.join(path, key) for key in _parquet_below(path)]
     folders = image_labels is None and not any("label" in column_types(table) for table in tables)
     classes = read_class_names(class_names) if class_names else None
     if folders:
-        items = open_source(location, classes or Classes(("none",)), id_column=id_column)
+        items = open_source(location, classes or Classes(("none",)), id_column=id_column, roots=roots)
         source, classes = _labelled_by_folder(items, classes, location)
     else:
         classes = classes or _classes_of([image_labels] if image_labels else tables)
-        source = open_source(location, classes, image_labels=image_labels, id_column=id_column)
+        source = open_source(location, classes, image_labels=image_labels, id_column=id_column, roots=roots)
     if len(classes) < 2 and not multi_label:
         raise UsageError(f"{location} has one class, {classes.names[0]!r}: a network learns from two or more")
     counts = pc.list_value_length(source.items["labels"]).to_numpy()

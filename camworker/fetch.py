@@ -1,6 +1,8 @@
 """Items -> the bytes of their images, from files or from rows of Parquet."""
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from types import MappingProxyType
@@ -12,11 +14,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from camworker.errors import ChangedError, Failure, UsageError
-from camworker.store import entry_of, open_uri, read_uri
+from camworker.locations import is_s3
+from camworker.store import open_uri, read_uri
 
 # More than 100 megapixels of 16-bit RGBA; what is larger would cost a worker its memory.
 MAX_FILE_BYTES: Final = 2**30
 _ROWS_AT_ONCE: Final = 64
+# Of a row group's column, so that its size does not decide how much memory it takes to read.
+_BYTES_AT_ONCE: Final = 2**23
+# An answer of S3 takes a hundredth of a second to come, in which a core decodes ten images.
+_REQUESTS_AT_ONCE: Final = 32
 
 # No Parquet file whose identity is known.
 NO_TABLES: Final[Mapping[str, str]] = MappingProxyType({})
@@ -27,28 +34,37 @@ Fetch = Callable[[], bytes | Failure]
 def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TABLES) -> Iterator[Fetch]:
     """For each item, in order, a function that returns its bytes or the Failure that its row becomes.
 
-    Files are read when the function is called, by whatever thread calls it; rows of Parquet files
-    are read ahead, a few dozen at a time, from the row groups that hold them. An item is "changed"
-    when its file no longer has the planned identity: the item's own with verify, the table's in tables.
+    Local files are read when the function is called, by whatever thread calls it; those in S3 from when
+    it is given, by threads of their own, so that whoever takes functions ahead has their bytes ahead.
+    Rows of Parquet files are read ahead, a few dozen at a time, from the row groups that hold them. An
+    item is "changed" when its file no longer has the planned identity: the item's own with verify, the
+    table's in tables.
     """
     rows = items.select(["uri", "source_row", "identity"]).to_pylist()
-    for (uri, in_table), group in groupby(rows, lambda row: (row["uri"], row["source_row"] is not None)):
-        if in_table:
-            yield from _table_fetches(uri, [row["source_row"] for row in group], tables.get(uri))
-        else:
+    requests = ThreadPoolExecutor(_REQUESTS_AT_ONCE)
+    try:
+        for (uri, in_table), group in groupby(rows, lambda row: (row["uri"], row["source_row"] is not None)):
+            if in_table:
+                yield from _table_fetches(uri, [row["source_row"] for row in group], tables.get(uri))
+                continue
             for row in group:
-                yield partial(read_file, uri, row["identity"] if verify else None)
+                read = partial(read_file, uri, row["identity"] if verify else None)
+                yield requests.submit(read).result if is_s3(uri) else read
+    except GeneratorExit:
+        requests.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest
+        raise
+    requests.shutdown(wait=False)
 
 
 def read_file(uri: str, identity: str | None = None) -> bytes | Failure:
     """All bytes of a file, or why there are none; identity: what it has to be, where that is known."""
     try:
-        if (size := entry_of(uri).size) > MAX_FILE_BYTES:
-            return Failure("too_large", f"the file has {size} bytes, over {MAX_FILE_BYTES}")
-        return read_uri(uri, identity)
+        return read_uri(uri, identity, MAX_FILE_BYTES)
     except ChangedError as error:
         return Failure("changed", str(error))
     except (OSError, UsageError, ValueError) as error:  # ValueError: a NUL in a path
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            return Failure("too_large", str(error.strerror))
         return Failure("read_error", str(error))
 
 
@@ -57,7 +73,7 @@ def _table_fetches(uri: str, wanted: list[int], identity: str | None) -> Iterato
     failure = Failure("changed", "the table has fewer rows than when it was planned")
     try:
         with open_uri(uri, identity) as file:
-            table = pq.ParquetFile(file, page_checksum_verification=True)
+            table = pq.ParquetFile(file, page_checksum_verification=True, buffer_size=_BYTES_AT_ONCE)
             for data in _column_values(table, np.array(wanted)):
                 yield partial(_value, data)
                 given += 1

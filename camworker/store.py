@@ -6,39 +6,45 @@ Keys and paths are plain text: nothing is parsed or unquoted as a URL.
 import contextlib
 import io
 import os
-import stat
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
 
 from camworker import s3
 from camworker.errors import ChangedError, UsageError
+from camworker.local_files import (
+    REPLACED,
+    Entry,
+    fsync_folder,
+    identity_of_file,
+    make_folder,
+    open_file,
+    read_file,
+    walk,
+)
+from camworker.locations import check_location_form, is_s3, whole_location
 
 _SCRATCH: Final = ".scratch/"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One listed object. identity changes when the content does: size and mtime_ns of a local file."""
-
-    key: str
-    size: int
-    identity: str
-
-
 class Store(Protocol):
-    """Objects under one root, each created whole, once, and never changed afterwards."""
+    """Objects under one root, each created whole, once, and never changed afterwards.
+
+    Who reads may say which identity is expected: ChangedError tells that there is another object.
+    """
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Objects below the folder prefix, keys relative to the root, in the store's own order."""
+        """Objects below the folder prefix, keys relative to the root, in no order that counts.
 
-    def read(self, key: str) -> bytes:
+        Raises where it cannot be told to the end: what came before is no whole listing.
+        """
+
+    def read(self, key: str, identity: str | None = None) -> bytes:
         """The object's bytes. Raises FileNotFoundError."""
 
-    def open(self, key: str) -> IO[bytes]:
+    def open(self, key: str, identity: str | None = None) -> IO[bytes]:
         """The object as a seekable file, for formats that are read in pieces. Raises FileNotFoundError."""
 
     def create(self, key: str, data: bytes) -> bool:
@@ -57,19 +63,19 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         folder = self.root / prefix
         if folder.is_dir():
-            for entry in _walk(folder, f"{prefix.rstrip('/')}/" if prefix else "", ()):
+            for entry in walk(folder, f"{prefix.rstrip('/')}/" if prefix else "", ()):
                 if not entry.key.startswith(_SCRATCH):
                     yield entry
 
-    def read(self, key: str) -> bytes:
-        return (self.root / key).read_bytes()
+    def read(self, key: str, identity: str | None = None) -> bytes:
+        return read_file(self.root / key, identity)
 
-    def open(self, key: str) -> IO[bytes]:
-        return open(self.root / key, "rb")
+    def open(self, key: str, identity: str | None = None) -> IO[bytes]:
+        return open_file(self.root / key, identity)
 
     def create(self, key: str, data: bytes) -> bool:
         target, scratch = self.root / key, self.root / _SCRATCH
-        _make_folder(target.parent)
+        make_folder(target.parent)
         scratch.mkdir(exist_ok=True)
         draft = scratch / uuid.uuid4().hex
         try:
@@ -83,7 +89,7 @@ class LocalStore:
             return False
         finally:
             draft.unlink(missing_ok=True)
-        _fsync_folder(target.parent)
+        fsync_folder(target.parent)
         return True
 
     def exists(self, key: str) -> bool:
@@ -103,14 +109,17 @@ class MemoryStore:
             if key.startswith(folder):
                 yield Entry(key, len(self._objects[key]), str(len(self._objects[key])))
 
-    def read(self, key: str) -> bytes:
+    def read(self, key: str, identity: str | None = None) -> bytes:
         try:
-            return self._objects[key]
+            data = self._objects[key]
         except KeyError:
             raise FileNotFoundError(key) from None
+        if identity not in (None, str(len(data))):
+            raise ChangedError(REPLACED)
+        return data
 
-    def open(self, key: str) -> IO[bytes]:
-        return io.BytesIO(self.read(key))
+    def open(self, key: str, identity: str | None = None) -> IO[bytes]:
+        return io.BytesIO(self.read(key, identity))
 
     def create(self, key: str, data: bytes) -> bool:
         with self._lock:
@@ -132,14 +141,19 @@ class S3Store:
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         above = len(s3.split(f"{self._root}/")[1])
-        for key, size, identity in s3.list_objects(self._uri(f"{prefix.rstrip('/')}/" if prefix else "")):
-            yield Entry(key[above:], size, identity)
+        folder = self._uri(f"{prefix.rstrip('/')}/" if prefix else "")
+        try:
+            for found in s3.list_objects(folder):
+                if key := found.key[above:]:  # not the folder itself, which some tools make an object of
+                    yield Entry(key, found.size, s3.identity_of(found.etag, found.size))
+        except s3.MISTAKES as error:
+            raise UsageError(f"cannot list {error}") from error
 
-    def read(self, key: str) -> bytes:
-        return s3.read(self._uri(key))
+    def read(self, key: str, identity: str | None = None) -> bytes:
+        return s3.read(self._uri(key), identity)
 
-    def open(self, key: str) -> IO[bytes]:
-        return io.BytesIO(self.read(key))
+    def open(self, key: str, identity: str | None = None) -> IO[bytes]:
+        return s3.open_file(self._uri(key), identity)
 
     def create(self, key: str, data: bytes) -> bool:
         return s3.create(self._uri(key), data)
@@ -153,9 +167,10 @@ class S3Store:
 
 def open_store(root: str) -> Store:
     """The store at a path or s3:// prefix. Raises UsageError where there cannot be one."""
-    if root.startswith(s3.SCHEME):
-        return S3Store(root)
-    path = Path(local_path(root))
+    where = whole_location(root)
+    if is_s3(where):
+        return S3Store(where)
+    path = Path(where)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{root} is a file: name a folder")
     return LocalStore(path)
@@ -163,93 +178,55 @@ def open_store(root: str) -> Store:
 
 def local_path(uri: str) -> str:
     """The absolute path that a URI names. Raises UsageError for what is not on this machine."""
-    if "://" in uri:
-        raise UsageError(f"{uri}: only local paths can be read and written so far")
+    check_location_form(uri)
+    if is_s3(uri):
+        raise UsageError(f"{uri}: this has to be a local path")
     return os.path.abspath(uri)
 
 
-def read_uri(uri: str, identity: str | None = None) -> bytes:
-    """All bytes of a file, local or s3://. Raises OSError; ChangedError if identity is given and differs."""
-    if uri.startswith(s3.SCHEME) and identity is None:
-        return s3.read(uri)
-    with open(local_path(uri), "rb") as file:
-        data = file.read()
-        # After reading, so that a write before or during it shows.
-        if identity is not None and _identity(os.fstat(file.fileno())) != identity:
-            raise ChangedError("the file was replaced after it was planned")
-        return data
+def read_uri(uri: str, identity: str | None = None, limit: int | None = None) -> bytes:
+    """All bytes of a file, local or s3://. Raises OSError; ChangedError if identity is given and differs.
+
+    limit: of a file with more bytes nothing is read, and the OSError has errno EFBIG.
+    """
+    if is_s3(uri):
+        return s3.read(uri, identity) if limit is None else s3.read(uri, identity, limit)
+    return read_file(local_path(uri), identity, limit)
 
 
 @contextlib.contextmanager
 def open_uri(uri: str, identity: str | None = None) -> Iterator[IO[bytes]]:
-    """A seekable file, for formats that are read in pieces. Raises as read_uri does."""
-    with open(local_path(uri), "rb") as file:
-        if identity is not None and _identity(os.fstat(file.fileno())) != identity:
-            raise ChangedError("the file was replaced after it was planned")
+    """A seekable file, for formats that are read in pieces. Raises as read_uri does.
+
+    Of one in S3 only what is read is fetched; that it has changed may show then, from its methods.
+    """
+    with s3.open_file(uri, identity) if is_s3(uri) else open_file(local_path(uri), identity) as file:
         yield file
 
 
 def exists_uri(uri: str) -> bool:
     """Whether a file is there, local or s3://. Raises OSError where that cannot be known."""
-    if uri.startswith(s3.SCHEME):
-        return s3.exists(uri)
-    return os.path.isfile(uri)
+    return s3.exists(uri) if is_s3(uri) else os.path.isfile(uri)
+
+
+def exists_location(location: str) -> bool:
+    """Whether a file or folder is there, local or s3://. Raises OSError where that cannot be known."""
+    if not is_s3(location):
+        return os.path.exists(location)
+    key = s3.split(location)[1]
+    return s3.is_any_below(f"{location}/") or (bool(key) and s3.exists(location))
 
 
 def join_uri(folder: str, name: str) -> str:
     """The path of a file in a folder, local or s3://."""
-    return f"{folder.rstrip('/')}/{name}" if folder.startswith(s3.SCHEME) else os.path.join(folder, name)
+    return f"{folder.rstrip('/')}/{name}" if is_s3(folder) else os.path.join(folder, name)
 
 
 def entry_of(uri: str) -> Entry:
-    """The entry of one file, its key the absolute path. Raises OSError."""
+    """The entry of one file, its key the absolute path or the s3:// URI. Raises OSError."""
+    if is_s3(uri):
+        found = s3.head(uri)
+        return Entry(uri, found.size, s3.identity_of(found.etag, found.size))
     path = local_path(uri)
     status = os.stat(path)
-    return Entry(path, status.st_size, _identity(status))
-
-
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    status = os.stat(folder)
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return  # a symbolic link to a folder that we are in
-    for entry in _entries(folder):
-        try:
-            status = entry.stat()
-        except FileNotFoundError:
-            continue  # it went while we looked, or is a link that leads nowhere
-        except OSError as error:
-            if entry.is_symlink():
-                continue  # it leads to itself
-            raise UsageError(f"cannot list {entry.path}: {error.strerror}") from error
-        if stat.S_ISDIR(status.st_mode):
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
-        elif stat.S_ISREG(status.st_mode):
-            yield Entry(prefix + entry.name, status.st_size, _identity(status))
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        return sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except PermissionError as error:
-        raise UsageError(f"cannot list {folder}: {error.strerror}") from error
-
-
-def _make_folder(folder: Path) -> None:
-    """mkdir -p, so that what it made outlasts a power failure."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _fsync_folder(folder.parent)
-
-
-def _identity(status: os.stat_result) -> str:
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return Entry(path, status.st_size, identity_of_file(status))

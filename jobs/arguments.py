@@ -6,6 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def add_local_root(group: "argparse._ArgumentGroup") -> None:
+    """The option that widens where a manifest may name local files."""
+    group.add_argument(
+        "--local-root",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder that a manifest may name files in, beside its own (again for more)",
+    )
+
+
 def whole(low: int, high: int | None = None) -> Callable[[str], int]:
     """A whole number from low to high."""
     words = f"a whole number, at least {low}" if high is None else f"a whole number from {low} to {high}"

@@ -6,12 +6,13 @@ import sys
 from typing import Final, NoReturn
 
 from camworker import __version__
-from camworker.errors import UsageError
-from jobs.console import INCOMPLETE, USAGE, Console
+from camworker.errors import DamagedError, UsageError
+from jobs.console import INCOMPLETE, USAGE, VERIFICATION_FAILED, Console
 
 # One module each, with HELP, add_arguments(parser) and run(args, console) -> exit code.
 COMMANDS: Final = (
-    *("demo", "localize", "summarize", "preview", "status", "finetune", "units", "networks", "package"),
+    *("demo", "localize", "summarize", "preview", "export", "status", "verify", "compact"),
+    *("finetune", "units", "networks", "package"),
 )
 
 
@@ -50,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"camworker {args.command}: {error}", file=sys.stderr)
         return USAGE
+    except DamagedError as error:
+        print(f"camworker {args.command}: {error}", file=sys.stderr)
+        return VERIFICATION_FAILED
     except KeyboardInterrupt:
         print(f"camworker {args.command}: interrupted", file=sys.stderr)
         return INCOMPLETE

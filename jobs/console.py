@@ -20,6 +20,8 @@ DONE: Final = 0
 UNEXPECTED: Final = 1
 USAGE: Final = 2
 INCOMPLETE: Final = 3
+HELD: Final = 4
+VERIFICATION_FAILED: Final = 5
 
 _SECONDS_BETWEEN_LINES: Final = 30.0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from camworker.store import local_path
-from jobs.arguments import folder, gpus, whole
+from jobs.arguments import add_local_root, folder, gpus, whole
 from jobs.console import DONE, INCOMPLETE, Console, ImageProgress, duration
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--limit", type=whole(1), metavar="N", help="only the first N images listed")
     what.add_argument("--sample", type=whole(1), metavar="N", help="only N images, drawn by hash of their id")
     what.add_argument("--seed", type=int, default=0, help="another seed draws another sample (default 0)")
+    add_local_root(what)
     how = parser.add_argument_group("with which network")
     how.add_argument("--recipe", help="which, where OUT holds several")
     how.add_argument("--network", default="efficientnet_lite0", help="see camworker networks")

@@ -131,7 +131,7 @@ def _of_output(args: argparse.Namespace, ledger: Ledger) -> list[Listing]:
 
 def _of_input(args: argparse.Namespace, classes: Classes) -> list[Listing]:
     """The images that localize would list at INPUT."""
-    source = open_source(args.input, classes)
+    source = open_source(args.input, classes, roots=args.local_root)
     items = _numbered(_selected(source.items, args)).select([*_COLUMNS, "number"])
     return [Listing(items, source.verifiable, source.tables)]
 

@@ -14,8 +14,11 @@ from pathlib import Path
 from random import SystemRandom
 
 import boto3
+import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+from camworker import s3 as camworker_s3
 
 BUCKET = "bucket"
 _KEY, _SECRET = "tester", "a secret of the tests"
@@ -79,6 +82,19 @@ def s3_server(folder: Path) -> Iterator[Server]:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
+
+
+@contextmanager
+def found_by_boto3(environment: dict[str, str]) -> Iterator[None]:
+    """camworker's next request is made with this environment, and none after the block."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        camworker_s3.forget()
+        yield
+    camworker_s3.forget()
 
 
 def _await_bucket(server: Server, process: subprocess.Popen, log: Path) -> None:

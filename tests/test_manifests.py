@@ -56,9 +56,60 @@ def test_a_manifest_may_have_a_column_of_that_name(images):
     assert column(items, "uri") == [str(images / "007.jpg")]
 
 
-def test_uris_of_elsewhere_are_refused_before_anything_runs(images):
-    with pytest.raises(UsageError, match=r"s3://bucket/a b\.jpg: only local files"):
-        items_of(write(images / "list.csv", "uri\n007.jpg\ns3://bucket/a b.jpg\n"))
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", r"row 2: http://\.\.\. cannot be read"),
+        ("file:///etc/passwd", r"row 2: file://\.\.\. cannot be read"),
+        ("https://user:canary@host/a.jpg", "row 2: a URI holds credentials"),
+        ("s3://key:canary@bucket/a.jpg", "row 2: a URI holds credentials"),
+        ("s3://bucket/a.jpg?X-Amz-Signature=canary", "row 2: a URI holds credentials"),
+        ("s3:///a.jpg", "names no bucket"),
+        ("/etc/passwd", "row 2: /etc/passwd lies in none of .*/in: name its folder with --local-root"),
+        ("../secret.jpg", r"row 2: .*/secret\.jpg lies in none of .*/in"),
+        ("deep/../../in2/a.jpg", r"row 2: .*/in2/a\.jpg lies in none of"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_uris_of_elsewhere_are_refused_before_anything_runs(images, suffix, uri, message):
+    columns = f"uri\n007.jpg\n{uri}\n" if suffix == "csv" else {"uri": ["007.jpg", uri]}
+    with pytest.raises(UsageError, match=message) as caught:
+        items_of(write(images / f"list.{suffix}", columns))
+    assert "canary" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_folders_that_were_given_may_be_named(images, tmp_path, monkeypatch):
+    (tmp_path / "lists").mkdir()
+    path = write(tmp_path / "lists/list.csv", f"uri\n../in/007.jpg\n{images}/deep/c.jpg\n")
+    with pytest.raises(UsageError, match="--local-root"):
+        items_of(path)
+    with pytest.raises(UsageError, match=r"row 1: .*/in/007\.jpg"):
+        items_of(path, roots=[str(images / "deep")])
+    monkeypatch.chdir(tmp_path)
+    for roots in (["in"], [str(images)], [str(images / "deep"), str(tmp_path)]):
+        assert column(items_of(path, roots=roots), "uri") == [f"{images}/007.jpg", f"{images}/deep/c.jpg"]
+
+
+def test_manifests_in_a_folder_may_name_files_anywhere_in_it(images):
+    """What was given on the command line is INPUT, not the folder of each file in it."""
+    write(images / "deep/list.parquet", {"uri": ["../007.jpg"]})
+    for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg"):
+        (images / name).rename(images / f"{name}.data")
+    assert column(items_of(str(images)), "uri") == [f"{images}/007.jpg"]
+
+
+def test_uris_in_s3_are_taken_as_they_are(images):
+    uris = ["s3://one/a b.jpg", "s3://two/#?%41/../x", "007.jpg"]
+    source = open_source(write(images / "list.parquet", {"uri": uris}), CLASSES)
+    assert column(source.items, "uri") == [*uris[:2], str(images / "007.jpg")]
+    # Nobody knows an ETag of the local one.
+    columns = {"uri": uris, "etag": ['"a-2"', "b", "c"], "size": [1, 2, 3]}
+    source = open_source(write(images / "list.parquet", columns), CLASSES)
+    assert column(source.items, "identity") == ["a-2-1", "b-2", "c-3"]
+    assert not source.verifiable
+    columns = {name: values[:2] for name, values in columns.items()}
+    assert open_source(write(images / "list.parquet", columns), CLASSES).verifiable
 
 
 def test_etag_and_size_are_the_identity(images):

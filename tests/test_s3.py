@@ -5,31 +5,16 @@ import threading
 
 import pytest
 import torch
-from s3_server import BUCKET, s3_server
+from s3_server import BUCKET
 
-from camworker import s3, weights
+from camworker import s3, s3_boto3, weights
 from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
 from camworker.networks import build
 from camworker.store import S3Store, open_store
 
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    with s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def environment(server, monkeypatch):
-    """boto3 finds the server; nothing of the machine's own credentials, and a new client each time."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    s3._make_client.cache_clear()
-    yield
-    s3._make_client.cache_clear()
+pytest_plugins = ["s3_fixtures"]
+pytestmark = pytest.mark.usefixtures("in_s3")
 
 
 @pytest.fixture
@@ -63,6 +48,8 @@ def test_missing(root):
     with pytest.raises(FileNotFoundError), store.open("nowhere"):
         pass
     assert keys(store) == []
+    with pytest.raises(FileNotFoundError):
+        s3.head(f"{root}/nowhere")
     # A folder is no object.
     store.create("a/b", b"")
     assert not store.exists("a")
@@ -105,7 +92,7 @@ def test_one_of_sixteen_wins_a_race(root, caplog):
 @pytest.mark.parametrize(
     "key", ["a b.bin", "a#b?c.bin", "100%25.bin", "a+b&c;d=[x].bin", "größe/日本.bin", "a:b 'c' \"d\".bin"]
 )
-def test_keys_are_plain_text(server, key):
+def test_keys_are_plain_text(real_s3, key):
     folder = f"odd {len(key)}#?%20"
     store = S3Store(f"s3://{BUCKET}/{folder}")
     assert store.create(key, key.encode())
@@ -114,7 +101,7 @@ def test_keys_are_plain_text(server, key):
     assert key in keys(store)
     assert not store.create(key, b"other")
     # Another client finds it by the same name.
-    there = server.client().get_object(Bucket=BUCKET, Key=f"{folder}/{key}")
+    there = real_s3.client().get_object(Bucket=BUCKET, Key=f"{folder}/{key}")
     assert there["Body"].read() == key.encode()
 
 
@@ -128,9 +115,9 @@ def test_list_is_by_folder_and_tells_sizes(root):
     assert {entry.key: entry.size for entry in store.list("a")} == {"a/1": 3, "a/b/22": 6}
 
 
-def test_the_identity_changes_with_the_content(server, root):
+def test_the_identity_changes_with_the_content(real_s3, root):
     def put(data):
-        server.client().put_object(Bucket=BUCKET, Key=f"{root.split('/')[-1]}/a", Body=data)
+        real_s3.client().put_object(Bucket=BUCKET, Key=f"{root.split('/')[-1]}/a", Body=data)
         (entry,) = open_store(root).list()
         return entry.identity
 
@@ -188,8 +175,16 @@ def test_weights_of_a_backbone(root, package, tmp_path):
         weights.initial("timm:resnet10t", 9, backbone_weights=f"{root}/nowhere.pth")
 
 
+@pytest.fixture
+def other_settings(monkeypatch):
+    """What a test sets in here is what boto3 finds, and nobody afterwards."""
+    yield monkeypatch
+    monkeypatch.undo()
+    s3.forget()
+
+
 def refusal(network):
-    s3._make_client.cache_clear()
+    s3.forget()
     with pytest.raises(NetworkError) as caught:
         weights.load(network)
     message = str(caught.value)
@@ -206,15 +201,15 @@ def refusal(network):
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "Could not connect"),
     ],
 )
-def test_no_entry_and_no_server_are_one_line(root, monkeypatch, name, value, reason):
-    monkeypatch.setenv(name, value)
-    monkeypatch.setattr(s3, "_ATTEMPTS", 1)
+def test_no_entry_and_no_server_are_one_line(root, other_settings, name, value, reason):
+    other_settings.setenv(name, value)
+    other_settings.setattr(s3_boto3, "ATTEMPTS", 1)
     assert re.search(reason, refusal(f"{root}/package"))
 
 
-def test_no_credentials_at_all_are_one_line(root, monkeypatch, tmp_path):
+def test_no_credentials_at_all_are_one_line(root, other_settings, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
+        other_settings.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
+        other_settings.setenv(name, str(tmp_path / "none"))
     assert "credentials" in refusal(f"{root}/package")

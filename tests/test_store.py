@@ -1,5 +1,6 @@
 """The seam for bytes: both stores by one set of tests, and single files by their URIs."""
 
+import errno
 import os
 
 import pytest
@@ -117,10 +118,33 @@ def test_a_missing_file(tmp_path, name):
         name(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.parametrize("use", [read_by_open, entry_of, local_path])
-def test_what_is_not_on_this_machine_is_refused(use):
-    with pytest.raises(UsageError, match="s3://bucket/key"):
-        use("s3://bucket/key")
+def test_what_is_not_on_this_machine_is_no_local_path():
+    with pytest.raises(UsageError, match=r"s3://bucket/key: this has to be a local path"):
+        local_path("s3://bucket/key")
+
+
+def test_a_store_is_asked_for_what_was_listed(store):
+    store.create("a/b.bin", b"data")
+    (entry,) = store.list("a")
+    assert store.read(entry.key, entry.identity) == b"data"
+    with store.open(entry.key, entry.identity) as file:
+        assert file.read() == b"data"
+    for use in (store.read, store.open):
+        with pytest.raises(ChangedError):
+            use(entry.key, f"{entry.identity}0")
+        with pytest.raises(FileNotFoundError):
+            use("a/c.bin", entry.identity)
+
+
+@pytest.mark.parametrize("limit", [3, 4])
+def test_a_file_over_the_limit_is_not_read(tmp_path, limit):
+    (tmp_path / "a").write_bytes(b"data")
+    if limit == 4:
+        assert read_uri(str(tmp_path / "a"), limit=limit) == b"data"
+    else:
+        with pytest.raises(OSError, match="4 bytes, over 3") as caught:
+            read_uri(str(tmp_path / "a"), limit=limit)
+        assert caught.value.errno == errno.EFBIG
 
 
 def test_a_store_is_a_folder(tmp_path):
