@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import encode
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from predicted import CLASSES, FAR, LEFT, WHOLE, broken, criteria, figures, known, measure, row, table, truth
 
@@ -22,6 +22,9 @@ from camworker.metrics import EXAMPLES, Measure, Tally
 from camworker.summary import FIGURES, TruthFacts, compute
 from camworker.sweep import THRESHOLDS
 from camworker.truth import Truth, hash_ids
+
+# A failing example is made smaller by running it hundreds of times: too slow where each takes a quarter second.
+NO_SHRINKING = (Phase.explicit, Phase.generate)
 
 MAPS = [
     ((0, 0), (0, 0)),
@@ -88,7 +91,7 @@ MEASURES = st.sampled_from(
 
 
 @given(ROWS, TRUTH, MEASURES, st.booleans(), st.data())
-@settings(max_examples=12)
+@settings(max_examples=12, phases=NO_SHRINKING)
 def test_any_split_and_any_order_gives_what_one_pass_gives(
     masks: list[str | None],
     drawn: list[Any],
@@ -107,19 +110,15 @@ def test_any_split_and_any_order_gives_what_one_pass_gives(
     whole = Tally().update(rows, known_truth, what)
 
     shuffled = rows.take(data.draw(st.permutations(range(len(drawn)))))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(drawn)), max_size=3)))  # parts without a row too
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(drawn)), max_size=2)))  # parts without a row too
     parts = [
         shuffled.slice(start, end - start) for start, end in zip([0, *cuts], [*cuts, len(drawn)], strict=True)
     ]
     tallies = [Tally().update(part, known_truth, what) for part in parts]
-    merged = Tally()
+    merged = Tally()  # update() is nothing but this
     for n in data.draw(st.permutations(range(len(tallies)))):
         merged.merge(tallies[n])
     assert_equal(merged, whole)
-    one_after_another = Tally()
-    for part in parts:
-        one_after_another.update(part, known_truth, what)
-    assert_equal(one_after_another, whole)
     ours, theirs = (compute(t, TruthFacts.of(known_truth, t.seen), what, 5) for t in (merged, whole))
     assert ours == theirs
 
@@ -137,7 +136,7 @@ def assert_equal(ours: Tally, theirs: Tally) -> None:
 
 
 @given(ROWS, TRUTH, st.data())
-@settings(max_examples=8)
+@settings(max_examples=8, phases=NO_SHRINKING)
 def test_the_order_of_the_truth_does_not_matter(
     drawn: list[Any], true: list[Any], data: st.DataObject
 ) -> None:
@@ -228,7 +227,7 @@ def by_loops(rows: list[dict[str, Any]], true: list[Any]) -> dict[str, float | N
 
 
 @given(ROWS, TRUTH)
-@settings(max_examples=25)
+@settings(max_examples=25, phases=NO_SHRINKING)
 def test_figures_are_those_of_plain_loops(drawn: list[Any], true: list[Any]) -> None:
     rows = table(*made(drawn), shape=(2, 2, 2))
     result = figures(rows, truth_of(true))

@@ -293,30 +293,29 @@ def test_a_generation_that_is_unfinished_is_told(out: Path, truth: Path, command
 
 
 @pytest.mark.parametrize(
-    ("truth_boxes", "convention", "corners", "hit"),
+    ("truth_boxes", "convention", "half", "less"),
     [
-        # Against TOP, 75 x 50 pixels: 75 x 25 is half of it.
-        ("half-open", "half-open", "75,25", True),
-        ("half-open", "half-open", "75,24.99", False),
-        # The last pixels of 75 x 25.
-        ("inclusive", "half-open", "74,24", True),
-        ("inclusive", "half-open", "74,23.99", False),
-        # TOP counts as 76 x 51, and these as 75 x 25.84 or 25.83.
-        ("inclusive", "inclusive", "74,24.84", True),
-        ("inclusive", "inclusive", "74,24.83", False),
-        # 76 x 25.5 of 76 x 51.
-        ("half-open", "inclusive", "75,24.5", True),
-        ("half-open", "inclusive", "75,24.49", False),
+        # Against TOP, 75 x 50 pixels: 75 x 25 is half of it, whose last pixels are 74 and 24.
+        ("half-open", "half-open", "75,25", "75,24.99"),
+        ("inclusive", "half-open", "74,24", "74,23.99"),
+        # TOP counts as 76 x 51: 75 x 25.84 is half of it.
+        ("inclusive", "inclusive", "74,24.84", "74,24.83"),
+        # 76 x 25.5 is.
+        ("half-open", "inclusive", "75,24.5", "75,24.49"),
     ],
 )
 def test_conventions(
-    out: Path, tmp_path: Path, command: Command, truth_boxes: str, convention: str, corners: str, hit: bool
+    out: Path, tmp_path: Path, command: Command, truth_boxes: str, convention: str, half: str, less: str
 ) -> None:
     path = tmp_path / "corners.csv"
-    path.write_text(f"image_id,label,xmin,ymin,xmax,ymax\none,b,0,0,{corners}\nstray,b,0,0,75,50\n")
-    result = command.figures(out, path, "--truth-boxes", truth_boxes, "--iou-convention", convention)
+    path.write_text(f"image_id,label,xmin,ymin,xmax,ymax\none,b,0,0,{half}\ntwo,b,0,0,{less}\n")
+    options = ("--truth-boxes", truth_boxes, "--iou-convention", convention)
+    result = command.figures(out, path, *options)
     assert result["iou_convention"] == convention
-    assert result["gt_known_localization_accuracy"] == (1 if hit else 0.5)
+    assert result["gt_known_localization_accuracy"] == 0.5
+    worst = tmp_path / "worst.csv"
+    worst.write_text(path.read_text().replace(half, less))
+    assert command.figures(out, worst, *options)["gt_known_localization_accuracy"] == 0
 
 
 def test_excluded_images_count_for_classification_only(
