@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from camworker.lease import Lease
     from camworker.records import CamShape
     from camworker.sources import Source
+    from jobs.cluster import Workers
     from jobs.generations import Summary
     from jobs.worker import Settings
 
@@ -124,15 +125,20 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     done = True
     if to_do.num_rows or ledger.unfinished():
-        if is_s3(out) and not args.single_writer:
-            refuse_replacing(store, out)
-        try:
-            lease = take(store, ledger.recipe)
-        except LeaseHeldError as error:
-            console.note(f"camworker localize: {error}")
-            return HELD
-        with lease:
-            done = _work(args, console, request, ledger, lease, summary)
+        from jobs.cluster import connected, fit_workers
+
+        with connected(args.address, verbose=console.verbose):
+            workers = fit_workers(args.workers, args.gpus_per_worker)
+            # Nothing is written before all that was asked for is known to work.
+            if is_s3(out) and not args.single_writer:
+                refuse_replacing(store, out)
+            try:
+                lease = take(store, ledger.recipe)
+            except LeaseHeldError as error:
+                console.note(f"camworker localize: {error}")
+                return HELD
+            with lease:
+                done = _work(args, console, request, ledger, lease, workers, summary)
     summary.seconds = round(time.monotonic() - started, 3)
     summary.tell(console)
     console.result(asdict(summary))
@@ -212,31 +218,29 @@ def _work(
     request: _Request,
     ledger: Ledger,
     lease: "Lease",
+    workers: "Workers",
     summary: "Summary",
 ) -> bool:
     """Complete the generations that an earlier run left, then plan and run what is new."""
     from camworker.plan import pending, read_planned, row_bytes, shard_size, write_generation
-    from jobs.cluster import connected, fit_workers
     from jobs.generations import Runner
 
-    with connected(args.address, verbose=console.verbose):
-        workers = fit_workers(args.workers, args.gpus_per_worker)
-        ledger.write_recipe(request.recipe)
-        runner = Runner(ledger, lease, request.settings, workers, args.max_error_rate, console, summary)
-        done = True
-        for plan in ledger.unfinished():
-            done = runner.complete(plan) and done
-        # Asked again: another run may have planned since, and what it planned is not ours to plan.
-        new = _pending(args, request, ledger)
-        while new.num_rows and not runner.stopped:
-            bytes_each = row_bytes(new, request.cam_shape)
-            size = shard_size(new.num_rows, workers.count, bytes_each, args.shard_size)
-            number = max(ledger.generations(), default=0) + 1
-            source = request.source
-            plan = write_generation(ledger, number, new, size, verify=source.verifiable, tables=source.tables)
-            done = runner.complete(plan) and done
-            # Nothing, unless another run won the race to plan, and planned less.
-            new = pending(request.source.items, read_planned(ledger))
+    ledger.write_recipe(request.recipe)
+    runner = Runner(ledger, lease, request.settings, workers, args.max_error_rate, console, summary)
+    done = True
+    for plan in ledger.unfinished():
+        done = runner.complete(plan) and done
+    # Asked again: another run may have planned since, and what it planned is not ours to plan.
+    new = _pending(args, request, ledger)
+    while new.num_rows and not runner.stopped:
+        bytes_each = row_bytes(new, request.cam_shape)
+        size = shard_size(new.num_rows, workers.count, bytes_each, args.shard_size)
+        number = max(ledger.generations(), default=0) + 1
+        source = request.source
+        plan = write_generation(ledger, number, new, size, verify=source.verifiable, tables=source.tables)
+        done = runner.complete(plan) and done
+        # Nothing, unless another run won the race to plan, and planned less.
+        new = pending(request.source.items, read_planned(ledger))
     return done and not runner.stopped
 
 

@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import io
+import os
 from pathlib import Path
 
 import hypothesis
@@ -24,6 +25,20 @@ from camworker.weights import Package, Preprocessing
 # The same examples on every run, and no deadline: a busy machine is no failure.
 hypothesis.settings.register_profile("tests", deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("tests")
+
+# Ray reads these once a process, when it is first imported.
+os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # a core for each process: more threads than cores wait for each other
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts Ray runs in one process, one after the other; else a file's tests stay together."""
+    for item in items:
+        group = "ray" if any(item.iter_markers("ray")) else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
 
 TINY_CLASSES = Classes(("cat", "dog", "bird"))
 

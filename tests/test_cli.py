@@ -82,7 +82,13 @@ BAD_USAGE = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_USAGE)
+STARTS_RAY = ("a cluster that is not there", "more workers than cores")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.ray] if case in STARTS_RAY else []) for case in BAD_USAGE],
+)
 def test_bad_usage_is_one_clear_line_and_nothing_is_written(case: str, photos: Path, tmp_path: Path) -> None:
     arguments, message = BAD_USAGE[case]
     (tmp_path / "labels.csv").write_text("image_id,label\n0000.jpg,unicorn\n")

@@ -16,6 +16,8 @@ from jobs.driver import Driver, Outcome
 from jobs.slot import PATIENCE, Patience
 from jobs.tally import Tally
 
+pytestmark = [pytest.mark.ray, pytest.mark.slow]  # its deadlines need a machine that does nothing else
+
 SHORT = Patience(first_seconds=3.0, quiet_seconds=3.0, times=0.0)
 Run = Callable[..., Outcome]
 
@@ -24,8 +26,6 @@ Run = Callable[..., Outcome]
 def cluster() -> Iterator[None]:
     """A local Ray whose workers find the modules of these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        # Ray reads the mode once a process, when it is first imported: here without a token.
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         patch.setattr("jobs.cluster._local_cores", lambda: 2)
         with connected(None, verbose=False):

@@ -106,7 +106,7 @@ def modules_of(package):
     folder = Path(package.__file__).parent
     modules = {path.stem: [path] for path in sorted(folder.glob("*.py"))}
     folders = {path.parent for path in folder.glob("*/__init__.py")}
-    return modules | {path.name: sorted(path.glob("*.py")) for path in folders}
+    return modules | {path.name: sorted(path.glob("*.py")) for path in sorted(folders)}
 
 
 def imported(paths, package):

@@ -23,7 +23,7 @@ from camworker.summary import FIGURES, TruthFacts, compute
 from camworker.sweep import THRESHOLDS
 from camworker.truth import Truth, hash_ids
 
-# A failing example is made smaller by running it hundreds of times: too slow where each takes a quarter second.
+# Smaller examples are searched for by running hundreds: too slow where each takes a quarter second.
 NO_SHRINKING = (Phase.explicit, Phase.generate)
 
 MAPS = [

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import ENVIRONMENT
 from predicted import FAR, Row, broken, known, part, row
 
 from camworker.bootstrap import wilson
@@ -418,8 +417,6 @@ def test_the_report(out: Path, truth: Path, tmp_path: Path, command: Command) ->
 @pytest.fixture
 def on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small outputs are tallied by Ray too."""
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, ENVIRONMENT[name])
     monkeypatch.setattr(tallying, "HERE_BYTES", -1)
 
 
