@@ -94,6 +94,8 @@ def _levels_of_score(map_HW: Any, level_of_grey: Any, levels_HW: Any) -> None:
         for x in range(map_HW.shape[1]):
             low, high = min(low, map_HW[y, x]), max(high, map_HW[y, x])
     span = np.float32(high - low)
+    if not np.isfinite(span):
+        return  # beyond float32: no contours, as of any map that is not finite
     for y in range(map_HW.shape[0]):
         for x in range(map_HW.shape[1]):
             score = np.float32(np.float32(map_HW[y, x] - low) / span)

@@ -13,7 +13,7 @@ from command import camworker, photographs, start
 
 from camworker.dataset import latest
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 COUNT, SHARD = 96, 8
 OPTIONS = ("--precision", "float32", "--shard-size", str(SHARD), "--batch-size", "4", "--json")

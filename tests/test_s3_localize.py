@@ -14,7 +14,7 @@ from camworker.store import open_store
 from jobs.cli import main
 
 pytest_plugins = ["s3_fixtures"]
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 IMAGES = 10
 FIXED = ("--precision", "float32", "--shard-size", "4", "--workers", "1", "--json")

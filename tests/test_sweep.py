@@ -296,3 +296,9 @@ def test_other_thresholds() -> None:
 
 def test_thresholds_are_hundredths() -> None:
     assert THRESHOLDS.tolist() == [n / 100 for n in range(100)]
+
+
+def test_a_span_beyond_float32_has_no_contours() -> None:
+    """Infinity over infinity would be no level at all."""
+    found = Sweep().maxboxacc(np.array([[-3e38, 3e38]], np.float32), np.array([[0, 0, 0, 0]]))
+    assert found.tolist() == [[1, 1]] * len(THRESHOLDS)  # the box 0, 0, 0, 0 against itself
