@@ -26,7 +26,6 @@ ERRORS: Final[tuple[ErrorKind, ...]] = get_args(ErrorKind)
 # Gao et al. 2021 (TS-CAM), section 4: intersection over the true box's area (IoG), over the predicted (IoP).
 _SEVERAL_IOG: Final = 0.3
 _PART_IOP: Final = 0.5
-_MORE_IOG: Final = 0.7
 _LAST: Final = np.array([0, 0, 1, 1], np.float32)  # from a half-open corner to the last pixel
 
 Pairs: TypeAlias = pd.DataFrame  # row, label, place, xmin, ymin, xmax, ymax: boxes of rows
@@ -249,8 +248,8 @@ def _errors(
     """Why the first (label, box) pair of a unit's row is wrong, if it is: exactly one of ERRORS.
 
     Of pairs that have the label and miss: several_instances covers more than 0.3 of two true boxes or more;
-    part lies with more than half of its area in a true box; too_large covers more than 0.7 of one. What none
-    of these describes is too_large or too_small by its area beside the true box's that it meets most.
+    part lies with more than half of its area in a true box; the rest is too_large or too_small by its area
+    beside that of the true box it covers most. Covering more than 0.7 of it (TS-CAM's "more") is too_large.
     """
     errors = np.full(len(units), ERRORS.index("no_box"), np.int8)
     first = predicted[predicted["place"] == 0].drop(columns=["label", "place"])
@@ -271,10 +270,10 @@ def _errors(
         kinds["several"] = kinds["iog"] > _SEVERAL_IOG
         kinds = kinds.sort_values(["unit", "iog"], ascending=[True, False], kind="stable")
         by_unit = kinds.groupby("unit")
-        table = by_unit.agg({"several": "sum", "iop": "max", "iog": "max", "larger": "first"})
+        table = by_unit.agg({"several": "sum", "iop": "max", "larger": "first"})
         names = np.select(
-            [table["several"] > 1, table["iop"] > _PART_IOP, table["iog"] > _MORE_IOG, table["larger"]],
-            [ERRORS.index(name) for name in ("several_instances", "part", "too_large", "too_large")],
+            [table["several"] > 1, table["iop"] > _PART_IOP, table["larger"]],
+            [ERRORS.index(name) for name in ("several_instances", "part", "too_large")],
             ERRORS.index("too_small"),
         )
         errors[table.index] = names
