@@ -13,6 +13,7 @@ from camworker.careful import CarefulDecoder
 from camworker.errors import Failure
 from camworker.fetch import NO_TABLES, Fetch, fetches
 from camworker.localizer import Localizer, Prepared
+from camworker.stages import Stages
 
 _BATCHES_AHEAD: Final = 3
 
@@ -26,16 +27,19 @@ def prepared_batches(
     tables: Mapping[str, str] = NO_TABLES,
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
+    stages: Stages | None = None,
 ) -> Generator[tuple[pa.Table, list[Prepared | Failure]], None, None]:
     """Slices of items (uri, source_row, identity at least), each with its images prepared, in order.
 
     decoders: how many threads. Memory is bounded by batches, whatever the number of items. careful:
     decode in a child process, so that an image that kills its decoder kills nothing else. on_image is
-    told of each image that is prepared, by the thread that did it. An image for which there is not enough
-    memory beside the others is tried again alone, and then "too_large".
+    told of each image that is prepared, by the thread that did it; stages counts what that took. An image
+    for which there is not enough memory beside the others is tried again alone, and then "too_large".
     """
     size = localizer.batch_size
+    stages = stages or Stages()
     with ExitStack() as stack:
+        stack.callback(stages.empty)
         prepare_bytes = localizer.prepare
         if careful:
             decoder = CarefulDecoder(localizer.frame_size, localizer.resize)
@@ -43,8 +47,14 @@ def prepared_batches(
         pool = stack.enter_context(ThreadPoolExecutor(decoders))
 
         def prepare(fetch: Fetch) -> Prepared | Failure:
-            data = fetch()
-            prepared = data if isinstance(data, Failure) else prepare_bytes(data)
+            with stages.timed("fetch_decode"):
+                data = fetch()
+                if isinstance(data, Failure):
+                    prepared: Prepared | Failure = data
+                else:
+                    stages.read(data)
+                    prepared = prepare_bytes(data)
+            stages.prepared()
             on_image()
             return prepared
 
@@ -62,11 +72,14 @@ def prepared_batches(
                     return Failure("too_large", f"there is not enough memory for it: {error}")
 
         ahead: deque[Future[Prepared | Failure]] = deque()
-        sources = fetches(items, verify=verify, tables=tables)
+        # Rows of Parquet are read here, as they come; files by whoever prepares them.
+        sources = stages.timed_each("fetch_decode", fetches(items, verify=verify, tables=tables))
         for start in range(0, items.num_rows, size):
             for fetch in sources:
                 ahead.append(pool.submit(prepare_in_turn, fetch))
                 if len(ahead) >= _BATCHES_AHEAD * size:
                     break
             rows = items.slice(start, size)
-            yield rows, [ahead.popleft().result() for _ in range(rows.num_rows)]
+            batch = [ahead.popleft().result() for _ in range(rows.num_rows)]
+            stages.taken(len(batch))
+            yield rows, batch

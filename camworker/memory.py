@@ -1,5 +1,6 @@
 """Running out of memory: the network looks at fewer images at a time, down to one."""
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -7,6 +8,8 @@ import torch
 
 from camworker.errors import Failure
 from camworker.localizer import Localizer, Maps, Prepared
+
+_log = logging.getLogger(__name__)
 
 Batch = Sequence[Prepared | Failure]
 
@@ -38,6 +41,7 @@ class Forward:
                 raise MemoryError(f"the network has not enough memory for one image: {maps}")
             else:
                 self.limit = max(1, min(self.limit, len(batch[rows])) // 2)
+                _log.warning("out of memory: fewer images at a time", extra={"batch_size": self.limit})
         return pieces
 
     def _try(self, batch: Batch, labels: Sequence[Sequence[int]]) -> Maps | str | None:

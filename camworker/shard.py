@@ -3,12 +3,13 @@
 import hashlib
 import io
 import json
+import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -25,19 +26,24 @@ from camworker.records import (
     SCHEMA_VERSION,
     AnyPrediction,
     CamShape,
+    FailedPrediction,
     predictions_schema,
     predictions_table,
 )
+from camworker.stages import Spent, Stages
+
+_log = logging.getLogger(__name__)
 
 OnBatch = Callable[[list[AnyPrediction]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A committed shard. seconds: how long it took here; 0 when it was there already."""
+    """A committed shard. seconds: how long it took here; 0 when it was there already. spent: on what."""
 
     part: Part
     seconds: float
+    spent: Spent = field(default_factory=Spent)
 
     @property
     def images(self) -> dict[str, int]:
@@ -55,21 +61,23 @@ def run_shard(
     about: dict[str, Any],
     on_batch: OnBatch,
     on_image: Callable[[], None] = lambda: None,
+    stages: Stages | None = None,
     careful: bool = False,
 ) -> Done:
     """Localize one shard's items and commit its part, or adopt the part that is there.
 
     decoders: threads that read and decode beside the network. about: what was resolved where it
     ran (precision, versions and the like), for the part's metadata. on_batch is told of rows as they
-    are finished, on_image of each image that is read and decoded. careful: decode in a child process, for
-    a shard that has killed a worker. Raises CommitError when a part cannot be committed, MemoryError when
-    there is not enough for one image; OSError.
+    are finished, on_image of each image that is read and decoded; stages counts what all of it takes.
+    careful: decode in a child process, for a shard that has killed a worker. Raises CommitError when a
+    part cannot be committed, MemoryError when there is not enough for one image; OSError.
     """
     key = ledger.part_key(plan.generation, shard)
     items = read_shard(ledger, plan, shard)
     if ledger.store.exists(key):
         return Done(adopt(ledger, plan, shard, items), 0.0)
-    started = time.perf_counter()
+    stages = stages or Stages()
+    started, before = time.perf_counter(), stages.spent
     tables, forward = [], Forward(localizer)
     for rows, predictions in localize_items(
         items,
@@ -80,19 +88,23 @@ def run_shard(
         careful=careful,
         on_image=on_image,
         forward=forward,
+        stages=stages,
     ):
-        tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
+        with stages.timed("boxes"):
+            tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
         on_batch(predictions)
+        _log_failures(rows, predictions)
     if forward.limit < localizer.batch_size:
         about = {**about, "batch_size_after_out_of_memory": forward.limit}
     table = pa.concat_tables(tables).replace_schema_metadata(_metadata(plan, shard, localizer, about))
-    data = _encode(table)
-    _validate(data, plan, shard, items)
-    if ledger.store.create(key, data):
-        part = _part(key, shard, data, table["status"])
-    else:
-        part = adopt(ledger, plan, shard, items)
-    return Done(part, time.perf_counter() - started)
+    with stages.timed("commit"):
+        data = _encode(table)
+        _validate(data, plan, shard, items)
+        if ledger.store.create(key, data):
+            part = _part(key, shard, data, table["status"])
+        else:
+            part = adopt(ledger, plan, shard, items)
+    return Done(part, time.perf_counter() - started, stages.spent - before)
 
 
 def localize_items(
@@ -105,14 +117,16 @@ def localize_items(
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
     forward: Forward | None = None,
+    stages: Stages | None = None,
 ) -> Iterator[tuple[pa.Table, list[AnyPrediction]]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
     Threads fetch and decode a few batches ahead of the network, and one makes the boxes of the
     batch before, so that memory is bounded by batches, whatever the number of items. forward: given to
-    learn from it how many images the network had memory for.
+    learn from it how many images the network had memory for; stages: to learn what all of it takes.
     """
     forward = forward or Forward(localizer)
+    stages = stages or Stages()
     batches = prepared_batches(
         items,
         localizer,
@@ -121,12 +135,15 @@ def localize_items(
         tables=tables,
         careful=careful,
         on_image=on_image,
+        stages=stages,
     )
     with closing(batches), ThreadPoolExecutor(1) as finisher:
         waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
         for rows, prepared in batches:
-            pieces = forward(prepared, rows["labels"].to_pylist())
-            waiting.append((rows, finisher.submit(_finish, localizer, pieces)))
+            labels = rows["labels"].to_pylist()
+            with stages.timed("network"):
+                pieces = forward(prepared, labels)
+            waiting.append((rows, finisher.submit(_finish, localizer, pieces, stages)))
             if len(waiting) > 1:
                 done, future = waiting.popleft()
                 yield done, future.result()
@@ -135,9 +152,19 @@ def localize_items(
 
 
 def _finish(
-    localizer: Localizer, pieces: list[tuple[Maps | None, Sequence[Prepared | Failure]]]
+    localizer: Localizer, pieces: list[tuple[Maps | None, Sequence[Prepared | Failure]]], stages: Stages
 ) -> list[AnyPrediction]:
-    return [row for maps, prepared in pieces for row in localizer.finish(maps, prepared)]
+    with stages.timed("boxes"):
+        return [row for maps, prepared in pieces for row in localizer.finish(maps, prepared)]
+
+
+def _log_failures(rows: pa.Table, predictions: list[AnyPrediction]) -> None:
+    """A line for each image that failed, for who asks for so many: the rows hold the same."""
+    if not _log.isEnabledFor(logging.DEBUG):
+        return
+    for image_id, row in zip(rows["image_id"].to_pylist(), predictions, strict=True):
+        if isinstance(row, FailedPrediction):
+            _log.debug("image failed", extra={"image_id": image_id, "status": row.status, "error": row.error})
 
 
 def adopt(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:

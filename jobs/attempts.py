@@ -40,6 +40,11 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._resting)
 
+    @property
+    def charged(self) -> int:
+        """How many attempts have failed, of all tasks."""
+        return self._spent.total()
+
     def add(self, tasks: Iterable[Task]) -> None:
         """Tasks to be run after those that wait."""
         self._waiting.extend(tasks)

@@ -12,8 +12,10 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
+from jobs import logs
 from jobs.attempts import Attempts, Task
 from jobs.cluster import Workers
+from jobs.metrics import Standing
 from jobs.slot import DEATHS, PATIENCE, Doubt, Patience, Slot, Verdict, living_nodes
 from jobs.tally import Tally
 
@@ -24,6 +26,8 @@ _POLL_SECONDS: Final = 0.5
 # So often in a row, and it is not one shard's or one node's trouble.
 _FAILURES_IN_A_ROW: Final = 10
 _DEATHS_AT_START: Final = 5
+
+_log = logs.LOG.getChild("driver")
 
 OnProgress = Callable[[Counter[str]], None]
 
@@ -40,13 +44,18 @@ Kept = TypeVar("Kept", bound=Counted)
 
 @dataclass
 class Outcome(Generic[Kept]):
-    """What a run of shards came to. lost: shards that could not be done -> why, as they failed last."""
+    """What a run of shards came to. lost: shards that could not be done -> why, as they failed last.
+
+    failed_attempts counts attempts, restarts the workers that took the place of others.
+    """
 
     done: dict[Task, Kept] = field(default_factory=dict)
     lost: dict[Task, str] = field(default_factory=dict)
     stopped: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
     images_per_second: float | None = None
+    failed_attempts: int = 0
+    restarts: int = 0
 
 
 class Driver(Generic[Kept]):
@@ -55,7 +64,7 @@ class Driver(Generic[Kept]):
     worker: a class like jobs.worker.Worker, made of (settings, cores), with about, run and tally.
     arguments: what a worker's run is given for a task before careful; default the task's numbers.
     keep: what stays of a result, so that large ones can be merged as they come; default all of it.
-    tell: told in a line of what went wrong and is tried again.
+    tell: told in a line of what went wrong and is tried again. watch: told again and again how far it is.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class Driver(Generic[Kept]):
         arguments: Callable[[Task], tuple[Any, ...]] = lambda task: task,
         keep: Callable[[Any], Kept] = lambda result: result,
         tell: Callable[[str], None] = lambda line: None,
+        watch: Callable[[Standing], None] = lambda standing: None,
         patience: Patience = PATIENCE,
     ) -> None:
         self._worker = worker
@@ -77,6 +87,7 @@ class Driver(Generic[Kept]):
         self._arguments = arguments
         self._keep = keep
         self._tell = tell
+        self._watch = watch
         self._patience = patience
         self._stop = threading.Event()
         self._why = ""
@@ -85,6 +96,8 @@ class Driver(Generic[Kept]):
         self._doubts: list[Doubt] = []
         self._deaths_at_start = 0
         self._came_up = False
+        self._tasks = 0
+        self._started = 0
 
     def stop(self, why: str) -> None:
         """Start nothing more; what runs may finish within _DRAIN_SECONDS."""
@@ -95,8 +108,10 @@ class Driver(Generic[Kept]):
         """Run every task once; again where that failed, see Attempts, and carefully after a death."""
         outcome = Outcome[Kept](lost=self._attempts.lost)
         self._attempts.add(tasks)
+        self._tasks = len(tasks)
         with self._drain_on_signal():
-            slots = [self._start() for _ in range(min(self._workers.count, len(tasks)))]
+            count = min(self._workers.count, len(tasks))
+            slots = [self._start() for _ in range(count)]
             while self._attempts or self._doubts or any(slot.queue for slot in slots):
                 if self._stop.is_set():
                     outcome.stopped = self._why
@@ -113,10 +128,13 @@ class Driver(Generic[Kept]):
                 self._settle_doubts()
                 self._report(slots, outcome)
             self._end(slots)
+        self._watch(self._standing([], outcome))
         outcome.images_per_second = _steady_rate(self._gone)
+        outcome.failed_attempts, outcome.restarts = self._attempts.charged, self._started - count
         return outcome
 
     def _start(self) -> Slot:
+        self._started += 1
         return Slot(self._worker, self._settings, self._workers, time.monotonic())
 
     def _attend(self, slot: Slot, outcome: Outcome[Kept]) -> bool:
@@ -160,7 +178,7 @@ class Driver(Generic[Kept]):
 
     def _fail(self, task: Task, why: str) -> None:
         self._attempts.failed(task, why, time.monotonic())
-        self._tell(f"shard {task[1]} failed: {why}")
+        self._warn(task, f"shard {task[1]} failed: {why}")
         if self._attempts.in_a_row >= _FAILURES_IN_A_ROW:
             self.stop(f"{self._attempts.in_a_row} shards failed one after another, the last one by {why}")
 
@@ -184,10 +202,10 @@ class Driver(Generic[Kept]):
             if doubt.task is None:
                 self._died_at_start(doubt, verdict)
             elif verdict is Verdict.NODE:
-                self._tell(f"a node was lost: shard {doubt.task[1]} is run elsewhere")
+                self._warn(doubt.task, f"a node was lost: shard {doubt.task[1]} is run elsewhere")
                 self._attempts.put_back([doubt.task])
             else:
-                self._tell(f"shard {doubt.task[1]} ended its worker: {doubt.why}")
+                self._warn(doubt.task, f"shard {doubt.task[1]} ended its worker: {doubt.why}")
                 self._attempts.died(doubt.task, doubt.why)
         self._doubts = unclear
 
@@ -207,7 +225,7 @@ class Driver(Generic[Kept]):
             self._gone.append(slot.tally)
             running, *queued = [task for _, task in slot.queue]
             why = f"no progress for {limit:.0f} s"
-            self._tell(f"shard {running[1]} hung its worker, which was ended: {why}")
+            self._warn(running, f"shard {running[1]} hung its worker, which was ended: {why}")
             self._attempts.put_back(queued)
             self._attempts.died(running, why)
             slots[index] = self._start()
@@ -240,6 +258,17 @@ class Driver(Generic[Kept]):
         for slot in slots:
             images.update(slot.tally.running)
         self._on_progress(images)
+        self._watch(self._standing(slots, outcome))
+
+    def _standing(self, slots: list[Slot], outcome: Outcome[Kept]) -> Standing:
+        done, lost, running = len(outcome.done), len(outcome.lost), sum(bool(slot.queue) for slot in slots)
+        workers = sum(slot.about is not None for slot in slots)
+        return Standing(done, self._attempts.charged, lost, self._tasks - done - lost - running, workers)
+
+    def _warn(self, task: Task, line: str) -> None:
+        self._tell(line)
+        with logs.where(generation=task[0], shard=task[1]):
+            _log.warning(line)
 
     @contextmanager
     def _drain_on_signal(self) -> Iterator[None]:

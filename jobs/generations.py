@@ -1,5 +1,6 @@
 """Running a planned generation to its end, and the account of it: counts, error budget, run record."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -9,12 +10,19 @@ from typing import Any, Final
 from camworker.lease import Lease
 from camworker.ledger import Ledger, Plan
 from camworker.shard import Done
+from camworker.stages import Spent
+from jobs import logs
 from jobs.cluster import Workers
 from jobs.console import Console, ImageProgress, duration
 from jobs.driver import Driver, Outcome
-from jobs.worker import Settings, Worker
+from jobs.metrics import DriverMetrics
+from jobs.worker import Settings, Worker, rounded
+
+_log = logs.LOG.getChild("driver")
 
 _ERRORS_COUNT_FROM: Final = 100  # images, before the error budget can stop a run
+# What the log tells of a run record.
+_TOLD: Final = ("images", "seconds", "stages", "read_bytes", "failed_attempts", "restarts")
 
 
 @dataclass
@@ -79,24 +87,34 @@ class Runner:
         """Run a generation's shards and write its run record; False when that was not possible."""
         if self.stopped:
             return False
-        self.console.note(f"generation {plan.generation}: {plan.items} images in {plan.shards} shards")
+        with logs.where(recipe=plan.recipe, generation=plan.generation):
+            return self._complete(plan)
+
+    def _complete(self, plan: Plan) -> bool:
+        self._note(f"generation {plan.generation}: {plan.items} images in {plan.shards} shards", logging.INFO)
         started = time.monotonic()
         outcome = self._run(plan)
         seconds = time.monotonic() - started
         self.summary.count(plan, outcome, seconds)
         for (_, shard), why in outcome.lost.items():
-            self.console.note(f"shard {shard} of generation {plan.generation} could not be done: {why}")
+            with logs.where(shard=shard):
+                self._note(f"shard {shard} of generation {plan.generation} could not be done: {why}")
         if outcome.stopped:
-            self.console.note(f"stopped: {outcome.stopped}; run the same command again to resume")
+            self._note(f"stopped: {outcome.stopped}; run the same command again to resume")
             self.stopped = True
         if outcome.stopped or outcome.lost:
             return False
         record = _run_record(plan, outcome, seconds)
         self.ledger.commit_run(plan.generation, record)
+        _log.info("generation done", extra={name: record[name] for name in _TOLD})
         if failed := too_many(record["images"], self.max_error_rate, plan.items):
-            self.console.note(f"{failed} of {plan.items} images failed: more than --max-error-rate allows")
+            self._note(f"{failed} of {plan.items} images failed: more than --max-error-rate allows")
             self.stopped = True
         return not self.stopped
+
+    def _note(self, line: str, level: int = logging.ERROR) -> None:
+        self.console.note(line)
+        _log.log(level, line)
 
     def _run(self, plan: Plan) -> Outcome[Done]:
         with ImageProgress(plan.items) as progress:
@@ -106,7 +124,14 @@ class Runner:
                 if why := self._why_stop(images, plan):
                     driver.stop(why)
 
-            driver = Driver[Done](Worker, self.settings, self.workers, on_progress, tell=self.console.note)
+            driver = Driver[Done](
+                Worker,
+                self.settings,
+                self.workers,
+                on_progress,
+                tell=self.console.note,
+                watch=DriverMetrics(plan.recipe).publish,
+            )
             return driver.run([(plan.generation, shard) for shard in range(plan.shards)])
 
     def _why_stop(self, images: Counter[str], plan: Plan) -> str | None:
@@ -134,7 +159,9 @@ def _failed(images: Mapping[str, int]) -> int:
 
 
 def _run_record(plan: Plan, outcome: Outcome[Done], seconds: float) -> dict[str, Any]:
+    """What it took (seconds, stages, bytes read, attempts, restarts) is of this run, not of earlier ones."""
     parts = [outcome.done[task].part for task in sorted(outcome.done)]
+    spent = sum((done.spent for done in outcome.done.values()), Spent())
     return {
         "recipe": plan.recipe,
         "generation": plan.generation,
@@ -143,6 +170,10 @@ def _run_record(plan: Plan, outcome: Outcome[Done], seconds: float) -> dict[str,
         "images": dict(_images(parts)),
         "seconds": round(seconds, 3),
         "images_per_second": outcome.images_per_second,
+        "stages": rounded(spent.seconds),
+        "read_bytes": spent.read_bytes,
+        "failed_attempts": outcome.failed_attempts,
+        "restarts": outcome.restarts,
         "resolved": outcome.about,
         "versions": outcome.about.get("versions", {}),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -125,8 +125,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     done = True
     if to_do.num_rows or ledger.unfinished():
+        from jobs import logs
         from jobs.cluster import connected, fit_workers
 
+        if console.verbose or logs.in_job():
+            logs.write_lines()
         with connected(args.address, verbose=console.verbose):
             workers = fit_workers(args.workers, args.gpus_per_worker)
             # Nothing is written before all that was asked for is known to work.
@@ -208,6 +211,7 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
         views=args.views,
         output_stride=args.output_stride,
         batch_size=args.batch_size,
+        verbose=args.verbose,
     )
     return _Request(settings, recipe, replace(source, items=items), shape)
 

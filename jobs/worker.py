@@ -1,5 +1,6 @@
 """The Ray actor: a Localizer that runs shards one after another, and says how far it is."""
 
+import logging
 import platform
 from collections import Counter
 from dataclasses import dataclass
@@ -11,15 +12,21 @@ from camworker.errors import CommitError
 from camworker.frame import Resize, Views
 from camworker.ledger import Ledger, Plan
 from camworker.localizer import Localizer, Precision
+from camworker.records import AnyPrediction
 from camworker.shard import Done, run_shard
+from camworker.stages import Stages
 from camworker.store import open_store
 from camworker.weights import Package, load
+from jobs import logs
+from jobs.metrics import WorkerMetrics
 from jobs.tally import Tally
+
+_log = logs.LOG.getChild("worker")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What every worker of a run is started with."""
+    """What every worker of a run is started with. verbose: log every image that fails."""
 
     out: str
     recipe: str
@@ -34,6 +41,7 @@ class Settings:
     views: Views
     output_stride: int | None
     batch_size: int | None
+    verbose: bool = False
 
     def localizer(self) -> Localizer:
         """The Localizer asked for. Raises CommitError when its weights are no longer the recipe's."""
@@ -65,11 +73,18 @@ class Worker:
         import torch
 
         torch.set_num_threads(cores)
+        logs.write_lines(logging.DEBUG if settings.verbose else logging.INFO)
         self._cores = cores
+        self._recipe = settings.recipe
         self._localizer = settings.localizer()
         self._ledger = Ledger(open_store(settings.out), settings.recipe)
         self._plans: dict[int, Plan] = {}
         self._tally = Tally()
+        self._stages = Stages()
+        on_gpu = self._localizer.device.type == "cuda"
+        self._metrics = WorkerMetrics(settings.recipe, self._stages, on_gpu=on_gpu)
+        with logs.where(recipe=self._recipe):
+            _log.info("worker started", extra={"cores": cores, **self.about()})
 
     def about(self) -> dict[str, Any]:
         """What was resolved here, for the parts' metadata and the run record."""
@@ -83,6 +98,21 @@ class Worker:
 
     def run(self, generation: int, shard: int, careful: bool) -> Done:
         """Localize and commit one shard; careful: so that an image that kills a decoder kills no worker."""
+        with logs.where(recipe=self._recipe, generation=generation, shard=shard):
+            _log.info("shard started", extra={"careful": careful})
+            try:
+                done = self._run(generation, shard, careful)
+            except Exception as error:
+                _log.exception("shard failed", extra={"why": f"{type(error).__name__}: {error}"})
+                raise
+            finally:
+                self._metrics.publish()
+            facts = {"images": done.images, "seconds": round(done.seconds, 3), "bytes": done.part.bytes}
+            spent = {"read_bytes": done.spent.read_bytes, "stages": rounded(done.spent.seconds)}
+            _log.info("shard done" if done.seconds else "shard was done before", extra=facts | spent)
+        return done
+
+    def _run(self, generation: int, shard: int, careful: bool) -> Done:
         if generation not in self._plans:
             self._plans[generation] = self._ledger.read_plan(generation)
         self._tally.running = Counter()
@@ -94,16 +124,27 @@ class Worker:
             decoders=self._cores,
             about=self.about(),
             on_image=self._tally.prepare,
-            on_batch=lambda rows: self._tally.add([row.status for row in rows]),
+            on_batch=self._count,
+            stages=self._stages,
             careful=careful,
         )
         self._tally.running = Counter()  # from here on the driver counts it
         return done
 
+    def _count(self, rows: list[AnyPrediction]) -> None:
+        statuses = [row.status for row in rows]
+        self._tally.add(statuses)
+        self._metrics.publish(statuses)
+
     @ray.method(concurrency_group="tally")
     def tally(self) -> Tally:
         """Rows finished so far, those of the running shard included."""
         return self._tally
+
+
+def rounded(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds by stage, to the millisecond."""
+    return {stage: round(value, 3) for stage, value in seconds.items()}
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ from jobs.cli import COMMANDS
 ALLOWED = {
     "__init__": {"localizer"},
     "annotations": {"errors", "sources", "store", "tables"},
-    "batches": {"careful", "errors", "fetch", "localizer"},
+    "batches": {"careful", "errors", "fetch", "localizer", "stages"},
     "bootstrap": set(),
     "boxes": {"dtbox", "errors", "frame", "maxboxacc"},
     "cam": {"errors", "frame"},
@@ -62,8 +62,9 @@ ALLOWED = {
     "s3_file": set(),
     "s3_listing": {"s3_boto3"},
     "s3_obstore": {"s3_boto3"},
-    "shard": {"batches", "errors", "fetch", "ledger", "localizer", "memory", "plan", "records"},
+    "shard": {"batches", "errors", "fetch", "ledger", "localizer", "memory", "plan", "records", "stages"},
     "sources": {"classes", "errors", "known_labels", "locations", "records", "store", "table_items"},
+    "stages": set(),
     "states": {"errors", "gap", "networks", "paper_networks", "store"},
     "store": {"errors", "local_files", "locations", "s3"},
     "summary": {"bootstrap", "errors", "judging", "metrics", "sweep", "truth"},
@@ -95,7 +96,7 @@ TORCH_MODULES = {
 NO_PYARROW = {
     *("bootstrap", "components", "sweep"),
     *("boxes", "cam", "dtbox", "errors", "frame", "images", "localizer", "masks", "maxboxacc", "networks"),
-    *("receptive", "units"),
+    *("receptive", "stages", "units"),
     *("charts", "report"),
     *("local_files", "locations", "probe", "s3", "s3_boto3", "s3_file", "s3_listing", "s3_obstore", "store"),
 }
