@@ -122,9 +122,28 @@ class Lease:
                 wait = _RETRY_SECONDS  # until it works or another run takes over: see lost
 
 
+class Watch:
+    """Who holds a recipe's lease, for who looks again and again: the chain is listed once, then followed."""
+
+    def __init__(self, store: Store, recipe: str) -> None:
+        self._store, self._folder = store, _folder(recipe)
+        self._number = _last(store, self._folder)
+        self._link = self._read() if self._number else None
+
+    def look(self, now: float) -> Link | None:
+        """The last link of the run that holds it now, in seconds since the epoch; None: no run does."""
+        while self._store.exists(_key(self._folder, self._number + 1)):
+            self._number += 1
+            self._link = self._read()
+        return self._link if self._link and self._link.holds(now) else None
+
+    def _read(self) -> Link:
+        return _decode(self._store.read(_key(self._folder, self._number)))
+
+
 def take(store: Store, recipe: str, *, clock: Clock = time.time) -> Lease:
     """Take the lease of a recipe. Raises LeaseHeldError while another run holds it, OSError."""
-    folder = f"ledger/recipe={recipe}/lease"
+    folder = _folder(recipe)
     process = process_name(os.getpid())
     number = _last(store, folder)
     while True:
@@ -159,6 +178,10 @@ def is_gone(process: str | None) -> bool:
     if process is None or ours is None or process.rsplit(" ", 2)[0] != ours.rsplit(" ", 2)[0]:
         return False
     return process_name(int(process.split()[-2])) != process
+
+
+def _folder(recipe: str) -> str:
+    return f"ledger/recipe={recipe}/lease"
 
 
 def _last(store: Store, folder: str) -> int:

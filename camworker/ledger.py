@@ -90,17 +90,18 @@ class Ledger:
     def part_key(self, generation: int, shard: int) -> str:
         return f"{self.parts_folder}/part-{generation:04d}-{shard:06d}.parquet"
 
-    def parts(self) -> dict[tuple[int, int], str]:
-        """Committed parts: (generation, shard) -> key, ascending."""
+    def parts(self, generation: int | None = None) -> dict[tuple[int, int], str]:
+        """Committed parts, of one generation or of all: (generation, shard) -> key, ascending."""
         found = {}
-        for entry in self.store.list(self.parts_folder):
+        start = "" if generation is None else f"part-{generation:04d}-"
+        for entry in self.store.list(self.parts_folder, start):
             if match := _PART.fullmatch(entry.key.removeprefix(f"{self.parts_folder}/")):
                 found[int(match[1]), int(match[2])] = entry.key
         return dict(sorted(found.items()))
 
     def generations(self) -> list[int]:
         """Committed plans, ascending."""
-        names = (entry.key.removeprefix(f"{self._home}/") for entry in self.store.list(self._home))
+        names = (entry.key.removeprefix(f"{self._home}/") for entry in self.store.list(self._home, "plan-"))
         return sorted(int(match[1]) for name in names if (match := _PLAN.fullmatch(name)))
 
     def unfinished(self) -> list[Plan]:

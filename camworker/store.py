@@ -35,10 +35,11 @@ class Store(Protocol):
     Who reads may say which identity is expected: ChangedError tells that there is another object.
     """
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", start: str = "") -> Iterator[Entry]:
         """Objects below the folder prefix, keys relative to the root, in no order that counts.
 
-        Raises where it cannot be told to the end: what came before is no whole listing.
+        start: only those whose key goes on like this after the folder. Raises where it cannot be told to
+        the end: what came before is no whole listing.
         """
 
     def read(self, key: str, identity: str | None = None) -> bytes:
@@ -60,11 +61,12 @@ class LocalStore:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", start: str = "") -> Iterator[Entry]:
         folder = self.root / prefix
         if folder.is_dir():
-            for entry in walk(folder, f"{prefix.rstrip('/')}/" if prefix else "", ()):
-                if not entry.key.startswith(_SCRATCH):
+            above = _folder(prefix)
+            for entry in walk(folder, above, ()):
+                if entry.key.startswith(above + start) and not entry.key.startswith(_SCRATCH):
                     yield entry
 
     def read(self, key: str, identity: str | None = None) -> bytes:
@@ -103,10 +105,9 @@ class MemoryStore:
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+    def list(self, prefix: str = "", start: str = "") -> Iterator[Entry]:
         for key in sorted(self._objects):
-            if key.startswith(folder):
+            if key.startswith(_folder(prefix) + start):
                 yield Entry(key, len(self._objects[key]), str(len(self._objects[key])))
 
     def read(self, key: str, identity: str | None = None) -> bytes:
@@ -139,11 +140,10 @@ class S3Store:
         self._root = root.rstrip("/")
         s3.split(root)
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", start: str = "") -> Iterator[Entry]:
         above = len(s3.split(f"{self._root}/")[1])
-        folder = self._uri(f"{prefix.rstrip('/')}/" if prefix else "")
         try:
-            for found in s3.list_objects(folder):
+            for found in s3.list_objects(self._uri(_folder(prefix) + start)):
                 if key := found.key[above:]:  # not the folder itself, which some tools make an object of
                     yield Entry(key, found.size, s3.identity_of(found.etag, found.size))
         except s3.MISTAKES as error:
@@ -163,6 +163,11 @@ class S3Store:
 
     def _uri(self, key: str) -> str:
         return f"{self._root}/{key}"
+
+
+def _folder(prefix: str) -> str:
+    """How the keys in a folder begin."""
+    return f"{prefix.rstrip('/')}/" if prefix else ""
 
 
 def open_store(root: str) -> Store:

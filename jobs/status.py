@@ -1,4 +1,4 @@
-"""What is planned, done and failed in an output."""
+"""What is planned, done and failed in an output, once or until it is complete."""
 
 import argparse
 from collections import Counter
@@ -8,16 +8,22 @@ from camworker.errors import UsageError
 from camworker.ledger import Ledger, recipes
 from camworker.store import open_store
 from jobs.console import DONE, Console
+from jobs.follow import follow
 
 HELP = "what is planned, done and failed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    parser.add_argument(
+        "--follow", action="store_true", help="show how far it is, until what is unfinished is complete"
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     store = open_store(args.output)
+    if args.follow:
+        follow(store, console)
     found = [_recipe_status(Ledger(store, recipe)) for recipe in recipes(store)]
     if not found:
         raise UsageError(f"{args.output} holds no predictions: localize writes them with --output")

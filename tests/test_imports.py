@@ -33,6 +33,7 @@ ALLOWED = {
     "excite": {"batches", "errors", "fetch", "localizer", "units"},
     "exports": {"boxes", "classes", "dataset", "errors", "fetch", "frame", "ledger"},
     "fetch": {"errors", "locations", "store"},
+    "following": {"dataset", "lease", "ledger", "store"},
     "frame": set(),
     "gap": {"cam", "errors"},
     "images": {"errors", "frame"},
