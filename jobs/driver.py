@@ -15,9 +15,9 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from jobs import logs
 from jobs.attempts import Attempts, Task
 from jobs.cluster import Workers
-from jobs.metrics import Standing
 from jobs.slot import DEATHS, PATIENCE, Doubt, Patience, Slot, Verdict, living_nodes
 from jobs.tally import Tally
+from jobs.telemetry import Standing
 
 _QUEUED: Final = 2
 _DRAIN_SECONDS: Final = 12.0

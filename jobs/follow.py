@@ -1,8 +1,8 @@
 """status --follow: how far what is unfinished is, again and again, until it is complete."""
 
 import sys
-import time
 from collections.abc import Iterable
+from time import sleep
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console as RichConsole
@@ -34,14 +34,14 @@ def follow(store: Store, console: Console) -> None:
             tasks: dict[str, TaskID] = {}
             while (seen := follower.look()) is not None:
                 _show(bars, tasks, seen)
-                time.sleep(_SECONDS_ON_A_TERMINAL)
+                sleep(_SECONDS_ON_A_TERMINAL)
     else:
         while (seen := follower.look()) is not None:
             for progress in seen:
                 console.note(
                     f"{_name(progress)}: {progress.done} of {progress.planned} images, {_said(progress)}"
                 )
-            time.sleep(_SECONDS_BETWEEN_LINES)
+            sleep(_SECONDS_BETWEEN_LINES)
 
 
 def _show(bars: Bars, tasks: dict[str, TaskID], seen: "Iterable[Progress]") -> None:

@@ -15,7 +15,7 @@ from jobs import logs
 from jobs.cluster import Workers
 from jobs.console import Console, ImageProgress, duration
 from jobs.driver import Driver, Outcome
-from jobs.metrics import DriverMetrics
+from jobs.telemetry import DriverMetrics
 from jobs.worker import Settings, Worker, rounded
 
 _log = logs.LOG.getChild("driver")

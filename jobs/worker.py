@@ -18,8 +18,8 @@ from camworker.stages import Stages
 from camworker.store import open_store
 from camworker.weights import Package, load
 from jobs import logs
-from jobs.metrics import WorkerMetrics
 from jobs.tally import Tally
+from jobs.telemetry import WorkerMetrics
 
 _log = logs.LOG.getChild("worker")
 
