@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from jobs import logs
 from jobs.attempts import Attempts, Task
 from jobs.cluster import Workers
-from jobs.slot import DEATHS, PATIENCE, Doubt, Patience, Slot, Verdict, living_nodes
+from jobs.slot import DEATHS, PATIENCE, Actor, Doubt, Patience, Slot, Verdict, living_nodes
 from jobs.tally import Tally
 from jobs.telemetry import Standing
 
@@ -65,6 +65,7 @@ class Driver(Generic[Kept]):
     arguments: what a worker's run is given for a task before careful; default the task's numbers.
     keep: what stays of a result, so that large ones can be merged as they come; default all of it.
     tell: told in a line of what went wrong and is tried again. watch: told again and again how far it is.
+    start: how a worker is started; default as an actor of its own.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Driver(Generic[Kept]):
         tell: Callable[[str], None] = lambda line: None,
         watch: Callable[[Standing], None] = lambda standing: None,
         patience: Patience = PATIENCE,
+        start: Callable[[type, Any, Workers], Actor] = Actor,
     ) -> None:
         self._worker = worker
         self._settings = settings
@@ -89,6 +91,7 @@ class Driver(Generic[Kept]):
         self._tell = tell
         self._watch = watch
         self._patience = patience
+        self._start_actor = start
         self._stop = threading.Event()
         self._why = ""
         self._gone: list[Tally] = []
@@ -135,7 +138,7 @@ class Driver(Generic[Kept]):
 
     def _start(self) -> Slot:
         self._started += 1
-        return Slot(self._worker, self._settings, self._workers, time.monotonic())
+        return Slot(self._start_actor(self._worker, self._settings, self._workers), time.monotonic())
 
     def _attend(self, slot: Slot, outcome: Outcome[Kept]) -> bool:
         """Take what slot has finished and give it more. False when its actor is dead."""
@@ -221,7 +224,7 @@ class Driver(Generic[Kept]):
             limit = self._patience.limit(slot.tally, tallies)
             if slot.quiet_seconds(time.monotonic()) <= limit:
                 continue
-            ray.kill(slot.actor)
+            slot.actor.end()
             self._gone.append(slot.tally)
             running, *queued = [task for _, task in slot.queue]
             why = f"no progress for {limit:.0f} s"
@@ -240,13 +243,13 @@ class Driver(Generic[Kept]):
 
     def _end(self, slots: list[Slot]) -> None:
         """Take the last tallies of those that still answer, and end every worker."""
-        asked = [slot.actor.tally.remote() for slot in slots]
+        asked = [slot.actor.tally() for slot in slots]
         ray.wait(asked, num_returns=len(asked), timeout=_LAST_TALLY_SECONDS)
         for slot, ref in zip(slots, asked, strict=True):
             with suppress(*DEATHS, GetTimeoutError):
                 slot.tally = ray.get(ref, timeout=0)
             self._gone.append(slot.tally)
-            ray.kill(slot.actor)
+            slot.actor.end()
         for doubt in self._doubts:
             doubt.end()
 

@@ -60,37 +60,56 @@ def _batch_seconds(tally: Tally) -> float:
     return tally.first_batch / rate
 
 
+class Actor:
+    """All that is asked of Ray for one worker: start it, call it, end it."""
+
+    def __init__(self, worker: type, settings: Any, workers: Workers) -> None:
+        actor_class = ray.remote(
+            num_cpus=workers.cores, num_gpus=workers.gpus, concurrency_groups={"tally": 1}
+        )(worker)
+        self._handle: ActorHandle = actor_class.remote(settings, workers.cores)
+
+    def introduce(self) -> ray.ObjectRef:
+        """What the worker says about itself, and the id of its node: there as soon as it has started."""
+        return self._handle.__ray_call__.remote(_introduction)
+
+    def run(self, *arguments: Any) -> ray.ObjectRef:
+        """The result of a task, which waits for those given before it."""
+        return self._handle.run.remote(*arguments)
+
+    def tally(self) -> ray.ObjectRef:
+        """How far the worker is, beside what it runs."""
+        return self._handle.tally.remote()
+
+    def end(self) -> None:
+        ray.kill(self._handle)
+
+
 class Slot:
     """A worker: its actor, the shards it was given (the first one runs), and its last tally.
 
     The deadline of the shard that runs moves on with every image prepared and every batch finished.
     """
 
-    def __init__(self, worker: type, settings: Any, workers: Workers, now: float) -> None:
-        actor_class = ray.remote(
-            num_cpus=workers.cores, num_gpus=workers.gpus, concurrency_groups={"tally": 1}
-        )(worker)
-        self.actor: ActorHandle = actor_class.remote(settings, workers.cores)
+    def __init__(self, actor: Actor, now: float) -> None:
+        self.actor = actor
         self.queue: deque[tuple[ray.ObjectRef, Task]] = deque()
         self.tally = Tally()
         self.about: dict[str, Any] | None = None
         self.node: str | None = None
-        self._starting: list[ray.ObjectRef] = [
-            self.actor.about.remote(),
-            self.actor.__ray_call__.remote(_node_of),
-        ]
+        self._starting = actor.introduce()
         self._asked: ray.ObjectRef | None = None
         self._moved_at = now
         self._seen: tuple[Task | None, int, int] = (None, 0, 0)
 
     def is_up(self) -> bool:
         """Whether the worker has started. Raises DEATHS where that failed."""
-        if self.about is None and len(ray.wait(self._starting, num_returns=2, timeout=0)[0]) == 2:
+        if self.about is None and ray.wait([self._starting], timeout=0)[0]:
             self.about, self.node = ray.get(self._starting)
         return self.about is not None
 
     def give(self, task: Task, arguments: tuple[Any, ...], careful: bool) -> None:
-        self.queue.append((self.actor.run.remote(*arguments, careful), task))
+        self.queue.append((self.actor.run(*arguments, careful), task))
 
     def poll(self, now: float) -> None:
         """Take the tally asked for last time, if it is there, and ask for the next."""
@@ -99,7 +118,7 @@ class Slot:
                 # Of a death the loop hears by the shards, and replaces the worker.
                 with contextlib.suppress(*DEATHS):
                     self.tally = ray.get(self._asked)
-            self._asked = self.actor.tally.remote()
+            self._asked = self.actor.tally()
         seen = (self.queue[0][1] if self.queue else None, self.tally.images, self.tally.prepared)
         if seen != self._seen:
             self._seen, self._moved_at = seen, now
@@ -110,7 +129,7 @@ class Slot:
 
     def waits_for(self) -> list[ray.ObjectRef]:
         """What the driver waits for: the start, then the shard that runs; of an idle worker nothing."""
-        return self._starting[-1:] if self.about is None else [ref for ref, _ in self.queue][:1]
+        return [self._starting] if self.about is None else [ref for ref, _ in self.queue][:1]
 
 
 class Verdict(Enum):
@@ -146,7 +165,7 @@ class Doubt:
     def _ask(self) -> Verdict:
         """Whether the actor answers: then the connection alone was lost, and no node."""
         if self._asked is None:
-            self._asked = self._slot.actor.tally.remote()
+            self._asked = self._slot.actor.tally()
         elif ray.wait([self._asked], timeout=0)[0]:
             asked, self._asked = self._asked, None
             try:
@@ -161,7 +180,7 @@ class Doubt:
 
     def end(self) -> None:
         """Make sure that the actor is gone: it may only be out of reach, and still hold its cores."""
-        ray.kill(self._slot.actor)
+        self._slot.actor.end()
 
 
 def _reason(error: RayError) -> str:
@@ -169,8 +188,8 @@ def _reason(error: RayError) -> str:
     return str(error).splitlines()[-1].partition(" Some common causes")[0]
 
 
-def _node_of(worker: object) -> str:
-    return ray.get_runtime_context().get_node_id()
+def _introduction(worker: Any) -> tuple[dict[str, Any], str]:
+    return worker.about(), ray.get_runtime_context().get_node_id()
 
 
 def living_nodes() -> set[str]:
