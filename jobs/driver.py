@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from jobs import logs
 from jobs.attempts import Attempts, Task
 from jobs.cluster import Workers
-from jobs.slot import DEATHS, PATIENCE, Actor, Doubt, Patience, Slot, Verdict, living_nodes
+from jobs.slot import DEATHS, PATIENCE, Actor, Doubt, Patience, Slot, Verdict, batch_seconds, living_nodes
 from jobs.tally import Tally
 from jobs.telemetry import Standing
 
@@ -23,6 +23,7 @@ _QUEUED: Final = 2
 _DRAIN_SECONDS: Final = 12.0
 _LAST_TALLY_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.5
+_TALLIES_AT_ONCE: Final = 100  # so that of many workers each is asked less often, and the driver has time
 # So often in a row, and it is not one shard's or one node's trouble.
 _FAILURES_IN_A_ROW: Final = 10
 _DEATHS_AT_START: Final = 5
@@ -46,10 +47,12 @@ Kept = TypeVar("Kept", bound=Counted)
 class Outcome(Generic[Kept]):
     """What a run of shards came to. lost: shards that could not be done -> why, as they failed last.
 
-    failed_attempts counts attempts, restarts the workers that took the place of others.
+    images: those of the shards that are done, by status. failed_attempts counts attempts, restarts the
+    workers that took the place of others.
     """
 
     done: dict[Task, Kept] = field(default_factory=dict)
+    images: Counter[str] = field(default_factory=Counter)
     lost: dict[Task, str] = field(default_factory=dict)
     stopped: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
@@ -95,9 +98,10 @@ class Driver(Generic[Kept]):
         self._stop = threading.Event()
         self._why = ""
         self._gone: list[Tally] = []
+        self._turn = 0  # whose tally is asked for next
         self._attempts = Attempts()
         self._doubts: list[Doubt] = []
-        self._deaths_at_start = 0
+        self._deaths_at_start, self._died_at_start_at = 0, 0.0
         self._came_up = False
         self._tasks = 0
         self._started = 0
@@ -115,21 +119,24 @@ class Driver(Generic[Kept]):
         with self._drain_on_signal():
             count = min(self._workers.count, len(tasks))
             slots = [self._start() for _ in range(count)]
+            looked_at = 0.0
             while self._attempts or self._doubts or any(slot.queue for slot in slots):
                 if self._stop.is_set():
                     outcome.stopped = self._why
                     self._drain(slots, outcome)
                     break
-                if running := [ref for slot in slots for ref in slot.waits_for()]:
-                    ray.wait(running, timeout=_POLL_SECONDS)
-                else:
-                    self._stop.wait(_POLL_SECONDS)
-                for index, slot in enumerate(slots):
-                    if not self._attend(slot, outcome):
+                for index in self._wait(slots):
+                    if not self._attend(slots[index], outcome):
                         slots[index] = self._start()
-                self._end_hung(slots)
-                self._settle_doubts()
-                self._report(slots, outcome)
+                self._fill(slots)
+                # Between results, whose number grows with that of workers, nothing looks at every worker.
+                if time.monotonic() - looked_at >= _POLL_SECONDS:
+                    self._poll(slots)
+                    self._end_hung(slots)
+                    self._settle_doubts()
+                    self._report(slots, outcome)
+                    looked_at = time.monotonic()
+            self._report(slots, outcome)
             self._end(slots)
         self._watch(self._standing([], outcome))
         outcome.images_per_second = _steady_rate(self._gone)
@@ -140,16 +147,23 @@ class Driver(Generic[Kept]):
         self._started += 1
         return Slot(self._start_actor(self._worker, self._settings, self._workers), time.monotonic())
 
+    def _wait(self, slots: list[Slot]) -> list[int]:
+        """Wait a while until a worker has started or finished a shard: the places of those that have."""
+        places = {ref: index for index, slot in enumerate(slots) if (ref := slot.waits_for()) is not None}
+        if not places:
+            self._stop.wait(_POLL_SECONDS)
+            return []
+        refs = list(places)
+        ray.wait(refs, timeout=_POLL_SECONDS)  # for one; the others that are there come with it
+        return [places[ref] for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]]
+
     def _attend(self, slot: Slot, outcome: Outcome[Kept]) -> bool:
-        """Take what slot has finished and give it more. False when its actor is dead."""
+        """Take what slot has finished. False when its actor is dead."""
         try:
-            # A worker that has not started is given nothing: another may be free before it.
             if slot.is_up():
                 self._deaths_at_start, self._came_up = 0, True
                 outcome.about = slot.about or {}
                 self._collect(slot, outcome)
-                self._fill(slot)
-                slot.poll(time.monotonic())
         except DEATHS as error:
             # Where no worker could be made, none can: a network that is refused, a library that lacks.
             if not self._came_up and isinstance(error, RayActorError) and error.actor_init_failed:
@@ -158,17 +172,26 @@ class Driver(Generic[Kept]):
             return False
         return True
 
-    def _fill(self, slot: Slot) -> None:
-        while len(slot.queue) < _QUEUED and (following := self._attempts.next(time.monotonic())):
-            task, careful = following
-            slot.give(task, self._arguments(task), careful)
+    def _fill(self, slots: list[Slot]) -> None:
+        """Give shards to workers that have too few queued, while there are any."""
+        if not self._attempts:
+            return
+        for slot in slots:
+            # A worker that has not started is given nothing: another may be free before it.
+            while slot.about is not None and len(slot.queue) < _QUEUED:
+                if (following := self._attempts.next(time.monotonic())) is None:
+                    return
+                task, careful = following
+                slot.give(task, self._arguments(task), careful)
 
     def _collect(self, slot: Slot, outcome: Outcome[Kept]) -> None:
         """Take the results of slot. Raises DEATHS, its queue as it was, and what no other try would mend."""
         while slot.queue and ray.wait([slot.queue[0][0]], timeout=0)[0]:
             ref, task = slot.queue[0]
             try:
-                outcome.done[task] = self._keep(ray.get(ref))
+                outcome.done[task] = kept = self._keep(ray.get(ref))
+                outcome.images.update(kept.images)
+                slot.tally.running.clear()
                 self._attempts.done()
             except RayTaskError as error:
                 # The store or the memory may recover; a plan or a network that is wrong does not.
@@ -213,16 +236,30 @@ class Driver(Generic[Kept]):
         self._doubts = unclear
 
     def _died_at_start(self, doubt: Doubt, verdict: Verdict) -> None:
-        self._deaths_at_start += verdict is Verdict.WORKER
+        """Count it, unless another one died since it was made: workers that die together are one mishap."""
+        if verdict is Verdict.WORKER and doubt.made_at >= self._died_at_start_at:
+            self._deaths_at_start += 1
+            self._died_at_start_at = doubt.since
         if self._deaths_at_start >= _DEATHS_AT_START:
             self.stop(f"workers die before they have started: {doubt.why}")
 
+    def _poll(self, slots: list[Slot]) -> None:
+        """Take the tallies that have come, and ask some workers, each in its turn, for the next."""
+        asked = {slot.asked: slot for slot in slots if slot.asked is not None}
+        for ref in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
+            asked[ref].take_tally()
+        for _ in range(min(len(slots), _TALLIES_AT_ONCE)):
+            slots[self._turn % len(slots)].ask_tally()
+            self._turn += 1
+
     def _end_hung(self, slots: list[Slot]) -> None:
         """Kill workers that make no progress; the shard that ran is charged, and run carefully."""
-        tallies = [*(slot.tally for slot in slots), *self._gone]
+        now = time.monotonic()
+        slowest = max(batch_seconds(tally) for tally in (*(slot.tally for slot in slots), *self._gone))
         for index, slot in enumerate(slots):
-            limit = self._patience.limit(slot.tally, tallies)
-            if slot.quiet_seconds(time.monotonic()) <= limit:
+            slot.note_progress(now)
+            limit = self._patience.limit(slot.tally, slowest)
+            if slot.quiet_seconds(now) <= limit:
                 continue
             slot.actor.end()
             self._gone.append(slot.tally)
@@ -255,9 +292,7 @@ class Driver(Generic[Kept]):
 
     def _report(self, slots: list[Slot], outcome: Outcome[Kept]) -> None:
         """Tell of what is committed and of what runs; what a dead worker had not committed is undone."""
-        images: Counter[str] = Counter()
-        for done in outcome.done.values():
-            images.update(done.images)
+        images = outcome.images.copy()
         for slot in slots:
             images.update(slot.tally.running)
         self._on_progress(images)

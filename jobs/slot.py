@@ -2,7 +2,6 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -42,17 +41,18 @@ class Patience:
     quiet_seconds: float = 300.0
     times: float = 20.0
 
-    def limit(self, own: Tally, tallies: Iterable[Tally]) -> float:
-        """Seconds without progress after which the worker with the tally own is hung; tallies: of all."""
-        if not own.images:
-            return self.first_seconds
-        return max([self.quiet_seconds, *(self.times * _batch_seconds(tally) for tally in tallies)])
+    def limit(self, own: Tally, slowest: float) -> float:
+        """Seconds without progress after which the worker with the tally own is hung.
+
+        slowest: the most batch_seconds of any worker.
+        """
+        return max(self.quiet_seconds, self.times * slowest) if own.images else self.first_seconds
 
 
 PATIENCE: Final = Patience()
 
 
-def _batch_seconds(tally: Tally) -> float:
+def batch_seconds(tally: Tally) -> float:
     """What a batch takes at a worker's images/s; 0 where that is not known yet."""
     if tally.images <= tally.first_batch:
         return 0.0
@@ -98,8 +98,8 @@ class Slot:
         self.about: dict[str, Any] | None = None
         self.node: str | None = None
         self._starting = actor.introduce()
-        self._asked: ray.ObjectRef | None = None
-        self._moved_at = now
+        self.asked: ray.ObjectRef | None = None  # its next tally
+        self.made_at = self._moved_at = now
         self._seen: tuple[Task | None, int, int] = (None, 0, 0)
 
     def is_up(self) -> bool:
@@ -111,14 +111,20 @@ class Slot:
     def give(self, task: Task, arguments: tuple[Any, ...], careful: bool) -> None:
         self.queue.append((self.actor.run(*arguments, careful), task))
 
-    def poll(self, now: float) -> None:
-        """Take the tally asked for last time, if it is there, and ask for the next."""
-        if self._asked is None or ray.wait([self._asked], timeout=0)[0]:
-            if self._asked is not None:
-                # Of a death the loop hears by the shards, and replaces the worker.
-                with contextlib.suppress(*DEATHS):
-                    self.tally = ray.get(self._asked)
-            self._asked = self.actor.tally()
+    def ask_tally(self) -> None:
+        """Ask how far the worker is, unless it has not answered yet."""
+        if self.about is not None and self.asked is None:
+            self.asked = self.actor.tally()
+
+    def take_tally(self) -> None:
+        """Take the answer, which is there."""
+        asked, self.asked = self.asked, None
+        # Of a death the loop hears by the shards, and replaces the worker.
+        with contextlib.suppress(*DEATHS):
+            self.tally = ray.get(asked)
+
+    def note_progress(self, now: float) -> None:
+        """Look whether the worker has moved on since the last time: see quiet_seconds."""
         seen = (self.queue[0][1] if self.queue else None, self.tally.images, self.tally.prepared)
         if seen != self._seen:
             self._seen, self._moved_at = seen, now
@@ -127,9 +133,11 @@ class Slot:
         """How long the shard that runs has made no progress; 0 where none runs."""
         return now - self._moved_at if self.queue else 0.0
 
-    def waits_for(self) -> list[ray.ObjectRef]:
+    def waits_for(self) -> ray.ObjectRef | None:
         """What the driver waits for: the start, then the shard that runs; of an idle worker nothing."""
-        return [self._starting] if self.about is None else [ref for ref, _ in self.queue][:1]
+        if self.about is None:
+            return self._starting
+        return self.queue[0][0] if self.queue else None
 
 
 class Verdict(Enum):
@@ -144,11 +152,11 @@ class Doubt:
     """A worker that was lost, while it is not clear whether its node was lost as well.
 
     Of a lost node Ray says at first only that the actor cannot be reached (ActorUnavailableError), and of
-    a worker that died on a machine under load as well.
+    a worker that died on a machine under load as well. made_at, since: when it was started and was lost.
     """
 
     def __init__(self, slot: Slot, error: RayError, now: float) -> None:
-        self._slot, self._since = slot, now
+        self._slot, self.made_at, self.since = slot, slot.made_at, now
         self.task = slot.queue[0][1] if slot.queue else None
         self.why = _reason(error)
         self._unclear = isinstance(error, ActorUnavailableError)
@@ -158,9 +166,9 @@ class Doubt:
         """nodes: ids of those that live."""
         if self._slot.node is not None and self._slot.node not in nodes:
             return Verdict.NODE
-        if self._unclear and now - self._since < _UNCLEAR_SECONDS:
+        if self._unclear and now - self.since < _UNCLEAR_SECONDS:
             return self._ask()
-        return Verdict.WORKER if now - self._since > _SOON_SECONDS else Verdict.UNKNOWN
+        return Verdict.WORKER if now - self.since > _SOON_SECONDS else Verdict.UNKNOWN
 
     def _ask(self) -> Verdict:
         """Whether the actor answers: then the connection alone was lost, and no node."""

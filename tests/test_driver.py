@@ -4,16 +4,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from failing_worker import FailingWorker, Script
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, WorkerCrashedError
 
 from jobs import attempts, slot
 from jobs import driver as drivers
 from jobs.cluster import Workers, connected
 from jobs.driver import Driver, Outcome
-from jobs.slot import PATIENCE, Patience
+from jobs.slot import PATIENCE, Doubt, Patience, Verdict, batch_seconds
 from jobs.tally import Tally
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # its deadlines need a machine that does nothing else
@@ -129,6 +130,22 @@ def test_workers_that_die_as_they_start_stop_the_run(
     assert outcome.stopped.startswith("workers die before they have started")
 
 
+def test_workers_that_die_together_as_they_start_are_one_mishap(script: Callable[..., Script]) -> None:
+    """A machine that is lost takes all that start on it along, and nobody knows yet that they were there."""
+    driver, _ = make_driver(script(), count=8)
+    for made_at, died_at in [(0.0, 9.0)] * 8 + [(9.0, 12.0), (12.0, 15.0), (15.0, 18.0)]:
+        driver._died_at_start(death(made_at, died_at), Verdict.WORKER)
+        assert not driver._stop.is_set()
+    driver._died_at_start(death(18.0, 21.0), Verdict.WORKER)
+    assert driver._why.startswith("workers die before they have started: ")
+
+
+def death(made_at: float, died_at: float) -> Doubt:
+    """Of a worker that had not started."""
+    made = SimpleNamespace(made_at=made_at, queue=[])
+    return Doubt(made, WorkerCrashedError("gone"), died_at)  # type: ignore[arg-type]
+
+
 def test_what_keeps_a_worker_from_starting_is_raised(script: Callable[..., Script]) -> None:
     driver, _ = make_driver(script(start="no such network"))
     with pytest.raises(RayActorError, match="ValueError: no such network"):
@@ -187,4 +204,5 @@ def test_draining_leaves_time_to_end_within_20_seconds() -> None:
     ],
 )
 def test_the_limit_is_made_from_observed_speed(own: Tally, others: list[Tally], limit: float) -> None:
-    assert PATIENCE.limit(own, [own, *others]) == pytest.approx(limit)
+    slowest = max(map(batch_seconds, [own, *others]))
+    assert PATIENCE.limit(own, slowest) == pytest.approx(limit)

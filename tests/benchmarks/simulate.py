@@ -1,0 +1,239 @@
+"""What the driver can feed: the real one, with a thousand workers that sleep where the network would run.
+
+python tests/benchmarks/simulate.py --workers 1000 --shards 4000 --seconds 40 --losses 2
+
+A thousand actors need hundreds of machines; here each of --hosts asynchronous actors stands for many workers.
+Everything else is real: driver, Ray, ledger, plan, and every shard's part, read, decoded, boxed, checked and
+committed by run_shard. With --parts none the workers commit nothing and say what a part would be, so that no
+more than the driver is measured. --losses kills so many hosts a minute, with all their workers.
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import ray
+from PIL import Image
+from simulated import Host, LogicalWorker, Settings, rss_mb
+
+from camworker import plan as plans
+from camworker.ledger import Ledger, Plan
+from camworker.local_files import identity_of_file
+from camworker.records import ITEMS
+from camworker.store import open_store
+from jobs.cluster import Workers, connected
+from jobs.driver import Driver, Outcome
+from jobs.generations import _run_record
+from jobs.slot import Actor
+
+RECIPE = "r0123456789ab"
+SHARDS_PER_FILE = 244  # of a plan file in shards of 4096 images
+
+
+class Hosts:
+    """Actors that stand for workers. started: every worker there was, as the driver started it."""
+
+    def __init__(self, settings: Settings, count: int, places: int) -> None:
+        self._settings, self._places = settings, places
+        self._free: list[Any] = []
+        self._lock = threading.Lock()
+        self.started: list[LogicalWorker] = []
+        self.living = [self._new() for _ in range(count)]
+        ray.get([host.is_up.remote() for host in self.living])
+
+    def start(self, worker: type, settings: Any, workers: Workers) -> Actor:
+        """A worker for the driver: on a host that has a place, or on a new one, which then has to start."""
+        with self._lock:
+            if not self._free:
+                self.living.append(self._new())
+            self.started.append(LogicalWorker(self._free.pop(), len(self.started)))
+            return self.started[-1]
+
+    def lose(self) -> None:
+        """A host dies, and its workers with it."""
+        with self._lock:
+            host = self.living.pop(random.randrange(len(self.living)))
+            self._free = [other for other in self._free if other is not host]
+        host.die.remote()
+
+    def _new(self) -> Any:
+        host = ray.remote(num_cpus=0, max_concurrency=10_000)(Host).remote(self._settings)
+        self._free += [host] * self._places
+        return host
+
+
+class Watch(threading.Thread):
+    """Looks every half second: seconds since its start, of the process and of the driver's loop, and MB."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._loop = time.pthread_getcpuclockid(threading.main_thread().ident)
+        self._ended = threading.Event()
+        self.seen: list[tuple[float, float, float, float]] = []
+
+    def run(self) -> None:
+        while not self._ended.wait(0.5):
+            now, process, loop = time.monotonic(), time.process_time(), time.clock_gettime(self._loop)
+            self.seen.append((now, process, loop, rss_mb()))
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def share(self, column: int, since: float, until: float) -> float:
+        """Seconds of processor a second between two moments."""
+        times, values = np.array(self.seen)[:, 0], np.array(self.seen)[:, column]
+        return float(np.diff(np.interp([since, until], times, values))[0] / (until - since))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--hosts", type=int, default=20)
+    parser.add_argument("--shards", type=int, default=4000)
+    parser.add_argument("--seconds", type=float, default=40.0, help="a shard, 20%% more or less")
+    parser.add_argument("--losses", type=float, default=0.0, help="hosts a minute")
+    parser.add_argument("--parts", choices=("real", "none"), default="real")
+    parser.add_argument("--images", type=int, default=4, help="a real part's")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, connected(None, verbose=False):
+        result = simulate(args, Path(folder))
+    for name, value in result.items():
+        print(f"{name:32}{value}")
+    print(json.dumps(result))
+
+
+def simulate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    ledger = Ledger(open_store(str(folder / "out")), RECIPE)
+    plan = make_plan(ledger, folder, args) if args.parts == "real" else None
+    places = -(-args.workers // args.hosts)
+    hosts = Hosts(Settings(ledger, plan, args.seconds, args.images), args.hosts, places)
+    finished: list[float] = []
+
+    def keep(done: Any) -> Any:
+        finished.append(time.monotonic())
+        return done
+
+    told: list[str] = []
+    workers = Workers(args.workers, 1, 0)
+    driver = Driver[Any](
+        Host, None, workers, lambda images: None, keep=keep, tell=told.append, start=hosts.start
+    )
+    watch, losses, ended = Watch(), list[float](), threading.Event()
+    loser = threading.Thread(target=lose, args=(hosts, args.losses, losses, ended), daemon=True)
+    before, began = rss_mb(), time.monotonic()
+    watch.start()
+    loser.start()
+    outcome = driver.run([(1, shard) for shard in range(args.shards)])
+    took = time.monotonic() - began
+    ended.set()
+    loser.join()
+    watch.end()
+    after = rss_mb()
+
+    up = max(worker.first_at for worker in hosts.started[: args.workers])
+    window, rate = steady(finished, up + 1.2 * args.seconds, args.shards - args.workers)
+    return {
+        **{name: getattr(args, name) for name in ("workers", "hosts", "shards", "seconds", "parts")},
+        "took_seconds": round(took, 1),
+        "all_workers_running_after_seconds": round(up - began, 2),
+        "demand_shards_per_second": round(args.workers / args.seconds, 1),
+        "steady_shards_per_second": round(rate, 1),
+        "mean_shards_per_second": round(len(finished) / (max(finished) - began), 1),
+        "process_cores": round(watch.share(1, *window), 3),
+        "loop_cores": round(watch.share(2, *window), 3),
+        "loop_ms_per_shard": round(1e3 * watch.share(2, *window) / rate, 3),
+        "rss_mb_before": round(before),
+        "rss_mb_peak": round(max(mb for *_, mb in watch.seen)),
+        "rss_mb_after": round(after),
+        **account_of_losses(hosts.started[args.workers :], losses, told),
+        **account_of_shards(ledger, plan, outcome, args, len(finished), took),
+    }
+
+
+def steady(finished: list[float], since: float, last: int) -> tuple[tuple[float, float], float]:
+    """Shards a second while every worker has one: from since, when all have had their first, to the last.
+
+    Of a run without such a time, over all of it.
+    """
+    window = (since, finished[last]) if 0 < last < len(finished) else (0.0, 0.0)
+    if window[0] >= window[1]:
+        window = (finished[0], finished[-1])
+    return window, sum(window[0] < at <= window[1] for at in finished) / (window[1] - window[0])
+
+
+def lose(hosts: Hosts, a_minute: float, losses: list[float], ended: threading.Event) -> None:
+    """Lose hosts at this rate until the run has ended."""
+    while a_minute and not ended.wait(60 / a_minute):
+        losses.append(time.monotonic())
+        hosts.lose()
+
+
+def make_plan(ledger: Ledger, folder: Path, args: argparse.Namespace) -> Plan:
+    """A real plan; its images are one small file under many names."""
+    image = folder / "image.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(image)
+    count = args.shards * args.images
+    items = pa.table(
+        {
+            "image_id": [f"folder/{number:09d}.jpg" for number in range(count)],
+            "uri": [str(image)] * count,
+            "source_row": pa.nulls(count, pa.int64()),
+            "identity": [identity_of_file(image.stat())] * count,
+            "labels": pa.array([[]] * count, ITEMS.field("labels").type),
+            "size": [image.stat().st_size] * count,
+        },
+        ITEMS,
+    )
+    with mock.patch.object(plans, "_ITEMS_PER_FILE", SHARDS_PER_FILE * args.images):
+        return plans.write_generation(ledger, 1, items, args.images, verify=True)
+
+
+def account_of_losses(
+    replacements: list[LogicalWorker], losses: list[float], told: list[str]
+) -> dict[str, Any]:
+    """How many hosts and workers were lost, and how soon the last replacement of each host had a shard."""
+    back = []
+    for at, following in zip(losses, [*losses[1:], float("inf")], strict=True):
+        mine = [worker for worker in replacements if at <= worker.made_at < following]
+        if mine and all(worker.first_at for worker in mine):
+            back.append(max(worker.first_at for worker in mine) - at)
+    charged = sum("ended its worker" in line or "hung its worker" in line for line in told)
+    return {
+        "hosts_lost": len(losses),
+        "workers_replaced": len(replacements),
+        "shards_charged": charged,
+        "all_replaced_after_seconds": [round(seconds, 1) for seconds in back],
+    }
+
+
+def account_of_shards(
+    ledger: Ledger, plan: Plan | None, outcome: Outcome, args: argparse.Namespace, kept: int, took: float
+) -> dict[str, Any]:
+    """Whether each shard was done, once, and what the record of the run takes."""
+    started = time.monotonic()
+    ledger.commit_run(1, _run_record(plan or Plan(RECIPE, 1, (), True), outcome, took))
+    seconds = time.monotonic() - started
+    run = next(entry for entry in ledger.store.list() if entry.key.endswith("run-0001.json"))
+    return {
+        "done": len(outcome.done),
+        "results_kept": kept,
+        "lost": len(outcome.lost),
+        "stopped": outcome.stopped,
+        "parts_committed": len(ledger.parts()),
+        "run_record_bytes": run.size,
+        "run_record_seconds": round(seconds, 2),
+        "rss_mb_with_run_record": round(rss_mb()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Workers of which an actor holds many: what simulate.py puts in the place of jobs.worker.Worker."""
+
+import asyncio
+import hashlib
+import os
+import random
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from camworker.ledger import Ledger, Part, Plan
+from jobs.slot import Actor
+from jobs.tally import Tally
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a host is started with. plan: None where its workers commit nothing; images: a shard's."""
+
+    ledger: Ledger
+    plan: Plan | None
+    seconds: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class MadeUp:
+    """camworker.shard.Done of a shard that was not done, without the torch that comes with it."""
+
+    part: Part
+    seconds: float
+
+    @property
+    def images(self) -> dict[str, int]:
+        return self.part.images
+
+
+@dataclass
+class _Worker:
+    """A worker's own: it runs a shard at a time, in the order given."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    tally: Tally = field(default_factory=Tally)
+
+
+class Host:
+    """Made into an asynchronous Ray actor; what is asked of a worker comes with the worker's number."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._workers: defaultdict[int, _Worker] = defaultdict(_Worker)
+        self._localizer = _without_network() if settings.plan else None
+
+    async def is_up(self) -> bool:
+        return True
+
+    async def introduce(self, number: int) -> tuple[dict[str, Any], str]:
+        return {"device": "none"}, ray.get_runtime_context().get_node_id()
+
+    async def run(self, number: int, generation: int, shard: int, careful: bool) -> Any:
+        """Sleep as long as the network would work, then do the rest of a shard's work."""
+        worker = self._workers[number]
+        async with worker.turn:
+            await asyncio.sleep(self._settings.seconds * random.uniform(0.8, 1.2))
+            if self._localizer is None:
+                worker.tally.add(["ok"] * 64)
+                return self._make_up(generation, shard)
+            return await asyncio.to_thread(self._commit, worker.tally, shard)
+
+    async def tally(self, number: int) -> Tally:
+        return self._workers[number].tally
+
+    async def die(self) -> None:
+        os._exit(1)
+
+    def _make_up(self, generation: int, shard: int) -> MadeUp:
+        sha256 = hashlib.sha256(str(shard).encode()).hexdigest()
+        key = self._settings.ledger.part_key(generation, shard)
+        return MadeUp(Part(shard, key, 4096, 2_000_000, sha256, {"ok": 4095, "decode_error": 1}), 1.0)
+
+    def _commit(self, tally: Tally, shard: int) -> Any:
+        # Never carefully: the fifty children that follow a lost host would all be this machine's.
+        from camworker.shard import run_shard
+
+        tally.running = Counter()
+        done = run_shard(
+            self._settings.ledger,
+            self._settings.plan,
+            shard,
+            self._localizer,
+            decoders=1,
+            about={},
+            on_image=tally.prepare,
+            on_batch=lambda rows: tally.add([row.status for row in rows]),
+        )
+        tally.running = Counter()
+        return done
+
+
+class LogicalWorker(Actor):
+    """One of a host's workers, as the driver sees it. Times: when it was made and given its first shard."""
+
+    def __init__(self, host: Any, number: int) -> None:
+        self._host, self._number = host, number
+        self.made_at, self.first_at = time.monotonic(), 0.0
+
+    def introduce(self) -> ray.ObjectRef:
+        return self._host.introduce.remote(self._number)
+
+    def run(self, *arguments: Any) -> ray.ObjectRef:
+        self.first_at = self.first_at or time.monotonic()
+        return self._host.run.remote(self._number, *arguments)
+
+    def tally(self) -> ray.ObjectRef:
+        return self._host.tally.remote(self._number)
+
+    def end(self) -> None:
+        """Nothing: those that the driver ends here died with their host, or the run is over."""
+
+
+def rss_mb() -> float:
+    """Memory of this process that lies in RAM, in MB."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _without_network() -> Any:
+    """A Localizer of the default network that looked once, at noise, and sees the same in every image."""
+    import numpy as np
+    import torch
+
+    from camworker.frame import Frame
+    from camworker.localizer import Localizer, Maps, Prepared
+
+    torch.set_num_threads(1)
+    noise_CHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 224, 224), np.uint8))
+    localizer = Localizer.load(device="cpu", precision="float32")
+    seen = localizer.forward([Prepared(noise_CHW, Frame(224, 224, 224))], [()])
+    assert seen is not None
+
+    def forward(batch: list[Any], labels: list[Any]) -> Maps:
+        rows = [0] * len(batch)
+        return Maps(*(getattr(seen, name)[rows] for name in Maps.__slots__))
+
+    localizer.forward = forward  # type: ignore[method-assign]
+    return localizer
