@@ -2,12 +2,13 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 import ray
+from ray._private.state import available_resources_per_node
 
 from camworker.errors import UsageError
 
@@ -25,6 +26,19 @@ class Workers:
     gpus: float
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a node has for workers."""
+
+    cores: int
+    gpus: float
+
+    def holds(self, cores: int, gpus: float) -> int:
+        """How many workers of so many cores and GPUs (of which there may be none) fit on it."""
+        by_cores = self.cores // cores
+        return min(by_cores, int(self.gpus / gpus)) if gpus else by_cores
+
+
 @contextmanager
 def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
     """A connection to a cluster: the one at address, the one that this is a job of, or a local one.
@@ -34,7 +48,9 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")  # Ray sets it inside its jobs
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address:
-        _refuse_absent(address)
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if port.isdigit():  # of "auto" and its like Ray knows at once
+            refuse_absent(host, int(port), address)
     try:
         if address:
             ray.init(address=address, log_to_driver=verbose, logging_level="ERROR")
@@ -59,39 +75,46 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
 
 def fit_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
     """As many workers as the connected cluster holds, or as asked; see divide."""
-    resources = ray.cluster_resources()
-    return divide(int(resources.get("CPU", 1)), resources.get("GPU", 0.0), asked, gpus_per_worker)
+    here = ray.get_runtime_context().get_node_id()
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    # A driver that a job reserved cores for holds them on its own node.
+    nodes[here] = available_resources_per_node().get(here, nodes[here])
+    rooms = [Room(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in nodes.values()]
+    return divide(rooms, asked, gpus_per_worker)
 
 
 def local_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
     """fit_workers for this machine, without Ray."""
     import torch
 
-    return divide(_local_cores(), torch.cuda.device_count(), asked, gpus_per_worker)
+    return divide([Room(_local_cores(), torch.cuda.device_count())], asked, gpus_per_worker)
 
 
-def divide(cores: int, gpus: float, asked: int | None, gpus_per_worker: float | None) -> Workers:
+def divide(nodes: Sequence[Room], asked: int | None, gpus_per_worker: float | None) -> Workers:
     """Cores and GPUs over workers: one for each GPU (or share of one), without GPUs one for a few cores.
 
-    Raises UsageError for more workers than there are cores or GPUs to give them.
+    A worker lies on one node, and all have as many cores. Raises UsageError for more workers than there
+    are cores or GPUs to give them.
     """
+    cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     each = gpus_per_worker if gpus_per_worker is not None else float(bool(gpus))
-    if each > gpus:
-        raise UsageError(f"--gpus-per-worker {each:g}: there are {gpus:g} GPUs")
-    most = min(cores, int(gpus / each)) if each else cores
-    count = asked or (most if each else max(1, cores // _CORES_PER_WORKER))
+    if each > max((node.gpus for node in nodes), default=0.0):
+        raise UsageError(f"--gpus-per-worker {each:g}: no node has as many ({gpus:g} GPUs in all)")
+    most = sum(node.holds(1, each) for node in nodes)
+    few = sum(max(1, node.cores // _CORES_PER_WORKER) for node in nodes if node.cores)
+    count = asked or (most if each else few)
+    if not most:
+        raise UsageError("no node has cores for a worker: start nodes with cores (num-cpus) and try again")
     if count > most:
         raise UsageError(f"--workers {count}: there are {cores} cores and {gpus:g} GPUs, enough for {most}")
-    return Workers(count, cores // count, each)
+    sizes = range(max(node.cores for node in nodes), 0, -1)
+    return Workers(count, next(s for s in sizes if sum(node.holds(s, each) for node in nodes) >= count), each)
 
 
-def _refuse_absent(address: str) -> None:
-    """Ask for the port first: Ray itself tries an absent cluster for many minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not port.isdigit():
-        return  # "auto" and its like: Ray knows at once
+def refuse_absent(host: str, port: int, address: str) -> None:
+    """Ask for the port first: Ray itself tries an absent cluster for many minutes. Raises UsageError."""
     try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
         raise UsageError(f"no Ray cluster answers at {address}: {error}") from error
 
