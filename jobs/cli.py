@@ -12,7 +12,7 @@ from jobs.console import INCOMPLETE, USAGE, VERIFICATION_FAILED, Console
 # One module each, with HELP, add_arguments(parser) and run(args, console) -> exit code.
 COMMANDS: Final = (
     *("demo", "localize", "summarize", "preview", "export", "status", "verify", "compact"),
-    *("finetune", "units", "networks", "package"),
+    *("finetune", "units", "networks", "package", "submit"),
 )
 
 
