@@ -59,9 +59,9 @@ def test_it_creates_the_job_of_the_night_and_waits_for_its_end(tmp_path: Path) -
     assert code == 0
     assert created == "patched\n"
     calls = (tmp_path / "calls").read_text()
-    assert '"path": "/metadata/name", "value": "camworker-nightly-1"' in calls
+    assert '"path": "/metadata/name", "value": "camworker-nightly-1-run"' in calls
     assert '"kind": "Job", "name": "camworker-nightly-1", "uid": "u"' in calls
-    assert calls.count("get rayjobs.ray.io/camworker-nightly-1") == 5
+    assert calls.count("get rayjobs.ray.io/camworker-nightly-1-run ") == 5
 
 
 def test_it_waits_on_for_a_job_that_is_there(tmp_path: Path) -> None:

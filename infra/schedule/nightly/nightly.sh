@@ -1,10 +1,12 @@
 #!/bin/sh
 # Creates the RayJob in the file $1, waits for its end and exits as it did.
-# It bears the name of the Job that this pod is of, one for each night, and goes with it. A pod that
-# replaces an evicted one finds the RayJob there and waits for it.
+# It is named after the Job that this pod is of, one for each night, and goes with it. A pod that replaces
+# an evicted one finds the RayJob there and waits for it.
 set -eu
 
-rayjob="rayjobs.ray.io/$JOB_NAME"
+# Not by the Job's own name: KubeRay gives that of the RayJob to a Job that it makes, which submits the command.
+name="$JOB_NAME-run"
+rayjob="rayjobs.ray.io/$name"
 pause=${PAUSE:-30}
 
 # Prints fields of the RayJob, nothing where there is none; fails where the API server does not answer.
@@ -15,7 +17,7 @@ fields() {
 until found=$(fields '{.kind}'); do sleep "$pause"; done
 if [ -z "$found" ]; then
     kubectl patch --local --filename "$1" --type json --output yaml --patch "[
-        {\"op\": \"replace\", \"path\": \"/metadata/name\", \"value\": \"$JOB_NAME\"},
+        {\"op\": \"replace\", \"path\": \"/metadata/name\", \"value\": \"$name\"},
         {\"op\": \"add\", \"path\": \"/metadata/ownerReferences\", \"value\": [
             {\"apiVersion\": \"batch/v1\", \"kind\": \"Job\", \"name\": \"$JOB_NAME\", \"uid\": \"$JOB_UID\"}]}
     ]" | kubectl create --filename -
