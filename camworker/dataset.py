@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from camworker.committed import READ_ERRORS, first_line, planned_again, recorded_parts, take_stock
 from camworker.errors import DamagedError, UsageError
 from camworker.ledger import Ledger, Part, open_ledger
-from camworker.records import CamShape, predictions_schema
 from camworker.store import open_store
 
 _KEYS: Final = ("image_id", "generation", "status")
@@ -97,19 +96,6 @@ def read_latest(
 def map_shape(ledger: Ledger, key: str, record: Part | None = None) -> tuple[int, int]:
     """(h, w) of the class activation maps in a part; record as in read_latest."""
     return tuple(_read(ledger, key, ["cams"], record).schema.field("cams").type.shape[1:])
-
-
-def failed(ledger: Ledger) -> pa.Table:
-    """image_id, identity, status and generation of the current rows that are not ok."""
-    columns = ["image_id", "identity", "status", "generation"]
-    parts = ledger.parts()
-    if not parts:
-        schema = predictions_schema(CamShape(1, 1, 1))
-        return pa.schema([schema.field(name) for name in columns]).empty_table()
-    # Not committed_parts: planning has to get on where a part is lost, to plan its images again.
-    later = later_rows(ledger, parts)
-    tables = (read_latest(ledger, key, later, columns) for key in parts.values())
-    return pa.concat_tables([table.filter(pc.not_equal(table["status"], "ok")) for table in tables])
 
 
 def count_statuses(ledger: Ledger, keys: Sequence[str]) -> Counter[str]:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,8 @@ _REQUESTS_AT_ONCE: Final = 32
 # No Parquet file whose identity is known.
 NO_TABLES: Final[Mapping[str, str]] = MappingProxyType({})
 
+_REMOVED: Final = Failure("removed", "it is no longer listed")
+
 Fetch = Callable[[], bytes | Failure]
 
 
@@ -38,12 +40,15 @@ def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TAB
     it is given, by threads of their own, so that whoever takes functions ahead has their bytes ahead.
     Rows of Parquet files are read ahead, a few dozen at a time, from the row groups that hold them. An
     item is "changed" when its file no longer has the planned identity: the item's own with verify, the
-    table's in tables.
+    table's in tables. One without an identity is "removed", and nothing is read.
     """
     rows = items.select(["uri", "source_row", "identity"]).to_pylist()
     requests = ThreadPoolExecutor(_REQUESTS_AT_ONCE)
     try:
-        for (uri, in_table), group in groupby(rows, lambda row: (row["uri"], row["source_row"] is not None)):
+        for (uri, in_table, removed), group in groupby(rows, _source):
+            if removed:
+                yield from (partial(_value, _REMOVED) for _ in group)
+                continue
             if in_table:
                 yield from _table_fetches(uri, [row["source_row"] for row in group], tables.get(uri))
                 continue
@@ -54,6 +59,11 @@ def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TAB
         requests.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest
         raise
     requests.shutdown(wait=False)
+
+
+def _source(row: dict[str, Any]) -> tuple[str, bool, bool]:
+    """What is read in one go: a file or table, whether it is a table, and whether not to read it."""
+    return row["uri"], row["source_row"] is not None, row["identity"] is None
 
 
 def read_file(uri: str, identity: str | None = None) -> bytes | Failure:

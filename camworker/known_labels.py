@@ -1,31 +1,27 @@
 """The labels that images are known to have: from a column beside them, or from a file of their own."""
 
+from collections.abc import Iterator
+from typing import Final
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from camworker.classes import Classes
-from camworker.errors import UsageError
-from camworker.records import ITEMS
-from camworker.tables import read_columns
+from camworker.tables import column_batches
+
+LABELS: Final = pa.schema([("image_id", pa.string()), ("label", pa.int32())])
 
 
-def with_labels(items: pa.Table, path: str, classes: Classes) -> pa.Table:
-    """items with the labels of a file added to those that they have."""
-    table = read_columns(path, ["image_id", "label"], text=["image_id"])
-    labels = classes.indices(table["label"], f"{path}, column 'label'")
-    rows = pc.fill_null(pc.index_in(table["image_id"], items["image_id"].combine_chunks()), -1)
-    rows = rows.to_numpy().astype(np.int64)
-    if table.num_rows and not (rows >= 0).any():
-        theirs, ours = (str(t["image_id"][:1].to_pylist()).strip("[]") for t in (table, items))
-        raise UsageError(f"{path}: no image_id is among the input's ({theirs} against {ours or 'none'})")
-    column = items["labels"].combine_chunks()
-    lengths = pc.list_value_length(column).to_numpy()
-    rows = np.concatenate([np.repeat(np.arange(len(column)), lengths), rows])
-    labels = np.concatenate([column.flatten().to_numpy(), labels])
-    position = ITEMS.get_field_index("labels")
-    return items.set_column(position, ITEMS.field(position), _grouped(rows, labels, len(column)))
+def read_labels(path: str, classes: Classes) -> Iterator[pa.Table]:
+    """The rows of a file of known labels (schema LABELS), some ten thousand at a time; -1: no label.
+
+    Raises UsageError for a missing column and for a label that classes lacks.
+    """
+    for table in column_batches(path, LABELS.names, text=["image_id"]):
+        labels = classes.indices(table["label"], f"{path}, column 'label'")
+        yield pa.table([one_chunk(table["image_id"]), pa.array(labels)], schema=LABELS)
 
 
 def label_lists(column: pa.ChunkedArray, classes: Classes, path: str) -> pa.Array:

@@ -6,19 +6,21 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from camworker.errors import Failure, MapOverflowError, Status
 
 SCHEMA_VERSION: Final = 1
 
-# What a source lists; size is in bytes, and only for telling people.
+# What a source lists; size is in bytes, and only for telling people. identity is null in a plan alone, of
+# an image that is to be removed: its row says so, and nothing is read.
 ITEMS: Final = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("source_row", pa.int64()),
-        pa.field("identity", pa.string(), nullable=False),
+        pa.field("identity", pa.string()),
         pa.field("labels", pa.list_(pa.int32()), nullable=False),
         pa.field("size", pa.int64()),
     ]
@@ -164,11 +166,15 @@ def predictions_schema(shape: CamShape) -> pa.Schema:
 def predictions_table(
     items: pa.Table, generation: int, predictions: Sequence[AnyPrediction], shape: CamShape
 ) -> pa.Table:
-    """Rows of a part: items (PLAN or ITEMS) beside their predictions, in the same order."""
+    """Rows of a part: items (PLAN or ITEMS) beside their predictions, in the same order.
+
+    The identity of a removed image is empty.
+    """
     if len(predictions) != items.num_rows:
         raise ValueError(f"{len(predictions)} predictions for {items.num_rows} items")
     schema = predictions_schema(shape)
-    columns = {name: items[name].combine_chunks() for name in ("image_id", "uri", "source_row", "identity")}
+    columns = {name: items[name].combine_chunks() for name in ("image_id", "uri", "source_row")}
+    columns["identity"] = pc.fill_null(items["identity"].combine_chunks(), "")
     columns["generation"] = pa.array(np.full(len(predictions), generation, np.int32))
     for name in ("status", "error", "width", "height"):
         columns[name] = pa.array([getattr(p, name) for p in predictions], schema.field(name).type)

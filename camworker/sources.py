@@ -1,23 +1,25 @@
 """INPUT -> items: what there is to localize, and its known labels. Their bytes are fetch.py's."""
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
-from camworker.known_labels import no_labels, with_labels
+from camworker.item_tables import by_image_id, joined, refuse_duplicates, with_labels
+from camworker.known_labels import no_labels
 from camworker.locations import is_below, is_s3, whole_location
 from camworker.records import ITEMS
+from camworker.scratch import ItemsFile, TableWriter
 from camworker.store import Entry, entry_of, exists_location, join_uri, open_store
-from camworker.table_items import Asked, read_items
+from camworker.table_items import Asked, TableFacts, list_table
 
 IMAGE_SUFFIXES: Final = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
@@ -29,49 +31,67 @@ _ENTRIES_AT_ONCE: Final = 65_536
 
 
 @dataclass(frozen=True)
-class Source:
-    """Items in listing order, of a prefix in S3 by image_id (schema ITEMS).
+class Listing:
+    """Items in listing order, of a prefix in S3 by image_id, in a file: there may be millions.
 
     verifiable: identities are the files' own, so that a reader can tell one that has changed; not so
     where a table names them. tables: Parquet files that hold images -> the file's own identity.
     """
+
+    items: ItemsFile
+    verifiable: bool
+    tables: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Listing whose items (schema ITEMS) are few enough for memory."""
 
     items: pa.Table
     verifiable: bool
     tables: dict[str, str] = field(default_factory=dict)
 
 
-def open_source(
+def open_source(location: str, classes: Classes, **options: Any) -> Source:
+    """The items at location, all in memory; options, and what is raised: as of list_source."""
+    with tempfile.TemporaryDirectory(prefix="camworker-") as folder:
+        listing = list_source(location, classes, Path(folder), **options)
+        return Source(listing.items.read(), listing.verifiable, listing.tables)
+
+
+def list_source(
     location: str,
     classes: Classes,
+    scratch: Path,
     *,
     image_labels: str | None = None,
     id_column: str | None = None,
     identity_column: str | None = None,
     leave_out: str | None = None,
     roots: Sequence[str] = (),
-) -> Source:
+) -> Listing:
     """List what there is at location: images, Parquet, or a manifest (CSV or Parquet), local or s3://.
 
-    image_labels: a Parquet or CSV file of image_id and label. leave_out: an absolute path or s3:// prefix
-    below which nothing is listed, for an output that lies inside its input. roots: local folders beside
-    location's own that a manifest's URIs may name files in. Raises UsageError for what cannot be planned:
-    nothing there, a missing column, an id twice, a label that classes lacks, a listing that broke off.
+    scratch: a folder for the items, and for what it takes to find them. image_labels: a Parquet or CSV file
+    of image_id and label. leave_out: an absolute path or s3:// prefix below which nothing is listed, for an
+    output that lies inside its input. roots: local folders beside location's own that a manifest's URIs may
+    name files in. Raises UsageError for what cannot be planned: nothing there, a missing column, an id
+    twice, a label that classes lacks, a listing that broke off.
     """
     path = check_location(location)
     folders = [os.path.abspath(root) for root in roots]
     asked = Asked(classes, id_column, identity_column, folders, IMAGE_SUFFIXES)
     try:
-        source = _read(path, location, asked, leave_out)
+        listing = _list(path, location, asked, leave_out, scratch)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
             f"{location} could not be listed to its end, nothing was planned: {reason}"
         ) from error
-    _refuse_duplicates(source.items["image_id"], location)
+    refuse_duplicates(listing.items, location)
     if image_labels:
-        source = replace(source, items=with_labels(source.items, image_labels, classes))
-    return source
+        listing = replace(listing, items=with_labels(listing.items, image_labels, classes))
+    return listing
 
 
 def check_location(location: str) -> str:
@@ -90,18 +110,19 @@ def check_location(location: str) -> str:
     return path
 
 
-def _read(path: str, location: str, asked: Asked, leave_out: str | None) -> Source:
+def _list(path: str, location: str, asked: Asked, leave_out: str | None, scratch: Path) -> Listing:
     if entry := _one_file(path, location):
-        return _rows_of_tables([entry], os.path.dirname(path), asked)
-    images, tables = _list(path, leave_out)
-    if images.num_rows and (asked.id_column or asked.identity_column):
+        return _rows_of_tables([entry], os.path.dirname(path), asked, scratch)
+    images, tables = _files_below(path, leave_out, scratch)
+    if images.count and (asked.id_column or asked.identity_column):
         raise UsageError(
             f"{location} is a folder of images: --id-column and --identity-column are for tables"
         )
-    if images.num_rows:
-        return Source(images, verifiable=True)
+    if images.count:
+        # In S3 no order is promised.
+        return Listing(by_image_id(images) if is_s3(path) else images, verifiable=True)
     if tables:
-        return _rows_of_tables(tables, path, asked)
+        return _rows_of_tables(tables, path, asked, scratch)
     raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor .parquet files")
 
 
@@ -120,17 +141,15 @@ def _one_file(path: str, location: str) -> Entry | None:
     return entry_of(path)
 
 
-def _list(path: str, leave_out: str | None) -> tuple[pa.Table, list[Entry]]:
-    """The images below path as items, and the Parquet files there."""
+def _files_below(path: str, leave_out: str | None, scratch: Path) -> tuple[ItemsFile, list[Entry]]:
+    """The images below path as items, as they come, and the Parquet files there, by name."""
     tables: list[Entry] = []
-    images = _images_below(path, leave_out, tables)
-    # Columns at once, not objects: there may be millions.
-    pieces = [ITEMS.empty_table()]
-    while some := list(islice(images, _ENTRIES_AT_ONCE)):
-        pieces.append(_items_of_images(path, some))
-    items = pa.concat_tables(pieces)
-    if is_s3(path):  # where no order is promised
-        items = items.sort_by("image_id")
+    images, items = _images_below(path, leave_out, tables), ItemsFile(scratch / "files.parquet")
+    with TableWriter(items.path, ITEMS) as writer:
+        # Columns at once, not objects.
+        while some := list(islice(images, _ENTRIES_AT_ONCE)):
+            writer.write(_items_of_images(path, some))
+    if is_s3(path):
         tables.sort(key=lambda entry: entry.key)
     return items, tables
 
@@ -164,27 +183,25 @@ def _items_of_images(path: str, images: list[Entry]) -> pa.Table:
     )
 
 
-def _rows_of_tables(entries: list[Entry], folder: str, asked: Asked) -> Source:
+def _rows_of_tables(entries: list[Entry], folder: str, asked: Asked, scratch: Path) -> Listing:
     """All rows of tables that lie in folder, which URIs may name files in."""
     if not is_s3(folder):
         asked = replace(asked, roots=[folder, *asked.roots])
+    pieces = [ItemsFile(scratch / f"table-{number:06d}.parquet") for number in range(len(entries))]
+
+    def list_one(entry: Entry, piece: ItemsFile) -> TableFacts:
+        with TableWriter(piece.path, ITEMS) as writer:
+            return list_table(entry, asked, writer.write)
+
     with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
-        read = list(pool.map(partial(read_items, asked=asked), entries))
-    return Source(
-        pa.concat_tables([table.items for table in read]),
-        verifiable=all(table.verifiable for table in read),
+        facts = list(pool.map(list_one, entries, pieces))
+    return Listing(
+        joined(pieces),
+        verifiable=all(table.verifiable for table in facts),
         # The table's identity stands for its rows', so that the rows' own need no check.
         tables={
             entry.key: entry.identity
-            for entry, table in zip(entries, read, strict=True)
+            for entry, table in zip(entries, facts, strict=True)
             if table.holds_images
         },
     )
-
-
-def _refuse_duplicates(ids: pa.ChunkedArray, location: str) -> None:
-    counts = pc.value_counts(ids)
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        example = twice[0]["values"].as_py()
-        raise UsageError(f"{location}: {len(twice)} image ids occur more than once ({example!r} for one)")

@@ -27,7 +27,10 @@ _TOLD: Final = ("images", "seconds", "stages", "read_bytes", "failed_attempts", 
 
 @dataclass
 class Summary:
-    """What one localize did: images computed now, those that were done before (skipped), parts."""
+    """What one localize did: images computed now, those that were done before (skipped), parts.
+
+    removed: rows that say that an image is no longer listed; they are planned, and not processed.
+    """
 
     recipe: str
     output: str
@@ -37,6 +40,7 @@ class Summary:
     processed: int = 0
     ok: int = 0
     failed: dict[str, int] = field(default_factory=dict)
+    removed: int = 0
     parts: int = 0
     seconds: float = 0.0
     images_per_second: float | None = None
@@ -47,7 +51,9 @@ class Summary:
         images = _images(ours)
         self.generation = plan.generation
         self.planned += plan.items
-        self.skipped += sum(done.part.rows for done in outcome.done.values()) - images.total()
+        everything = _images([done.part for done in outcome.done.values()])
+        self.removed += images.pop("removed", 0)
+        self.skipped += everything.total() - everything["removed"] - images.total()
         self.processed += images.total()
         self.ok += images.pop("ok", 0)
         self.failed = dict(Counter(self.failed) + images)
@@ -60,9 +66,10 @@ class Summary:
     def tell(self, console: Console) -> None:
         """The same for people."""
         failed = "".join(f", {count} {status}" for status, count in sorted(self.failed.items()))
+        removed = f"{self.removed} removed; " if self.removed else ""
         console.say(
-            f"{self.processed} images localized: {self.ok} ok{failed}; {self.skipped} were done before; "
-            f"{duration(self.seconds)}"
+            f"{self.processed} images localized: {self.ok} ok{failed}; {removed}{self.skipped} were done "
+            f"before; {duration(self.seconds)}"
         )
         console.say(f"recipe {self.recipe} in {self.output}")
 

@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camworker.errors import LeaseHeldError, UsageError
@@ -15,11 +17,10 @@ from jobs.arguments import add_local_root, folder, gpus, share, whole
 from jobs.console import DONE, HELD, INCOMPLETE, Console
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from camworker.lease import Lease
     from camworker.records import CamShape
-    from camworker.sources import Source
+    from camworker.scratch import ItemsFile
+    from camworker.sources import Listing
     from jobs.cluster import Workers
     from jobs.generations import Summary
     from jobs.worker import Settings
@@ -49,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_local_root(what)
     what.add_argument("--identity-column", metavar="NAME", help="column that changes when the image does")
     what.add_argument("--retry-failed", action="store_true", help="plan images again that failed before")
+    what.add_argument(
+        "--remove-missing", action="store_true", help="rows of status removed for images no longer listed"
+    )
     how = parser.add_argument_group("how to localize (decides the rows: another choice is another recipe)")
     how.add_argument("--network", default="efficientnet_lite0", help="see camworker networks")
     how.add_argument(
@@ -92,39 +96,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What was asked for, checked. recipe: all of it that decides the rows; source: what to localize."""
+    """What was asked for, checked. recipe: all of it that decides the rows; listing: what to localize."""
 
     settings: "Settings"
     recipe: dict[str, Any]
-    source: "Source"
+    listing: "Listing"
     cam_shape: "CamShape"
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    if args.remove_missing and (args.limit or args.sample):
+        raise UsageError("--remove-missing needs the whole listing: leave --limit and --sample out")
+    with tempfile.TemporaryDirectory(prefix="camworker-") as scratch:
+        return _run(args, console, Path(scratch))
+
+
+def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     started = time.monotonic()
     out = whole_location(args.output)
     _refuse_overlap(whole_location(args.input), out)
     store = open_store(out)
-    request = _ask(args, out)
+    request = _ask(args, out, scratch)
     ledger = Ledger(store, request.settings.recipe)
 
+    from camworker.item_tables import measure
     from camworker.lease import take
-    from camworker.plan import unfinished_ids
+    from camworker.pending import unfinished_shards
     from camworker.probe import refuse_replacing
     from jobs.generations import Summary
 
-    items = request.source.items
-    new = _pending(args, request, ledger)
-    if args.dry_run:
-        return _dry_run(args, console, request, _union(items, new, unfinished_ids(ledger, committed=False)))
-    # What is in an unfinished generation is counted when that one is completed.
-    to_do = _union(items, new, unfinished_ids(ledger, committed=True))
+    # What is in an unfinished generation is counted when that one is completed; a dry run counts what is
+    # left of it.
     generations = ledger.generations()
-    summary = Summary(
-        request.settings.recipe, out, max(generations, default=None), items.num_rows - to_do.num_rows
-    )
+    unfinished = unfinished_shards(ledger, committed=not args.dry_run)
+    to_do = _pending(args, request, ledger, unfinished)
+    if args.dry_run:
+        return _dry_run(args, console, request, to_do)
+    counted = measure(to_do)
+    skipped = request.listing.items.count - counted.there
+    summary = Summary(request.settings.recipe, out, max(generations, default=None), skipped)
     done = True
-    if to_do.num_rows or ledger.unfinished():
+    if counted.count or unfinished:
         from jobs import logs
         from jobs.cluster import connected, fit_workers
 
@@ -148,16 +160,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return DONE if done else INCOMPLETE
 
 
-def _ask(args: argparse.Namespace, out: str) -> _Request:
+def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     """Check all that was asked for. Raises UsageError."""
-    from camworker.sources import check_location, open_source
+    from camworker.sources import check_location, list_source
 
     check_location(args.input)  # before seconds go into importing torch
 
     from camworker.boxes import check_rule
     from camworker.gap import check_gap_head
+    from camworker.item_tables import measure, select_items
     from camworker.localizer import cam_shape
-    from camworker.plan import make_recipe, row_bytes, select, shard_size
+    from camworker.plan import make_recipe, row_bytes, shard_size
     from camworker.weights import load
     from jobs.worker import Settings
 
@@ -166,17 +179,19 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
     input_size = args.input_size or package.preprocessing.input_size
     map_size = check_gap_head(package.network, input_size)
     shape = cam_shape(args.top_k, len(package.classes), map_size, args.views)
-    source = open_source(
+    listing = list_source(
         args.input,
         package.classes,
+        scratch,
         image_labels=args.image_labels,
         id_column=args.id_column,
         identity_column=args.identity_column,
         leave_out=out,
         roots=args.local_root,
     )
-    items = select(source.items, limit=args.limit, sample=args.sample, seed=args.seed)
-    shard_size(items.num_rows, 1, row_bytes(items, shape), args.shard_size)  # refuses what is too much
+    items = select_items(listing.items, limit=args.limit, sample=args.sample, seed=args.seed)
+    found = measure(items)
+    shard_size(found.count, 1, row_bytes(found.labels, shape), args.shard_size)  # refuses what is too much
     recipe = make_recipe(
         {
             "network": package.name,
@@ -213,7 +228,7 @@ def _ask(args: argparse.Namespace, out: str) -> _Request:
         batch_size=args.batch_size,
         verbose=args.verbose,
     )
-    return _Request(settings, recipe, replace(source, items=items), shape)
+    return _Request(settings, recipe, replace(listing, items=items), shape)
 
 
 def _work(
@@ -226,57 +241,64 @@ def _work(
     summary: "Summary",
 ) -> bool:
     """Complete the generations that an earlier run left, then plan and run what is new."""
-    from camworker.plan import pending, read_planned, row_bytes, shard_size, write_generation
+    from camworker.item_tables import measure
+    from camworker.plan import row_bytes, shard_size, write_generation
+    from camworker.scratch import release_memory
     from jobs.generations import Runner
 
     ledger.write_recipe(request.recipe)
     runner = Runner(ledger, lease, request.settings, workers, args.max_error_rate, console, summary)
     done = True
+    release_memory()
     for plan in ledger.unfinished():
         done = runner.complete(plan) and done
     # Asked again: another run may have planned since, and what it planned is not ours to plan.
     new = _pending(args, request, ledger)
-    while new.num_rows and not runner.stopped:
-        bytes_each = row_bytes(new, request.cam_shape)
-        size = shard_size(new.num_rows, workers.count, bytes_each, args.shard_size)
-        number = max(ledger.generations(), default=0) + 1
-        source = request.source
-        plan = write_generation(ledger, number, new, size, verify=source.verifiable, tables=source.tables)
+    while (found := measure(new)).count and not runner.stopped:
+        size = shard_size(
+            found.count, workers.count, row_bytes(found.labels, request.cam_shape), args.shard_size
+        )
+        number, listing = max(ledger.generations(), default=0) + 1, request.listing
+        plan = write_generation(
+            ledger, number, new.batches(), size, verify=listing.verifiable, tables=listing.tables
+        )
+        release_memory()
         done = runner.complete(plan) and done
         # Nothing, unless another run won the race to plan, and planned less.
-        new = pending(request.source.items, read_planned(ledger))
+        new = _pending(args, request, ledger, again=False)
     return done and not runner.stopped
 
 
-def _dry_run(args: argparse.Namespace, console: Console, request: _Request, to_do: "pa.Table") -> int:
+def _dry_run(args: argparse.Namespace, console: Console, request: _Request, to_do: "ItemsFile") -> int:
+    from camworker.item_tables import measure
     from camworker.plan import row_bytes, shard_size
     from jobs.cluster import local_workers
     from jobs.pilot import dry_run
 
+    found = measure(to_do)
     workers = local_workers(args.workers, args.gpus_per_worker)
-    size = shard_size(to_do.num_rows, workers.count, row_bytes(to_do, request.cam_shape), args.shard_size)
-    return dry_run(console, request.settings, replace(request.source, items=to_do), workers, size)
+    size = shard_size(found.count, workers.count, row_bytes(found.labels, request.cam_shape), args.shard_size)
+    return dry_run(console, request.settings, replace(request.listing, items=to_do), found, workers, size)
 
 
-def _pending(args: argparse.Namespace, request: _Request, ledger: Ledger) -> "pa.Table":
-    from camworker.dataset import failed
-    from camworker.plan import lost_items, pending, read_planned
+def _pending(
+    args: argparse.Namespace,
+    request: _Request,
+    ledger: Ledger,
+    unfinished: list[tuple[int, int]] | None = None,
+    *,
+    again: bool = True,
+) -> "ItemsFile":
+    from camworker.pending import find_pending
 
-    return pending(
-        request.source.items,
-        read_planned(ledger),
-        failed(ledger),
-        lost=lost_items(ledger),
+    return find_pending(
+        request.listing.items,
+        ledger,
         retry_failed=args.retry_failed,
+        remove_missing=args.remove_missing,
+        unfinished=unfinished or (),
+        again=again,
     )
-
-
-def _union(items: "pa.Table", some: "pa.Table", image_ids: "pa.ChunkedArray") -> "pa.Table":
-    """The items that are among some or have one of these ids."""
-    import pyarrow.compute as pc
-
-    ids = items["image_id"]
-    return items.filter(pc.or_(pc.is_in(ids, some["image_id"]), pc.is_in(ids, image_ids)))
 
 
 def _refuse_overlap(source: str, out: str) -> None:

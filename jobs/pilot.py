@@ -8,7 +8,8 @@ from jobs.console import DONE, Console, duration
 from jobs.worker import Settings
 
 if TYPE_CHECKING:
-    from camworker.sources import Source
+    from camworker.item_tables import Measure
+    from camworker.sources import Listing
 
 _SECONDS: Final = 10.0
 _BATCHES: Final = 16
@@ -17,32 +18,30 @@ _BATCHES: Final = 16
 def dry_run(
     console: Console,
     settings: Settings,
-    pending: "Source",
+    pending: "Listing",
+    found: "Measure",
     workers: Workers,
     shard_size: int,
 ) -> int:
-    """Count pending items, time some as one worker would; nothing is written."""
-    import pyarrow.compute as pc
-
-    count = pending.items.num_rows
+    """Time some pending items as one worker would, and tell what all take; nothing is written."""
+    count = found.there
     rate = _images_per_second(settings, pending, workers.cores) if count else None
     rate = rate * workers.count if rate else None
     seconds = count / rate if rate else None
     summary = {
         "recipe": settings.recipe,
-        "planned": count,
-        # Unknown where a manifest does not say.
-        "bytes": pc.sum(pending.items["size"], min_count=0).as_py()
-        if not pending.items["size"].null_count
-        else None,
-        "shards": -(-count // shard_size),
+        "planned": found.count,
+        "bytes": found.bytes,  # None where a manifest does not say
+        "shards": -(-found.count // shard_size),
         "workers": workers.count,
         "images_per_second": round(rate, 2) if rate else None,
         "seconds": round(seconds, 1) if seconds else None,
         "output": settings.out,
     }
-    size = f"{summary['bytes'] / 1e6:.1f} MB" if summary["bytes"] is not None else "of unknown size"
+    size = f"{found.bytes / 1e6:.1f} MB" if found.bytes is not None else "of unknown size"
     console.say(f"{count} images to localize, {size}, in {summary['shards']} shards")
+    if removed := found.count - count:
+        console.say(f"{removed} images are no longer listed: their rows will say removed")
     if seconds:
         console.say(
             f"{rate:.1f} images/s with {workers.count} worker(s) on this machine: about {duration(seconds)}, "
@@ -53,7 +52,7 @@ def dry_run(
     return DONE
 
 
-def _images_per_second(settings: Settings, source: "Source", cores: int) -> float | None:
+def _images_per_second(settings: Settings, pending: "Listing", cores: int) -> float | None:
     """One worker's rate after its first batch; over everything where there is no second batch."""
     import torch
 
@@ -61,11 +60,13 @@ def _images_per_second(settings: Settings, source: "Source", cores: int) -> floa
 
     torch.set_num_threads(cores)
     localizer = settings.localizer()
-    items = source.items.slice(0, _BATCHES * localizer.batch_size)
+    items = pending.items.first(_BATCHES * localizer.batch_size)
     started = time.monotonic()
     first: float | None = None
     count = 0
-    batches = localize_items(items, localizer, decoders=cores, verify=source.verifiable, tables=source.tables)
+    batches = localize_items(
+        items, localizer, decoders=cores, verify=pending.verifiable, tables=pending.tables
+    )
     for rows, _ in batches:
         now = time.monotonic()
         if first is None:

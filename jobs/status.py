@@ -41,6 +41,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             )
             for status, count in sorted(generation["failed"].items()):
                 console.say(f"    {count} {status}")
+            if generation["removed"]:
+                console.say(f"    {generation['removed']} removed: no longer listed, and no failure")
     console.result({"recipes": found, "complete": all(recipe["complete"] for recipe in found)})
     return DONE
 
@@ -68,7 +70,10 @@ def _generation_status(ledger: Ledger, number: int, parts: dict[tuple[int, int],
         "generation": number,
         "planned": plan.items,
         "done": images.total(),
-        "failed": {status: count for status, count in sorted(images.items()) if status != "ok"},
+        "failed": {
+            status: count for status, count in sorted(images.items()) if status not in ("ok", "removed")
+        },
+        "removed": images["removed"],
         "shards": plan.shards,
         "parts": len(keys),
         "complete": run is not None,

@@ -9,7 +9,6 @@ from conftest import TINY_CLASSES, run_generation
 from camworker.dataset import (
     committed_parts,
     count_statuses,
-    failed,
     iter_latest,
     later_rows,
     latest,
@@ -167,24 +166,6 @@ def test_statuses_are_counted(out):
     assert count_statuses(ledger, keys) == {"ok": 2, "read_error": 1, "poison": 1}
     assert count_statuses(ledger, keys[1:]) == {"ok": 1, "poison": 1}
     assert count_statuses(ledger, []) == {}
-
-
-def test_failed(out):
-    ledger = commit_rows(out, 1, a="ok", b="read_error", c="decode_error", d="read_error", e="removed")
-    commit_rows(out, 2, b="ok", c="poison")
-    assert failed(ledger).select(["image_id", "identity", "status"]).to_pylist() == [
-        {"image_id": "d", "identity": "of 1", "status": "read_error"},
-        {"image_id": "c", "identity": "of 2", "status": "poison"},
-    ]
-
-
-def test_nothing_failed_where_nothing_ran(out):
-    assert failed(Ledger(LocalStore(out), RECIPE)).column_names == [
-        "image_id",
-        "identity",
-        "status",
-        "generation",
-    ]
 
 
 def test_several_recipes(out):

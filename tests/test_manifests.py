@@ -222,7 +222,7 @@ def test_ids_in_labels_stay_text(tmp_path):
 
 def test_image_labels_join_the_column(tmp_path):
     table = {"id": [1, 2, 3], "image": [b""] * 3, "label": ["dog", "cat", None]}
-    labels = write(tmp_path / "labels.csv", "image_id,label\n1,0\n1,1\n3,2\n")
+    labels = write(tmp_path / "labels.csv", "image_id,label\n1,0\n1,1\n3,2\n2,\n3,\n")
     items = items_of(write(tmp_path / "t.parquet", table), image_labels=labels)
     assert column(items, "labels") == [[0, 1], [0], [2]]
 

@@ -13,11 +13,25 @@ from making import photographs_of, plan_of, read, run
 from camworker.boxes import boxes_from_cam
 from camworker.frame import Frame
 from camworker.plan import write_generation
-from camworker.records import predictions_schema
+from camworker.records import ITEMS, predictions_schema
 from camworker.shard import localize_items
 from camworker.sources import open_source
 
 RECIPE = "r0123456789ab"
+
+
+def test_an_item_without_identity_is_removed_and_not_read(ledger, folder, tiny_localizer):
+    items = photographs_of(folder)
+    gone = pa.array([None if n in (2, 5, 10) else i for n, i in enumerate(items["identity"].to_pylist())])
+    place = ITEMS.get_field_index("identity")
+    plan = write_generation(ledger, 1, items.set_column(place, ITEMS.field(place), gone), 100, verify=True)
+    part = run(ledger, plan, tiny_localizer).part
+    assert part.images == {"ok": 8, "removed": 3}
+    rows = {row["image_id"]: row for row in read(ledger).to_pylist()}
+    row = rows["05.png"]
+    assert (row["status"], row["identity"], row["uri"]) == ("removed", "", str(folder / "05.png"))
+    assert row["error"] == "it is no longer listed"
+    assert row["labels"] == row["boxes"] == row["targets"] == []
 
 
 @pytest.mark.parametrize("size", [3, 4, 100])

@@ -226,6 +226,20 @@ def test_an_output_inside_its_input_is_no_input(tables):
     assert source.items.num_rows == 401
 
 
+def test_what_is_removed_is_not_read(tables, folder):
+    """Neither a file nor a table is opened, be it there or not; what lies between is read."""
+    items = pa.concat_tables([items_of(tables), items_of(str(folder))])
+    place = ITEMS.get_field_index("identity")
+    gone = [None if n in (1, 2, 200, 401) else i for n, i in enumerate(column(items, "identity"))]
+    expected = fetch_all(items, verify=False)
+    for n in (1, 2, 200, 401):
+        expected[n] = "removed"
+    items = items.set_column(place, ITEMS.field(place), pa.array(gone))
+    assert fetch_all(items, verify=False) == expected
+    os.unlink(os.path.join(tables, "a.parquet"))
+    assert fetch_all(items.slice(1, 2)) == ["removed"] * 2
+
+
 def test_a_file_too_large_for_memory_is_not_read(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     os.truncate(tmp_path / "a.jpg", MAX_FILE_BYTES + 1)

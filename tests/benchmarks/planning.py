@@ -1,0 +1,129 @@
+"""What planning costs a million items: seconds and memory, for a first plan and for later ones, without Ray.
+
+    python tests/benchmarks/planning.py --items 1000000
+
+A manifest of synthetic items (uri, etag, size) is listed and planned; then again with nothing new, with
+1% changed, and with 1% gone and --remove-missing. Every step is a process of its own, so that its peak of
+memory is its own; rss is what it holds in the end, as a driver would while its workers run.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from camworker.classes import Classes
+from camworker.item_tables import measure
+from camworker.ledger import Ledger
+from camworker.pending import find_pending
+from camworker.plan import write_generation
+from camworker.scratch import release_memory
+from camworker.sources import list_source
+from camworker.store import LocalStore
+
+RECIPE, SHARD, ROWS_AT_ONCE = "r0123456789ab", 4096, 1_000_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--files", type=int, default=0, help="list so many empty files in a folder as well")
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    parser.add_argument("--home", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.step:
+        print(json.dumps(plan(Path(args.home), args.step)))
+        return
+    with tempfile.TemporaryDirectory() as home:
+        write_manifest(Path(home) / "first.parquet", args.items)
+        write_manifest(Path(home) / "changed.parquet", args.items, changed=True)
+        write_manifest(Path(home) / "gone.parquet", args.items, changed=True, gone=True)
+        for step in ("first", "nothing new", "changed", "gone"):
+            tell(home, step, args.items)
+        if args.files:
+            write_files(Path(home) / "folder", args.files)
+            tell(home, "folder", args.files)
+
+
+def tell(home: str, step: str, items: int) -> None:
+    command = [sys.executable, __file__, "--home", home, "--step", step]
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(json.dumps({"step": step, "items": items, **figures}), flush=True)
+
+
+def write_manifest(path: Path, items: int, *, changed: bool = False, gone: bool = False) -> None:
+    """Paths as ImageNet has them, ETags of 32 digits; changed: 1% of these; gone: without another 1%."""
+    with pq.ParquetWriter(
+        path, pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
+    ) as file:
+        for start in range(0, items, ROWS_AT_ONCE):
+            number = np.arange(start, min(start + ROWS_AT_ONCE, items))
+            if gone:
+                number = number[number % 100 != 1]
+            digits = pc.utf8_lpad(pa.array(number).cast(pa.string()), 10, "0")
+            uris = pc.binary_join_element_wise(
+                "s3://bucket/train/n", pc.utf8_slice_codeunits(digits, 2, 6), "/image_", digits, ".jpg", ""
+            )
+            content = number * 2_654_435_761 + np.where(number % 100 == 0, int(changed), 0)
+            etags = pc.utf8_lpad(pa.array(content % 2**40).cast(pa.string()), 32, "a")
+            sizes = pa.array(100_000 + number % 50_000)
+            file.write_table(pa.table([uris, etags, sizes], names=["uri", "etag", "size"]))
+
+
+def write_files(folder: Path, count: int) -> None:
+    for number in range(count):
+        if number % 1000 == 0:
+            (folder / f"{number // 1000:04d}").mkdir(parents=True)
+        (folder / f"{number // 1000:04d}" / f"{number:07d}.jpg").touch()
+
+
+def plan(home: Path, step: str) -> dict[str, float]:
+    """List, compare, write a generation where there is something to do, and declare it complete."""
+    location = home / (
+        "folder" if step == "folder" else f"{'first' if step == 'nothing new' else step}.parquet"
+    )
+    ledger = Ledger(LocalStore(home / ("out of folder" if step == "folder" else "out")), RECIPE)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        listing = list_source(str(location), Classes(("none",)), Path(scratch))
+        listed = time.monotonic()
+        pending = find_pending(listing.items, ledger, remove_missing=step == "gone")
+        compared = time.monotonic()
+        if found := measure(pending).count:
+            number = max(ledger.generations(), default=0) + 1
+            write_generation(ledger, number, pending.batches(), SHARD, verify=True)
+            ledger.commit_run(number, {"parts": []})
+        release_memory()
+        disk = sum(path.stat().st_size for path in Path(scratch).rglob("*") if path.is_file())
+    ended = time.monotonic()
+    return {
+        "planned": found,
+        "seconds": round(ended - started, 2),
+        "listing": round(listed - started, 2),
+        "comparing": round(compared - listed, 2),
+        "writing": round(ended - compared, 2),
+        "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "rss_MB": resident() // 2**20,
+        "scratch_MB": disk // 2**20,
+    }
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    main()
