@@ -4,8 +4,9 @@ The three steps are separate so that a caller can overlap them: prepare (decode 
 thread), forward (the network and the maps, on the device), finish (boxes and rows, any thread).
 """
 
-import copy
+import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ from camworker.boxes import boxes_from_cam, check_rule
 from camworker.cam import TEN_CROP_CELLS, class_activation_maps, merge_views, views_of
 from camworker.errors import Failure, UsageError
 from camworker.frame import RESIZES, VIEWS, Frame, Resize, Views, frame_size
-from camworker.gap import check_gap_head
 from camworker.images import decode, network_input
 from camworker.networks import DEFAULT
+from camworker.pixels import PixelNetwork
 from camworker.records import (
     TARGET_BOX_DTYPE,
     AnyPrediction,
@@ -100,23 +101,19 @@ class Localizer:
         self.frame_size = frame_size(self.input_size, views)
         self._views = views_of(views, self.input_size)
         self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
-        height, width = check_gap_head(package.network, self.input_size)
-        self.cam_shape = cam_shape(top_k, len(package.classes), (height, width), views)
+        self.map_size = package.map_at(self.input_size)
+        self.cam_shape = cam_shape(top_k, len(package.classes), self.map_size, views)
 
-        # Only the features run in the low precision; the head and the maps are a product of small
-        # matrices, cheap in float32, and the maps are rounded once, when they are stored. A copy: the
-        # package stays as it was loaded.
-        network = copy.deepcopy(package.network).to(self.device)
-        network.to(dtype=self.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if network.classifier is not None:
-            network.classifier.float()
-        self._network = network
-        self._weights_KC = network.weights_KC.detach()
-        mean, std = (
-            torch.tensor(values, device=self.device).view(1, 3, 1, 1) * 255
-            for values in (package.preprocessing.mean, package.preprocessing.std)
+        self._threads = threading.local()
+        self._pixel_network = PixelNetwork(
+            package.network,
+            package.preprocessing,
+            device=self.device,
+            dtype=self.dtype,
+            batch_size=self.batch_size,
+            input_size=self.input_size,
         )
-        self._mean, self._std = mean, std
+        self._weights_KC = self._pixel_network.network.weights_KC.detach()
 
     @classmethod
     def load(
@@ -133,6 +130,19 @@ class Localizer:
         """
         package = weights.load(str(network))
         return cls(package, device=device, precision=precision, **options)  # type: ignore[arg-type]
+
+    def compile_into(self, file: Path, *, streams: int = 1) -> str | None:
+        """Compile the network into file, or load what an earlier call compiled there.
+
+        It is for these options, this processor and this number of torch's threads; streams threads may call
+        forward at a time. Returns None, or why the network stays as it is, which is only slower. Compiled it
+        rounds differently, in the last digits of its precision.
+        """
+        return self._pixel_network.compile_into(file, streams=streams)
+
+    def seconds_each(self) -> float:
+        """What an image of a full batch takes the network here and now, in seconds."""
+        return self._pixel_network.seconds_each()
 
     def localize(
         self, images: Sequence[bytes], labels: Sequence[Sequence[int]] | None = None
@@ -161,6 +171,14 @@ class Localizer:
         frame = Frame(width, height, self.frame_size, self.resize)
         return Prepared(network_input(pixels_CHW, frame), frame)
 
+    def stream(self) -> AbstractContextManager[object]:
+        """On CUDA a stream of its own for what a thread does inside: batches of several threads overlap."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        if not hasattr(self._threads, "stream"):  # one for good: each keeps memory of its own
+            self._threads.stream = torch.cuda.Stream(self.device)
+        return torch.cuda.stream(self._threads.stream)
+
     @torch.inference_mode()
     def forward(self, batch: Sequence[Prepared | Failure], labels: Sequence[Sequence[int]]) -> Maps | None:
         """Run the network: top-k classes, and the maps of these and of the known labels.
@@ -170,11 +188,10 @@ class Localizer:
         good = [index for index, image in enumerate(batch) if isinstance(image, Prepared)]
         if not good:
             return None
-        images_BCHW = self.images([image for image in batch if isinstance(image, Prepared)])
+        pixels_BCHW = self._pixels([image for image in batch if isinstance(image, Prepared)])
         features_VBCHW, logits_VBK = [], []
         for view in self._views:
-            crops_BCHW = view.of(images_BCHW, self.input_size).contiguous(memory_format=torch.channels_last)
-            features_BCHW, logits_BK = self._look(crops_BCHW)
+            features_BCHW, logits_BK = self._pixel_network.look(view.of(pixels_BCHW, self.input_size))
             features_VBCHW.append(features_BCHW)
             logits_VBK.append(logits_BK)
         score = torch.sigmoid if self.package.scoring == "sigmoid" else partial(torch.softmax, dim=-1)
@@ -217,9 +234,7 @@ class Localizer:
 
     def images(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """The network's input: normalised, in its precision, on its device."""
-        pixels_BCHW = torch.stack([image.pixels_CHW for image in batch])
-        pixels_BCHW = pixels_BCHW.to(self.device).contiguous(memory_format=torch.channels_last)
-        return ((pixels_BCHW.float() - self._mean) / self._std).to(self.dtype)
+        return self._pixel_network.normalised(self._pixels(batch))
 
     @torch.inference_mode()
     def features(self, batch: Sequence[Prepared]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,11 +242,18 @@ class Localizer:
 
         Both float32, on the device.
         """
-        return self._look(self.images(batch))
+        return self._pixel_network.look(self._pixels(batch))
 
-    def _look(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        features_BCHW = self._network.features(images_BCHW).float()
-        return features_BCHW, self._network.logits(features_BCHW)
+    def _pixels(self, batch: Sequence[Prepared]) -> torch.Tensor:
+        """uint8 [B, 3, S, S], channels last, on the device: a quarter of what normalised ones would move."""
+        # As the decoder and the resizing leave them, rows of RGB triples: one copy, in order.
+        rows_BHWC = torch.empty(
+            (len(batch), self.frame_size, self.frame_size, 3),
+            dtype=torch.uint8,
+            pin_memory=self.device.type == "cuda",
+        )
+        torch.stack([image.pixels_CHW.permute(1, 2, 0) for image in batch], out=rows_BHWC)
+        return rows_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _row(self, maps: Maps, cams_NHW: NDArray[np.float16], frame: Frame, b: int) -> Prediction:
         k = self.cam_shape.k

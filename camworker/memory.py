@@ -20,7 +20,8 @@ _WORDS: Final = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_S
 class Forward:
     """Localizer.forward, with fewer images at a time once memory has run out.
 
-    limit: the most images the network is given at a time; halved with every failure, and kept.
+    limit: the most images the network is given at a time; halved with every failure, and kept. Several
+    threads may call it.
     """
 
     def __init__(self, localizer: Localizer) -> None:
@@ -32,15 +33,16 @@ class Forward:
         pieces: list[tuple[Maps | None, Batch]] = []
         start = 0
         while start < len(batch):
-            rows = slice(start, start + self.limit)
+            rows = slice(start, min(start + self.limit, len(batch)))
             maps = self._try(batch[rows], labels[rows])
+            size = rows.stop - start
             if not isinstance(maps, str):
                 pieces.append((maps, batch[rows]))
-                start += self.limit
-            elif self.limit == 1:
+                start = rows.stop
+            elif size == 1:
                 raise MemoryError(f"the network has not enough memory for one image: {maps}")
             else:
-                self.limit = max(1, min(self.limit, len(batch[rows])) // 2)
+                self.limit = min(self.limit, size // 2)
                 _log.warning("out of memory: fewer images at a time", extra={"batch_size": self.limit})
         return pieces
 

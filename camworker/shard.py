@@ -19,7 +19,7 @@ from camworker.batches import prepared_batches
 from camworker.errors import CommitError, Failure
 from camworker.fetch import NO_TABLES
 from camworker.ledger import Ledger, Part, Plan
-from camworker.localizer import Localizer, Maps, Prepared
+from camworker.localizer import Localizer, Prepared
 from camworker.memory import Forward
 from camworker.plan import read_shard
 from camworker.records import (
@@ -58,6 +58,7 @@ def run_shard(
     localizer: Localizer,
     *,
     decoders: int,
+    streams: int = 1,
     about: dict[str, Any],
     on_batch: OnBatch,
     on_image: Callable[[], None] = lambda: None,
@@ -66,11 +67,11 @@ def run_shard(
 ) -> Done:
     """Localize one shard's items and commit its part, or adopt the part that is there.
 
-    decoders: threads that read and decode beside the network. about: what was resolved where it
-    ran (precision, versions and the like), for the part's metadata. on_batch is told of rows as they
-    are finished, on_image of each image that is read and decoded; stages counts what all of it takes.
-    careful: decode in a child process, for a shard that has killed a worker. Raises CommitError when a
-    part cannot be committed, MemoryError when there is not enough for one image; OSError.
+    decoders, streams: threads that read and decode, and that run the network: see threads.py. about: what
+    was resolved where it ran (precision, versions and the like), for the part's metadata. on_batch is told
+    of rows as they are finished, on_image of each image that is read and decoded; stages counts what all of
+    it takes. careful: decode in a child process, for a shard that has killed a worker. Raises CommitError
+    when a part cannot be committed, MemoryError when there is not enough for one image; OSError.
     """
     key = ledger.part_key(plan.generation, shard)
     items = read_shard(ledger, plan, shard)
@@ -83,6 +84,7 @@ def run_shard(
         items,
         localizer,
         decoders=decoders,
+        streams=streams,
         verify=plan.verify,
         tables=plan.tables,
         careful=careful,
@@ -113,6 +115,7 @@ def localize_items(
     *,
     decoders: int,
     verify: bool,
+    streams: int = 1,
     tables: Mapping[str, str] = NO_TABLES,
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
@@ -121,9 +124,10 @@ def localize_items(
 ) -> Iterator[tuple[pa.Table, list[AnyPrediction]]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
-    Threads fetch and decode a few batches ahead of the network, and one makes the boxes of the
-    batch before, so that memory is bounded by batches, whatever the number of items. forward: given to
-    learn from it how many images the network had memory for; stages: to learn what all of it takes.
+    Threads fetch and decode a few batches ahead, and others take a batch each through the network and
+    make its boxes, so that memory is bounded by batches, whatever the number of items. streams: batches at
+    a time. forward: given to learn from it how many images the network had memory for; stages: to learn
+    what all of it takes.
     """
     forward = forward or Forward(localizer)
     stages = stages or Stages()
@@ -137,25 +141,24 @@ def localize_items(
         on_image=on_image,
         stages=stages,
     )
-    with closing(batches), ThreadPoolExecutor(1) as finisher:
+
+    def localize(
+        prepared: Sequence[Prepared | Failure], labels: Sequence[Sequence[int]]
+    ) -> list[AnyPrediction]:
+        with stages.timed("network"), localizer.stream():
+            pieces = forward(prepared, labels)
+        with stages.timed("boxes"):
+            return [row for maps, piece in pieces for row in localizer.finish(maps, piece)]
+
+    with closing(batches), ThreadPoolExecutor(streams) as pool:
         waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
         for rows, prepared in batches:
-            labels = rows["labels"].to_pylist()
-            with stages.timed("network"):
-                pieces = forward(prepared, labels)
-            waiting.append((rows, finisher.submit(_finish, localizer, pieces, stages)))
-            if len(waiting) > 1:
+            waiting.append((rows, pool.submit(localize, prepared, rows["labels"].to_pylist())))
+            if len(waiting) > streams:
                 done, future = waiting.popleft()
                 yield done, future.result()
         for done, future in waiting:
             yield done, future.result()
-
-
-def _finish(
-    localizer: Localizer, pieces: list[tuple[Maps | None, Sequence[Prepared | Failure]]], stages: Stages
-) -> list[AnyPrediction]:
-    with stages.timed("boxes"):
-        return [row for maps, prepared in pieces for row in localizer.finish(maps, prepared)]
 
 
 def _log_failures(rows: pa.Table, predictions: list[AnyPrediction]) -> None:

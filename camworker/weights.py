@@ -30,6 +30,7 @@ class Package:
     """A network that passed the check, and all that decides what it makes of an image.
 
     fingerprint: SHA-256 of the weights' content. provenance: where they are from, for people.
+    map_size: (h, w) that the check found at the preprocessing's input size; None: it is still to be made.
     """
 
     name: str
@@ -39,6 +40,13 @@ class Package:
     scoring: Scoring
     fingerprint: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    map_size: tuple[int, int] | None = None
+
+    def map_at(self, input_size: int) -> tuple[int, int]:
+        """(h, w) of a map at this input size. Raises NetworkError where the check refuses the network."""
+        if self.map_size is not None and input_size == self.preprocessing.input_size:
+            return self.map_size
+        return check_gap_head(self.network, input_size)
 
 
 def load(network: str = DEFAULT, weights: str | None = None, *, output_stride: int | None = None) -> Package:
@@ -180,13 +188,15 @@ def _filled(
     output_stride: int | None,
 ) -> Package:
     fill(network, state)
-    height, _ = check_gap_head(network, preprocessing.input_size)
+    map_size = check_gap_head(network, preprocessing.input_size)
+    height, _ = map_size
     if output_stride is not None and height < preprocessing.input_size // output_stride:
         raise NetworkError(
             f"{name} has a map of {height} rows with --output-stride {output_stride} at input size "
             f"{preprocessing.input_size}: it was not dilated, leave the option out"
         )
-    return Package(name, network, classes, preprocessing, scoring, _fingerprint(network), provenance)
+    fingerprint = _fingerprint(network)
+    return Package(name, network, classes, preprocessing, scoring, fingerprint, provenance, map_size)
 
 
 def _fingerprint(network: GapNetwork) -> str:

@@ -103,6 +103,8 @@ class Runner:
         outcome = self._run(plan)
         seconds = time.monotonic() - started
         self.summary.count(plan, outcome, seconds)
+        if why := outcome.about.get("compilation", "").partition("off: ")[2]:
+            self.console.note(f"the network was not compiled, and was slower than it could be: {why}")
         for (_, shard), why in outcome.lost.items():
             with logs.where(shard=shard):
                 self._note(f"shard {shard} of generation {plan.generation} could not be done: {why}")

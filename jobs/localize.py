@@ -79,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--dry-run", action="store_true", help="count, time a few images, write nothing")
     where.add_argument("--workers", type=whole(1), metavar="N", help="default: as many as the machine fits")
     where.add_argument("--gpus-per-worker", type=gpus, metavar="G", help="default 1 where there are GPUs")
+    where.add_argument(
+        "--compile", choices=("auto", "on", "off"), default="auto", help="default auto: where it repays"
+    )
     where.add_argument("--batch-size", type=whole(1), metavar="N", help="default 16, on a GPU 64")
     where.add_argument(
         "--shard-size", type=whole(1), metavar="N", help="images a part (default at most 4096)"
@@ -144,6 +147,8 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
             logs.write_lines()
         with connected(args.address, verbose=console.verbose):
             workers = fit_workers(args.workers, args.gpus_per_worker)
+            images = -(-counted.there // workers.count)
+            request = replace(request, settings=replace(request.settings, images=images))
             # Nothing is written before all that was asked for is known to work.
             if is_s3(out) and not args.single_writer:
                 refuse_replacing(store, out)
@@ -167,7 +172,6 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     check_location(args.input)  # before seconds go into importing torch
 
     from camworker.boxes import check_rule
-    from camworker.gap import check_gap_head
     from camworker.item_tables import measure, select_items
     from camworker.localizer import cam_shape
     from camworker.plan import make_recipe, row_bytes, shard_size
@@ -177,8 +181,7 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     box_rule = check_rule(args.box_rule)
     package = load(args.network, args.weights, output_stride=args.output_stride)
     input_size = args.input_size or package.preprocessing.input_size
-    map_size = check_gap_head(package.network, input_size)
-    shape = cam_shape(args.top_k, len(package.classes), map_size, args.views)
+    shape = cam_shape(args.top_k, len(package.classes), package.map_at(input_size), args.views)
     listing = list_source(
         args.input,
         package.classes,
@@ -226,6 +229,7 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
         views=args.views,
         output_stride=args.output_stride,
         batch_size=args.batch_size,
+        compile=args.compile,
         verbose=args.verbose,
     )
     return _Request(settings, recipe, replace(listing, items=items), shape)

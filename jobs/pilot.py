@@ -1,11 +1,12 @@
 """localize --dry-run: what there is to do, and how long it would take by a few images timed here."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from jobs.cluster import Workers
 from jobs.console import DONE, Console, duration
-from jobs.worker import Settings
+from jobs.worker import Settings, start
 
 if TYPE_CHECKING:
     from camworker.item_tables import Measure
@@ -25,6 +26,7 @@ def dry_run(
 ) -> int:
     """Time some pending items as one worker would, and tell what all take; nothing is written."""
     count = found.there
+    settings = replace(settings, images=-(-count // workers.count))
     rate = _images_per_second(settings, pending, workers.cores) if count else None
     rate = rate * workers.count if rate else None
     seconds = count / rate if rate else None
@@ -54,18 +56,21 @@ def dry_run(
 
 def _images_per_second(settings: Settings, pending: "Listing", cores: int) -> float | None:
     """One worker's rate after its first batch; over everything where there is no second batch."""
-    import torch
-
     from camworker.shard import localize_items
 
-    torch.set_num_threads(cores)
     localizer = settings.localizer()
+    threads, _ = start(localizer, settings, cores)
     items = pending.items.first(_BATCHES * localizer.batch_size)
     started = time.monotonic()
     first: float | None = None
     count = 0
     batches = localize_items(
-        items, localizer, decoders=cores, verify=pending.verifiable, tables=pending.tables
+        items,
+        localizer,
+        decoders=threads.decoders,
+        streams=threads.streams,
+        verify=pending.verifiable,
+        tables=pending.tables,
     )
     for rows, _ in batches:
         now = time.monotonic()

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from camworker.compiling import Compile
 from camworker.errors import CommitError
 from camworker.frame import Resize, Views
 from camworker.ledger import Ledger, Plan
@@ -16,8 +17,10 @@ from camworker.records import AnyPrediction
 from camworker.shard import Done, run_shard
 from camworker.stages import Stages
 from camworker.store import open_store
+from camworker.threads import Threads, divide_threads
 from camworker.weights import Package, load
 from jobs import logs
+from jobs.compilation import settle
 from jobs.tally import Tally
 from jobs.telemetry import WorkerMetrics
 
@@ -41,6 +44,8 @@ class Settings:
     views: Views
     output_stride: int | None
     batch_size: int | None
+    compile: Compile = "auto"
+    images: int = 0  # about how many a worker will see, for which compiling has to pay
     verbose: bool = False
 
     def localizer(self) -> Localizer:
@@ -66,17 +71,23 @@ def load_planned(network: str, weights: str | None, output_stride: int | None, f
     return package
 
 
+def start(localizer: Localizer, settings: Settings, cores: int) -> tuple[Threads, str]:
+    """Divide this process's cores, and compile the network if it is worth it; what came of that, in words."""
+    import torch
+
+    threads = divide_threads(cores, gpu=localizer.device.type == "cuda")
+    torch.set_num_threads(threads.each)
+    return threads, settle(localizer, settings.compile, settings.images, threads.streams)
+
+
 class Worker:
     """Made into a Ray actor by the driver; shards run in order, tally answers beside them."""
 
     def __init__(self, settings: Settings, cores: int) -> None:
-        import torch
-
-        torch.set_num_threads(cores)
         logs.write_lines(logging.DEBUG if settings.verbose else logging.INFO)
-        self._cores = cores
         self._recipe = settings.recipe
         self._localizer = settings.localizer()
+        self._threads, self._compilation = start(self._localizer, settings, cores)
         self._ledger = Ledger(open_store(settings.out), settings.recipe)
         self._plans: dict[int, Plan] = {}
         self._tally = Tally()
@@ -91,7 +102,7 @@ class Worker:
         return {
             "device": str(self._localizer.device),
             "precision": str(self._localizer.dtype).removeprefix("torch."),
-            "compilation": "off",
+            "compilation": self._compilation,
             "decoder": "torchvision (JPEG), pillow",
             "versions": versions(),
         }
@@ -121,7 +132,8 @@ class Worker:
             self._plans[generation],
             shard,
             self._localizer,
-            decoders=self._cores,
+            decoders=self._threads.decoders,
+            streams=self._threads.streams,
             about=self.about(),
             on_image=self._tally.prepare,
             on_batch=self._count,

@@ -25,6 +25,7 @@ ALLOWED = {
     "classes": {"errors"},
     "committed": {"errors", "ledger", "plan"},
     "compact": {"committed", "dataset", "errors", "ledger", "locations", "store"},
+    "compiling": set(),
     "components": set(),
     "dataset": {"committed", "errors", "ledger", "store"},
     "dtbox": {"frame"},
@@ -44,7 +45,9 @@ ALLOWED = {
     "ledger": {"errors", "store"},
     "ledger_check": {"committed", "ledger"},
     "local_files": {"errors"},
-    "localizer": {"boxes", "cam", "errors", "frame", "gap", "images", "networks", "records", "weights"},
+    "localizer": {
+        *("boxes", "cam", "errors", "frame", "images", "networks", "pixels", "records", "weights"),
+    },
     "locations": {"errors"},
     "map_metrics": {"boxes", "frame", "judging", "masks", "maxboxacc", "sweep", "truth"},
     "masks": {"errors"},
@@ -55,6 +58,7 @@ ALLOWED = {
     "paper_figures": {"summary"},
     "paper_networks": {"gap"},
     "pending": {"committed", "dataset", "errors", "ledger", "records", "scratch"},
+    "pixels": {"compiling", "gap"},
     "plan": {"errors", "ledger", "records"},
     "probe": {"errors", "store"},
     "receptive": {"gap"},
@@ -83,6 +87,7 @@ ALLOWED = {
         *("classes", "errors", "fetch", "known_labels", "locations", "records", "store", "tables"),
     },
     "tables": {"errors", "locations", "store"},
+    "threads": set(),
     "tracing": {"errors", "gap"},
     "training": {"boxes", "cam", "frame", "gap", "training_data"},
     "training_data": {"errors", "fetch", "frame", "images", "records"},
@@ -97,8 +102,19 @@ ALLOWED = {
 
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
 TORCH_MODULES = {
-    *("cam", "careful", "excite", "gap", "images", "localizer", "memory", "networks", "paper_networks"),
-    *("receptive", "states", "tracing", "training", "training_data", "weights", "zoo"),
+    *(
+        "cam",
+        "careful",
+        "compiling",
+        "excite",
+        "gap",
+        "images",
+        "localizer",
+        "memory",
+        "networks",
+        "paper_networks",
+    ),
+    *("pixels", "receptive", "states", "tracing", "training", "training_data", "weights", "zoo"),
 }
 NO_PYARROW = {
     *("bootstrap", "components", "sweep"),
