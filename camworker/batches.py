@@ -12,7 +12,7 @@ import pyarrow as pa
 from camworker.careful import CarefulDecoder
 from camworker.errors import Failure
 from camworker.fetch import NO_TABLES, Fetch, fetches
-from camworker.localizer import Localizer, Prepared
+from camworker.localizer import Localizer, Received
 from camworker.stages import Stages
 
 _BATCHES_AHEAD: Final = 3
@@ -28,8 +28,10 @@ def prepared_batches(
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
     stages: Stages | None = None,
-) -> Generator[tuple[pa.Table, list[Prepared | Failure]], None, None]:
+) -> Generator[tuple[pa.Table, list[Received]], None, None]:
     """Slices of items (uri, source_row, identity at least), each with its images prepared, in order.
+
+    On CUDA only received: Localizer.prepare_together does the rest, on whatever thread has the device.
 
     decoders: how many threads. Memory is bounded by batches, whatever the number of items. careful:
     decode in a child process, so that an image that kills its decoder kills nothing else. on_image is
@@ -40,17 +42,17 @@ def prepared_batches(
     stages = stages or Stages()
     with ExitStack() as stack:
         stack.callback(stages.empty)
-        prepare_bytes = localizer.prepare
+        prepare_bytes: Callable[[bytes], Received] = localizer.receive
         if careful:
             decoder = CarefulDecoder(localizer.frame_size, localizer.resize)
             decoders, prepare_bytes = 1, stack.enter_context(decoder).prepare
         pool = stack.enter_context(ThreadPoolExecutor(decoders))
 
-        def prepare(fetch: Fetch) -> Prepared | Failure:
+        def prepare(fetch: Fetch) -> Received:
             with stages.timed("fetch_decode"):
                 data = fetch()
                 if isinstance(data, Failure):
-                    prepared: Prepared | Failure = data
+                    prepared: Received = data
                 else:
                     stages.read(data)
                     prepared = prepare_bytes(data)
@@ -60,7 +62,7 @@ def prepared_batches(
 
         alone = threading.Lock()
 
-        def prepare_in_turn(fetch: Fetch) -> Prepared | Failure:
+        def prepare_in_turn(fetch: Fetch) -> Received:
             try:
                 return prepare(fetch)
             except MemoryError:
@@ -71,7 +73,7 @@ def prepared_batches(
                 except MemoryError as error:
                     return Failure("too_large", f"there is not enough memory for it: {error}")
 
-        ahead: deque[Future[Prepared | Failure]] = deque()
+        ahead: deque[Future[Received]] = deque()
         # Rows of Parquet are read here, as they come; files by whoever prepares them.
         sources = stages.timed_each("fetch_decode", fetches(items, verify=verify, tables=tables))
         for start in range(0, items.num_rows, size):

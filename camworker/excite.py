@@ -41,7 +41,8 @@ def excite(
         items, localizer, decoders=decoders, verify=verify, tables=tables, careful=careful
     )
     with closing(batches):
-        for rows, batch in batches:
+        for rows, received in batches:
+            batch = localizer.prepare_together(received)
             good = [image for image in batch if isinstance(image, Prepared)]
             if good:
                 numbers = rows["number"].to_numpy()[[isinstance(image, Prepared) for image in batch]]

@@ -74,7 +74,22 @@ def decode(data: bytes) -> torch.Tensor | Failure:
         raise
     except Exception as error:
         return Failure("decode_error", f"{kind}: {_reason(error)}")
-    return _upright(pixels, orientation)
+    return upright(pixels, orientation)
+
+
+def plain_orientation(data: bytes) -> int | None:
+    """The EXIF orientation of a JPEG in gray or RGB within the limits, by its header; None: it is no such."""
+    if _sniff(data) != "JPEG":
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            if image.mode not in ("L", "RGB") or _refuse_size(*image.size):
+                return None
+            return _orientation(image)
+    except MemoryError:
+        raise
+    except Exception:  # decode says what is wrong with it
+        return None
 
 
 def network_input(pixels_CHW: torch.Tensor, frame: Frame) -> torch.Tensor:
@@ -116,7 +131,7 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _upright(pixels_CHW: torch.Tensor, orientation: int) -> torch.Tensor:
+def upright(pixels_CHW: torch.Tensor, orientation: int) -> torch.Tensor:
     """Undo an EXIF orientation (Exif 2.32, tag 0x0112)."""
     if orientation >= 5:  # 5 to 8 are 1, 6, 3 and 8's mirror images: rows and columns change places
         pixels_CHW = pixels_CHW.transpose(1, 2)

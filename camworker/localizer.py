@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from camworker import weights
 from camworker.boxes import boxes_from_cam, check_rule
 from camworker.cam import TEN_CROP_CELLS, class_activation_maps, merge_views, views_of
+from camworker.device_decode import DeviceDecoder, Encoded, decode_together, decoder_of, for_device
 from camworker.errors import Failure, UsageError
 from camworker.frame import RESIZES, VIEWS, Frame, Resize, Views, frame_size
 from camworker.images import decode, network_input
@@ -45,6 +46,10 @@ class Prepared:
 
     pixels_CHW: torch.Tensor
     frame: Frame
+
+
+# An image on its way: Encoded until the device has decoded it, where that is how it goes.
+Received = Prepared | Failure | Encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class Localizer:
         self.cam_shape = cam_shape(top_k, len(package.classes), self.map_size, views)
 
         self._threads = threading.local()
+        gpu = self.device.type == "cuda"
+        self._device_decoder: DeviceDecoder | None = decoder_of(self.device) if gpu else None
         self._pixel_network = PixelNetwork(
             package.network,
             package.preprocessing,
@@ -158,13 +165,15 @@ class Localizer:
         results: list[AnyPrediction] = []
         for start in range(0, len(images), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            prepared = [self.prepare(data) for data in images[rows]]
+            prepared = self.prepare_together([self.receive(data) for data in images[rows]])
             results += self.finish(self.forward(prepared, labels[rows]), prepared)
         return results
 
     def prepare(self, data: bytes) -> Prepared | Failure:
         """Decode one image and resize it to the network's input."""
-        pixels_CHW = decode(data)
+        return self._fit(decode(data))
+
+    def _fit(self, pixels_CHW: torch.Tensor | Failure) -> Prepared | Failure:
         if isinstance(pixels_CHW, Failure):
             return pixels_CHW
         height, width = pixels_CHW.shape[1:]
@@ -178,6 +187,21 @@ class Localizer:
         if not hasattr(self._threads, "stream"):  # one for good: each keeps memory of its own
             self._threads.stream = torch.cuda.Stream(self.device)
         return torch.cuda.stream(self._threads.stream)
+
+    def receive(self, data: bytes) -> Received:
+        """Prepare one image; on CUDA leave to prepare_together what the device decodes."""
+        if self._device_decoder is not None and (encoded := for_device(data)):
+            return encoded
+        return self.prepare(data)
+
+    @torch.inference_mode()
+    def prepare_together(self, batch: Sequence[Received]) -> list[Prepared | Failure]:
+        """Decode and resize on the device what receive left to it."""
+        encoded = [image for image in batch if isinstance(image, Encoded)]
+        if self._device_decoder is None or not encoded:
+            return [image for image in batch if not isinstance(image, Encoded)]
+        decoded = iter(decode_together(encoded, self._device_decoder))
+        return [self._fit(next(decoded)) if isinstance(image, Encoded) else image for image in batch]
 
     @torch.inference_mode()
     def forward(self, batch: Sequence[Prepared | Failure], labels: Sequence[Sequence[int]]) -> Maps | None:
@@ -246,13 +270,17 @@ class Localizer:
 
     def _pixels(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """uint8 [B, 3, S, S], channels last, on the device: a quarter of what normalised ones would move."""
-        # As the decoder and the resizing leave them, rows of RGB triples: one copy, in order.
+        # As the decoder and the resizing leave them, rows of RGB triples: one copy, in order. Those that
+        # the device decoded are there already.
+        rows = [image.pixels_CHW.permute(1, 2, 0) for image in batch]
+        if any(row.device.type == "cuda" for row in rows):
+            return torch.stack([row.to(self.device) for row in rows]).permute(0, 3, 1, 2)
         rows_BHWC = torch.empty(
             (len(batch), self.frame_size, self.frame_size, 3),
             dtype=torch.uint8,
             pin_memory=self.device.type == "cuda",
         )
-        torch.stack([image.pixels_CHW.permute(1, 2, 0) for image in batch], out=rows_BHWC)
+        torch.stack(rows, out=rows_BHWC)
         return rows_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
     def _row(self, maps: Maps, cams_NHW: NDArray[np.float16], frame: Frame, b: int) -> Prediction:

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.batches import prepared_batches
-from camworker.errors import CommitError, Failure
+from camworker.errors import CommitError
 from camworker.fetch import NO_TABLES
 from camworker.ledger import Ledger, Part, Plan
-from camworker.localizer import Localizer, Prepared
+from camworker.localizer import Localizer, Received
 from camworker.memory import Forward
 from camworker.plan import read_shard
 from camworker.records import (
@@ -142,18 +142,16 @@ def localize_items(
         stages=stages,
     )
 
-    def localize(
-        prepared: Sequence[Prepared | Failure], labels: Sequence[Sequence[int]]
-    ) -> list[AnyPrediction]:
+    def localize(received: Sequence[Received], labels: Sequence[Sequence[int]]) -> list[AnyPrediction]:
         with stages.timed("network"), localizer.stream():
-            pieces = forward(prepared, labels)
+            pieces = forward(localizer.prepare_together(received), labels)
         with stages.timed("boxes"):
             return [row for maps, piece in pieces for row in localizer.finish(maps, piece)]
 
     with closing(batches), ThreadPoolExecutor(streams) as pool:
         waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
-        for rows, prepared in batches:
-            waiting.append((rows, pool.submit(localize, prepared, rows["labels"].to_pylist())))
+        for rows, received in batches:
+            waiting.append((rows, pool.submit(localize, received, rows["labels"].to_pylist())))
             if len(waiting) > streams:
                 done, future = waiting.popleft()
                 yield done, future.result()

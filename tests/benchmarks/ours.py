@@ -1,0 +1,130 @@
+"""camworker's part of the speed benchmark: one process, without Ray, so that it runs wherever torch does."""
+
+import os
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from camworker import Localizer, weights
+from camworker.localizer import Prepared
+from camworker.shard import localize_items
+from camworker.threads import Threads, divide_threads
+from jobs.compilation import settle
+
+
+class Ours:
+    """A Localizer as a worker of all this machine's cores would hold it, and the photographs."""
+
+    def __init__(self, files: list[Path], network: str, weights_from: str | None, compile: str) -> None:
+        self.package = weights.load(network, weights_from)
+        self.localizer = Localizer(self.package)
+        gpu = self.localizer.device.type == "cuda"
+        self.threads: Threads = divide_threads(len(os.sched_getaffinity(0)), gpu=gpu)
+        torch.set_num_threads(self.threads.each)
+        started = time.perf_counter()
+        self.compilation = settle(self.localizer, compile, 0, self.threads.streams)  # type: ignore[arg-type]
+        self.compile_seconds = time.perf_counter() - started
+        self.files = files
+        self.items = pa.table(
+            {
+                "image_id": [f"{number}/{file.name}" for number, file in enumerate(files)],
+                "uri": [str(file) for file in files],
+                "source_row": pa.nulls(len(files), pa.int64()),
+                "identity": [""] * len(files),
+                "labels": pa.array([[]] * len(files), pa.list_(pa.int32())),
+            }
+        )
+
+    def about(self) -> dict[str, object]:
+        return {
+            "device": str(self.localizer.device),
+            "network": self.package.name,
+            "precision": str(self.localizer.dtype).removeprefix("torch."),
+            "compilation": self.compilation,
+            "compile_or_load_seconds": round(self.compile_seconds, 1),
+            "batch_size": self.localizer.batch_size,
+            "decoders": self.threads.decoders,
+            "streams": self.threads.streams,
+            "threads_each": self.threads.each,
+        }
+
+    def whole(self) -> float:
+        """Images/s of reading, decoding, network, maps, boxes and rows; after the first batch."""
+        first = last = 0.0
+        count = 0
+        for rows, _ in localize_items(
+            self.items,
+            self.localizer,
+            decoders=self.threads.decoders,
+            streams=self.threads.streams,
+            verify=False,
+        ):
+            last = time.perf_counter()
+            if first:
+                count += rows.num_rows
+            first = first or last
+        return count / (last - first)
+
+    def decoding(self) -> float:
+        """Images/s of reading, decoding and resizing alone, on all cores."""
+        with ThreadPoolExecutor(self.threads.decoders) as pool:
+            started = time.perf_counter()
+            for _ in pool.map(lambda file: self.localizer.prepare(file.read_bytes()), self.files):
+                pass
+            return len(self.files) / (time.perf_counter() - started)
+
+    def network(self) -> float:
+        """Images/s of the network alone, as we run it, on pixels that are there already."""
+        batches = [batch for batch in self._prepared() if len(batch) == self.localizer.batch_size]
+
+        def look(batch: list[Prepared]) -> None:
+            with self.localizer.stream():
+                self.localizer.features(batch)[1].cpu()
+
+        with ThreadPoolExecutor(self.threads.streams) as pool:
+            list(pool.map(look, batches[: self.threads.streams]))
+            started = time.perf_counter()
+            list(pool.map(look, batches))
+            return len(batches) * self.localizer.batch_size / (time.perf_counter() - started)
+
+    def stages(self) -> dict[str, float]:
+        """Milliseconds an image of each stage, one after the other, on one thread: medians over batches."""
+        spent: dict[str, list[float]] = {
+            "decode": [],
+            "network": [],
+            "network_and_maps": [],
+            "boxes_rows": [],
+        }
+        size = self.localizer.batch_size
+        for start in range(0, min(len(self.files), 12 * size) - size + 1, size):
+            marks = [time.perf_counter()]
+            batch = [self.localizer.prepare(file.read_bytes()) for file in self.files[start : start + size]]
+            marks.append(time.perf_counter())
+            self.localizer.features([image for image in batch if isinstance(image, Prepared)])[1].cpu()
+            marks.append(time.perf_counter())
+            maps = self.localizer.forward(batch, [()] * size)
+            marks.append(time.perf_counter())
+            self.localizer.finish(maps, batch)
+            marks.append(time.perf_counter())
+            for name, before, after in zip(spent, marks[:-1], marks[1:], strict=True):
+                spent[name].append(1000 * (after - before) / size)
+        medians = {name: statistics.median(values) for name, values in spent.items()}
+        medians["maps"] = medians.pop("network_and_maps") - medians["network"]
+        return {name: round(value, 3) for name, value in medians.items()}
+
+    def _prepared(self) -> Iterator[list[Prepared]]:
+        size = self.localizer.batch_size
+        for start in range(0, min(len(self.files), 25 * size), size):
+            batch = [self.localizer.prepare(file.read_bytes()) for file in self.files[start : start + size]]
+            yield [image for image in batch if isinstance(image, Prepared)]
+
+
+def peak_memory() -> float:
+    """MiB of this process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
