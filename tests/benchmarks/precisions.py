@@ -1,4 +1,4 @@
-"""What low precision costs: labels and boxes of each precision against float32, on your images.
+"""What low precision and compiling cost: labels and boxes of each against float32, on your images.
 
 python tests/benchmarks/precisions.py FOLDER [--truth FILE]
 """
@@ -19,8 +19,10 @@ from camworker.records import CamShape, Prediction, corners, predictions_table
 from camworker.shard import localize_items
 from camworker.sources import open_source
 from camworker.truth import read_truth
+from jobs.compilation import settle
 
-PRECISIONS = ("float32", "bfloat16", "float16")
+# Precision, compiled.
+CANDIDATES = (("float32", "off"), ("auto", "off"), ("auto", "on"), ("float16", "off"))
 
 
 def main() -> None:
@@ -33,8 +35,9 @@ def main() -> None:
     truth = read_truth(args.truth, classes) if args.truth else None
     threads = torch.get_num_threads()
     reference: list[Prediction] = []
-    for precision in PRECISIONS:
+    for precision, compile in CANDIDATES:
         localizer = Localizer.load(precision=precision)
+        compilation = settle(localizer, compile, 0, 1)
         started = time.perf_counter()
         rows: list[Prediction] = []
         for _, predictions in localize_items(items, localizer, decoders=threads, verify=False):
@@ -42,7 +45,8 @@ def main() -> None:
         seconds = time.perf_counter() - started
         good = [row for row in rows if isinstance(row, Prediction)]
         reference = reference or good
-        result = {"precision": precision, "images": len(rows), "images_per_second": len(rows) / seconds}
+        result = {"precision": str(localizer.dtype).removeprefix("torch."), "compilation": compilation}
+        result |= {"images": len(rows), "images_per_second": len(rows) / seconds}
         result |= agreement(reference, good)
         if truth is not None:
             table = predictions_table(items, 1, rows, localizer.cam_shape)
