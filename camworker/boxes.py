@@ -1,11 +1,12 @@
-"""Maps -> boxes by named rule, and IoU. OpenCV and NumPy only: metrics run where no network does.
+"""Maps -> boxes by named rule, and IoU. No torch: metrics run where no network does.
 
 Boxes are float32 rows of xmin, ymin, xmax, ymax, half-open: the box over a whole map is 0, 0, W, H.
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from camworker.dtbox import dt_boxes, on_original
 from camworker.errors import UsageError
-from camworker.frame import Frame
+from camworker.frame import Frame, to_original
 from camworker.maxboxacc import SIDE, largest, score_map
 
 # As people write them; T and TAU are plain decimal numbers, at least 0 and below 1.
@@ -22,6 +23,7 @@ _FIXED: Final = {"cam20": ("cam", 0.20), "cam20-multi": ("multi", 0.20), "dtbox"
 _WITH_THRESHOLD: Final = re.compile(r"(cam|maxboxacc):([0-9]*\.?[0-9]+)")
 
 Boxes = NDArray[np.float32]
+_NOTHING: Final = np.zeros((1, 4), np.int64)  # no box that is found is empty
 
 
 def check_rule(rule: str, *, maxboxacc: bool = False) -> str:
@@ -58,10 +60,8 @@ def boxes_from_map(map_HW: NDArray[np.floating], rule: str = "cam20") -> Boxes:
         return dt_boxes(map_HW)
     if name == "maxboxacc":
         return _largest_contour(map_HW, threshold, (width, height))
-    peak = map_HW.max()
-    if not peak > 0:
-        return np.array([[0, 0, width, height]], np.float32)
-    return _boxes_above(map_HW, peak, name, threshold)
+    found_N4 = _boxes_above(np.ascontiguousarray(map_HW), name, threshold)
+    return np.array([[0, 0, width, height]] if found_N4 is _NOTHING else found_N4, np.float32)
 
 
 def boxes_from_cam(cam_hw: NDArray[np.floating], frame: Frame, rule: str = "cam20") -> Boxes:
@@ -72,17 +72,43 @@ def boxes_from_cam(cam_hw: NDArray[np.floating], frame: Frame, rule: str = "cam2
     dtbox takes the map to the pixels of the original instead (dtbox.on_original), maxboxacc to its own
     square, whose boxes are scaled to the network's input.
     """
+    boxes_N4, _ = boxes_from_cams(np.asarray(cam_hw)[None], [frame], np.zeros(1, np.int64), rule)
+    return boxes_N4
+
+
+def boxes_from_cams(
+    cams_Mhw: NDArray[np.floating], frames: Sequence[Frame], image_M: NDArray[np.int64], rule: str = "cam20"
+) -> tuple[Boxes, NDArray[np.int64]]:
+    """Boxes of M maps as boxes_from_cam makes them: float32 [L, 4], map after map, and how many each has.
+
+    image_M: whose map it is, an index into frames, which differ in the original's size alone.
+    """
     name, threshold = _parse(rule)
-    size = (frame.input_size, frame.input_size)
+    if not len(image_M):
+        return np.empty((0, 4), np.float32), np.zeros(0, np.int64)
+    cams_Mhw = np.ascontiguousarray(cams_Mhw, np.float32)
+    size = (frames[0].input_size, frames[0].input_size)
+    found: list[NDArray[Any]]
     if name == "dtbox":
-        return dt_boxes(on_original(cam_hw, frame))
-    if name == "maxboxacc":
-        return frame.to_original(_largest_contour(cam_hw, threshold, size))
-    map_HW = cv2.resize(np.asarray(cam_hw, np.float32), size, interpolation=cv2.INTER_LINEAR)
-    peak = map_HW.max()
-    if not peak > 0:
-        return frame.whole_image()
-    return frame.to_original(_boxes_above(map_HW, peak, name, threshold))
+        pairs = zip(cams_Mhw, image_M, strict=True)
+        found = [dt_boxes(on_original(cam_hw, frames[image])) for cam_hw, image in pairs]
+    elif name == "maxboxacc":
+        found = [_largest_contour(cam_hw, threshold, size) for cam_hw in cams_Mhw]
+    else:
+        room_HW = np.empty(size, np.float32)  # one for all: it stays in the processor's cache
+        maps = (cv2.resize(cam_hw, size, room_HW, interpolation=cv2.INTER_LINEAR) for cam_hw in cams_Mhw)
+        found = [_boxes_above(map_HW, name, threshold) for map_HW in maps]
+    counts_M = np.array([len(boxes) for boxes in found])
+    boxes_L4 = np.concatenate(found)
+    if name == "dtbox":
+        return boxes_L4, counts_M
+    sizes_B2 = np.array([(frame.width, frame.height) for frame in frames])
+    sizes_L2 = sizes_B2[np.repeat(image_M, counts_M)]
+    originals_L4 = to_original(boxes_L4, sizes_L2, frames[0].input_size, frames[0].resize)
+    if name in ("cam", "multi"):
+        nothing_L = boxes_L4[:, 2] == 0
+        originals_L4[nothing_L, :2], originals_L4[nothing_L, 2:] = 0, sizes_L2[nothing_L]
+    return originals_L4, counts_M
 
 
 def iou(
@@ -124,47 +150,27 @@ def _parse(rule: str) -> tuple[str, float]:
     )
 
 
-def _boxes_above(map_HW: NDArray[np.float32], peak: np.float32, name: str, threshold: float) -> Boxes:
+def _boxes_above(map_HW: NDArray[np.float32], name: str, threshold: float) -> NDArray[np.int64]:
+    """Boxes of cam:T or cam20-multi on a map as it is, or _NOTHING where none of its values is positive."""
+    # Numba takes a third of a second to import, which those who only check a rule need not wait for.
+    from camworker.regions import PIXELS, regions_above
+
+    peak = map_HW.max()
+    if not peak > 0:
+        return _NOTHING
     level = np.float32(threshold) * peak
     if not level < peak:  # a threshold next to 1 can round to it; the peak itself stays
         level = np.nextafter(peak, np.float32(0))
-    mask = (map_HW > level).astype(np.uint8)
-    return _boxes_of_components(mask) if name == "multi" else _box_of_largest_component(mask)
+    regions_N5 = regions_above(map_HW, level)
+    pixels_N = regions_N5[:, PIXELS]
+    if name == "cam":
+        chosen = [pixels_N.argmax()]  # of equals the first
+    else:
+        order = np.argsort(-pixels_N, kind="stable")
+        chosen = order[pixels_N[order] * 10 >= pixels_N.max()]
+    return regions_N5[chosen, :4]
 
 
 def _largest_contour(cam_hw: NDArray[np.floating], tau: float, size: tuple[int, int]) -> Boxes:
     """V1's box of maxboxacc, in pixels of something of size (width, height)."""
     return (largest(score_map(cam_hw), tau) * np.array([size * 2]) / SIDE).astype(np.float32)
-
-
-def _boxes_of_components(mask_HW: NDArray[np.uint8]) -> Boxes:
-    """Boxes of the components of at least a tenth of the largest one's pixels, by cam20-multi's order."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask_HW, connectivity=8)
-    areas = stats[:, cv2.CC_STAT_AREA]
-    areas[0] = 0  # the background
-    large = np.flatnonzero(areas * 10 >= areas.max())
-    # OpenCV's labels are not in row order: a component's first pixel is the first of its top row.
-    tops = stats[large, cv2.CC_STAT_TOP]
-    firsts = (labels[tops] == large[:, None]).argmax(axis=1)
-    x, y, width, height = stats[large[np.lexsort((firsts, tops, -areas[large]))], :4].T
-    return np.stack([x, y, x + width, y + height], axis=1).astype(np.float32)
-
-
-def _box_of_largest_component(mask_HW: NDArray[np.uint8]) -> Boxes:
-    # Most masks are one component, and one contour without a parent says so ten times cheaper than
-    # labelling does. Contours cannot rank several: their area is not the pixel count.
-    contours, hierarchy = cv2.findContours(mask_HW, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    outer = np.flatnonzero(hierarchy.reshape(-1, 4)[:, 3] < 0)
-    if len(outer) == 1:
-        x, y, width, height = cv2.boundingRect(contours[outer[0]])
-    else:
-        _, labels, stats, _ = cv2.connectedComponentsWithStats(mask_HW, connectivity=8)
-        areas = stats[:, cv2.CC_STAT_AREA].copy()
-        areas[0] = 0  # the background
-        largest = np.flatnonzero(areas == areas.max())
-        # OpenCV's labels are not in row order; the first pixel of any of the largest decides.
-        first = largest[0]
-        if len(largest) > 1:
-            first = labels.ravel()[np.isin(labels, largest).argmax()]
-        x, y, width, height = stats[first, :4]
-    return np.array([[x, y, x + width, y + height]], np.float32)

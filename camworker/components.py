@@ -10,7 +10,8 @@ of the gaps above (4-connected). A gap's component that never reaches the map's 
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
+
+from camworker.compiled import compiled
 
 # Columns of a node, which is a component or a hole. Boxes are half-open; areas are doubled, so whole numbers.
 PARENT, XMIN, YMIN, XMAX, YMAX, PIXELS, AREA, AROUND, HOLE = range(9)
@@ -18,7 +19,7 @@ FIELDS: Final = 9
 _START, _END, _NODE, _GAP = range(4)  # of a run; _GAP: the node of the gap behind it
 
 
-@njit(cache=True)
+@compiled
 def _root(nodes: Any, t: int, node: int) -> int:
     while nodes[node, t, PARENT] != node:
         nodes[node, t, PARENT] = nodes[nodes[node, t, PARENT], t, PARENT]
@@ -26,7 +27,7 @@ def _root(nodes: Any, t: int, node: int) -> int:
     return node
 
 
-@njit(cache=True)
+@compiled
 def _join(nodes: Any, t: int, a: int, b: int) -> int:
     """One component of two; the one that was met first in row order stays."""
     a, b = _root(nodes, t, a), _root(nodes, t, b)
@@ -37,7 +38,7 @@ def _join(nodes: Any, t: int, a: int, b: int) -> int:
     return b
 
 
-@njit(cache=True)
+@compiled
 def _grow(nodes: Any, t: int, node: int, y: int, start: int, end: int) -> None:
     """Add a run of pixels. Rows come in order, so that ymin is the node's first."""
     nodes[node, t, XMIN] = min(nodes[node, t, XMIN], start)
@@ -46,7 +47,7 @@ def _grow(nodes: Any, t: int, node: int, y: int, start: int, end: int) -> None:
     nodes[node, t, PIXELS] += end - start
 
 
-@njit(cache=True)
+@compiled
 def _new(nodes: Any, t: int, node: int, y: int, around: int, hole: int) -> None:
     nodes[node, t, PARENT] = node
     nodes[node, t, XMIN], nodes[node, t, YMIN] = 1 << 30, y
@@ -55,7 +56,7 @@ def _new(nodes: Any, t: int, node: int, y: int, around: int, hole: int) -> None:
     nodes[node, t, AROUND], nodes[node, t, HOLE] = around, hole
 
 
-@njit(cache=True)
+@compiled
 def _shared(start: int, end: int, above_start: int, above_end: int) -> int:
     """Twice the area of polygons through pixel centres that two touching runs span between their rows.
 
@@ -67,7 +68,7 @@ def _shared(start: int, end: int, above_start: int, above_end: int) -> int:
     return 2 * (overlap - 1) + (start != above_start) + (end != above_end)
 
 
-@njit(cache=True)
+@compiled
 def _add_run(
     nodes: Any,
     counts: Any,
@@ -106,7 +107,7 @@ def _add_run(
     return first
 
 
-@njit(cache=True)
+@compiled
 def _add_gaps(
     nodes: Any,
     counts: Any,
@@ -149,7 +150,7 @@ def _add_gaps(
         runs[here, i, t, _GAP] = node
 
 
-@njit(cache=True)
+@compiled
 def _settle(nodes: Any, t: int, count: int) -> None:
     """Give roots what their members gathered, and to each component the area of the holes in it."""
     for node in range(count - 1, 0, -1):
@@ -168,7 +169,7 @@ def _settle(nodes: Any, t: int, count: int) -> None:
             nodes[around, t, AREA] += nodes[node, t, AREA]
 
 
-@njit(cache=True)
+@compiled
 def scan(levels: Any, thresholds: int, nodes: Any, counts: Any, runs: Any) -> bool:
     """Fill nodes [capacity, thresholds, fields] and counts [thresholds]. False: capacity is too small.
 

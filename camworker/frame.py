@@ -44,13 +44,8 @@ class Frame:
     @property
     def resized(self) -> tuple[int, int]:
         """(width, height) of the whole image at the input's scale; the input is cut out of it."""
-        if self.resize == "squash":
-            return self.input_size, self.input_size
-        short = min(self.width, self.height)
-        return (
-            max(self.input_size, round(self.width * self.input_size / short)),
-            max(self.input_size, round(self.height * self.input_size / short)),
-        )
+        width, height = _resized(self._size, self.input_size, self.resize)
+        return int(width), int(height)
 
     @property
     def offset(self) -> tuple[int, int]:
@@ -61,15 +56,11 @@ class Frame:
     @property
     def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(scales, offsets) of xmin, ymin, xmax, ymax: original = (input + offset) * scale, then clipped."""
-        width, height = self.resized
-        return np.array([self.width / width, self.height / height] * 2), np.array(self.offset * 2, np.float64)
+        return _affine(self._size, self.input_size, self.resize)
 
     def to_original(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes in input pixels -> boxes in original pixels, clipped to the image (float32, N x 4)."""
-        scales, offsets = self.affine
-        boxes = (np.asarray(boxes_N4, np.float64).reshape(-1, 4) + offsets) * scales
-        limits = np.array([self.width, self.height] * 2, np.float64)
-        return np.clip(boxes, 0.0, limits).astype(np.float32)
+        return to_original(np.reshape(boxes_N4, (-1, 4)), self._size, self.input_size, self.resize)
 
     def to_input(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
         """Boxes in original pixels -> boxes in input pixels; under "crop" they may lie outside it."""
@@ -80,3 +71,31 @@ class Frame:
     def whole_image(self) -> NDArray[np.float32]:
         """The box over the whole original image (1 x 4)."""
         return np.array([[0, 0, self.width, self.height]], np.float32)
+
+    @property
+    def _size(self) -> NDArray[np.int64]:
+        return np.array([self.width, self.height])
+
+
+def to_original(
+    boxes_N4: NDArray[np.number], sizes_N2: NDArray[np.int64], input_size: int, resize: Resize
+) -> NDArray[np.float32]:
+    """Frame.to_original for boxes of many images; sizes_N2: (width, height) of each one's image, or of all."""
+    scales, offsets = _affine(sizes_N2, input_size, resize)
+    boxes = (np.asarray(boxes_N4, np.float64) + offsets) * scales
+    return np.clip(boxes, 0.0, np.concatenate([sizes_N2, sizes_N2], axis=-1)).astype(np.float32)
+
+
+def _affine(
+    sizes_N2: NDArray[np.int64], input_size: int, resize: Resize
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    resized_N2 = _resized(sizes_N2, input_size, resize)
+    scales, offsets = sizes_N2 / resized_N2, np.floor((resized_N2 - input_size) / 2)
+    return np.concatenate([scales, scales], axis=-1), np.concatenate([offsets, offsets], axis=-1)
+
+
+def _resized(sizes_N2: NDArray[np.int64], input_size: int, resize: Resize) -> NDArray[np.float64]:
+    if resize == "squash":
+        return np.full(sizes_N2.shape, float(input_size))
+    short = sizes_N2.min(axis=-1, keepdims=True)
+    return np.maximum(input_size, np.rint(sizes_N2 * input_size / short))

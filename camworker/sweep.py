@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from camworker.boxes import iou
+from camworker.compiled import compiled
 from camworker.components import AREA, FIELDS, HOLE, PARENT, PIXELS, XMIN, scan
 from camworker.frame import Frame
 from camworker.maxboxacc import SIDE
@@ -20,7 +20,7 @@ THRESHOLDS: Final = np.arange(100) / 100
 _START_CAPACITY: Final = 320  # components of a threshold; grows when a map has more
 
 
-@njit(cache=True)
+@compiled
 def _overlap(box: Any, truth_M4: Any, one: float) -> float:
     """The best IoU of a box with any of the true ones; one: 1 where corners name the last pixel, else 0."""
     best = 0.0
@@ -37,7 +37,7 @@ def _overlap(box: Any, truth_M4: Any, one: float) -> float:
     return best
 
 
-@njit(cache=True)
+@compiled
 def _judge(
     nodes: Any,
     counts: Any,
@@ -85,7 +85,7 @@ def _judge(
                 found_T2[t, 0] = overlap
 
 
-@njit(cache=True)
+@compiled
 def _levels_of_score(map_HW: Any, level_of_grey: Any, levels_HW: Any) -> None:
     """How many thresholds lie below floor(255 m), m the min-max normalised map; see maxboxacc.score_map."""
     low: Any = map_HW[0, 0]
@@ -102,7 +102,7 @@ def _levels_of_score(map_HW: Any, level_of_grey: Any, levels_HW: Any) -> None:
             levels_HW[y, x] = level_of_grey[np.int64(np.float32(score * np.float32(255)))]
 
 
-@njit(cache=True)
+@compiled
 def _levels_of_bounds(map_HW: Any, bounds: Any, levels_HW: Any) -> None:
     """How many of the ascending bounds lie below each value."""
     count = len(bounds)
