@@ -80,7 +80,7 @@ class Frame:
 def to_original(
     boxes_N4: NDArray[np.number], sizes_N2: NDArray[np.int64], input_size: int, resize: Resize
 ) -> NDArray[np.float32]:
-    """Frame.to_original for boxes of many images; sizes_N2: (width, height) of each one's image, or of all."""
+    """Frame.to_original for boxes of several images; sizes_N2: width and height of each one's, or of all."""
     scales, offsets = _affine(sizes_N2, input_size, resize)
     boxes = (np.asarray(boxes_N4, np.float64) + offsets) * scales
     return np.clip(boxes, 0.0, np.concatenate([sizes_N2, sizes_N2], axis=-1)).astype(np.float32)

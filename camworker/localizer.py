@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from camworker import weights
-from camworker.boxes import boxes_from_cam, check_rule
+from camworker.boxes import boxes_from_cams, check_rule
 from camworker.cam import TEN_CROP_CELLS, class_activation_maps, merge_views, views_of
 from camworker.device_decode import DeviceDecoder, Encoded, decode_together, decoder_of, for_device
 from camworker.errors import Failure, UsageError
@@ -25,16 +25,8 @@ from camworker.frame import RESIZES, VIEWS, Frame, Resize, Views, frame_size
 from camworker.images import decode, network_input
 from camworker.networks import DEFAULT
 from camworker.pixels import PixelNetwork
-from camworker.records import (
-    TARGET_BOX_DTYPE,
-    AnyPrediction,
-    CamShape,
-    FailedPrediction,
-    Prediction,
-    Target,
-    make_boxes,
-    to_float16,
-)
+from camworker.predictions import AnyPrediction, OfClasses, Predictions, make_boxes, to_float16
+from camworker.records import CamShape
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -166,7 +158,7 @@ class Localizer:
         for start in range(0, len(images), self.batch_size):
             rows = slice(start, start + self.batch_size)
             prepared = self.prepare_together([self.receive(data) for data in images[rows]])
-            results += self.finish(self.forward(prepared, labels[rows]), prepared)
+            results += self.finish(self.forward(prepared, labels[rows]), prepared).rows()
         return results
 
     def prepare(self, data: bytes) -> Prepared | Failure:
@@ -241,20 +233,26 @@ class Localizer:
             np.array([len(own) for own in known]),
         )
 
-    def finish(self, maps: Maps | None, batch: Sequence[Prepared | Failure]) -> list[AnyPrediction]:
-        """Round the maps as they are stored, make boxes of them, and lay out a row for each image."""
-        if maps is None:
-            return [FailedPrediction.of(image) for image in batch if isinstance(image, Failure)]
+    def finish(self, maps: Maps | None, batch: Sequence[Prepared | Failure]) -> Predictions:
+        """Round the maps as they are stored, and make boxes of them, for the whole batch at once."""
+        frames = [image.frame for image in batch if isinstance(image, Prepared)]
+        maps = maps or self._no_maps()
         cams_BNHW = to_float16(maps.maps_BNHW)
-        rows: list[AnyPrediction] = []
-        b = 0
-        for image in batch:
-            if isinstance(image, Failure):
-                rows.append(FailedPrediction.of(image))
-            else:
-                rows.append(self._row(maps, cams_BNHW[b], image.frame, b))
-                b += 1
-        return rows
+        # Of the N maps of an image its own are the K best and those known; the rest is padding.
+        own_BN = np.arange(cams_BNHW.shape[1]) < self.cam_shape.k + maps.known_B[:, None]
+        image_M, place_M = np.nonzero(own_BN)
+        labels_M, scores_M, cams_Mhw = maps.labels_BN[own_BN], maps.scores_BN[own_BN], cams_BNHW[own_BN]
+        corners_L4, counts_M = boxes_from_cams(cams_Mhw, frames, image_M, self.box_rule)
+        boxes_L = make_boxes(labels_M, scores_M, place_M + 1, corners_L4, counts_M)
+        classes = OfClasses(labels_M, scores_M, cams_Mhw, boxes_L, counts_M)
+        return Predictions(
+            [image if isinstance(image, Failure) else None for image in batch],
+            self.package.classes.names,
+            np.array([(frame.width, frame.height) for frame in frames], np.int32).reshape(-1, 2),
+            classes.where(place_M < self.cam_shape.k),
+            classes.where(place_M >= self.cam_shape.k),
+            maps.known_B,
+        )
 
     def images(self, batch: Sequence[Prepared]) -> torch.Tensor:
         """The network's input: normalised, in its precision, on its device."""
@@ -283,37 +281,17 @@ class Localizer:
         torch.stack(rows, out=rows_BHWC)
         return rows_BHWC.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
-    def _row(self, maps: Maps, cams_NHW: NDArray[np.float16], frame: Frame, b: int) -> Prediction:
-        k = self.cam_shape.k
-        labels, scores = maps.labels_BN[b], maps.scores_BN[b]
-        boxes = [
-            make_boxes(labels[n], scores[n], boxes_from_cam(cams_NHW[n], frame, self.box_rule), n + 1)
-            for n in range(k + maps.known_B[b])
-        ]
-        targets = tuple(
-            Target(int(labels[n]), float(scores[n]), cams_NHW[n], _without_rank(boxes[n]))
-            for n in range(k, k + maps.known_B[b])
-        )
-        return Prediction(
-            frame.width,
-            frame.height,
-            labels[:k],
-            tuple(self.package.classes.names[label] for label in labels[:k]),
-            scores[:k],
-            cams_NHW[:k],
-            np.concatenate(boxes[:k]),
-            targets,
-        )
+    def _no_maps(self) -> Maps:
+        shape = self.cam_shape
+        nothing_BN = np.empty((0, shape.k), np.float32)
+        maps_BNHW = np.empty((0, shape.k, shape.h, shape.w), np.float32)
+        return Maps(nothing_BN.astype(np.int32), nothing_BN, nothing_BN, maps_BNHW, np.zeros(0, np.int64))
 
 
 def cam_shape(top_k: int, classes: int, map_size: tuple[int, int], views: Views) -> CamShape:
     """The shape of a row's CAMs: map_size is what one view gives."""
     cells = (TEN_CROP_CELLS, TEN_CROP_CELLS) if views == "ten-crop" else map_size
     return CamShape(min(top_k, classes), *cells)
-
-
-def _without_rank(boxes: np.ndarray) -> np.ndarray:
-    return boxes[list(TARGET_BOX_DTYPE.names or ())].astype(TARGET_BOX_DTYPE)
 
 
 def _dtype(precision: str, device: torch.device) -> torch.dtype:

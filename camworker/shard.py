@@ -16,25 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.batches import prepared_batches
-from camworker.errors import CommitError
+from camworker.errors import CommitError, Status
 from camworker.fetch import NO_TABLES
 from camworker.ledger import Ledger, Part, Plan
 from camworker.localizer import Localizer, Received
 from camworker.memory import Forward
 from camworker.plan import read_shard
-from camworker.records import (
-    SCHEMA_VERSION,
-    AnyPrediction,
-    CamShape,
-    FailedPrediction,
-    predictions_schema,
-    predictions_table,
-)
+from camworker.predictions import Predictions
+from camworker.records import SCHEMA_VERSION, CamShape, predictions_schema, predictions_table
 from camworker.stages import Spent, Stages
 
 _log = logging.getLogger(__name__)
 
-OnBatch = Callable[[list[AnyPrediction]], None]
+OnBatch = Callable[[Sequence[Status]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +63,9 @@ def run_shard(
 
     decoders, streams: threads that read and decode, and that run the network: see threads.py. about: what
     was resolved where it ran (precision, versions and the like), for the part's metadata. on_batch is told
-    of rows as they are finished, on_image of each image that is read and decoded; stages counts what all of
-    it takes. careful: decode in a child process, for a shard that has killed a worker. Raises CommitError
-    when a part cannot be committed, MemoryError when there is not enough for one image; OSError.
+    the statuses of rows as they are finished, on_image of each image that is read and decoded; stages counts
+    what all of it takes. careful: decode in a child process, for a shard that has killed a worker. Raises
+    CommitError when a part cannot be committed, MemoryError when there is not enough for one image; OSError.
     """
     key = ledger.part_key(plan.generation, shard)
     items = read_shard(ledger, plan, shard)
@@ -94,7 +88,7 @@ def run_shard(
     ):
         with stages.timed("boxes"):
             tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
-        on_batch(predictions)
+        on_batch(predictions.statuses)
         _log_failures(rows, predictions)
     if forward.limit < localizer.batch_size:
         about = {**about, "batch_size_after_out_of_memory": forward.limit}
@@ -121,7 +115,7 @@ def localize_items(
     on_image: Callable[[], None] = lambda: None,
     forward: Forward | None = None,
     stages: Stages | None = None,
-) -> Iterator[tuple[pa.Table, list[AnyPrediction]]]:
+) -> Iterator[tuple[pa.Table, Predictions]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
     Threads fetch and decode a few batches ahead, and others take a batch each through the network and
@@ -142,30 +136,41 @@ def localize_items(
         stages=stages,
     )
 
-    def localize(received: Sequence[Received], labels: Sequence[Sequence[int]]) -> list[AnyPrediction]:
+    def localize(received: Sequence[Received], labels: Sequence[Sequence[int]]) -> list[Predictions]:
         with stages.timed("network"), localizer.stream():
             pieces = forward(localizer.prepare_together(received), labels)
         with stages.timed("boxes"):
-            return [row for maps, piece in pieces for row in localizer.finish(maps, piece)]
+            return [localizer.finish(maps, piece) for maps, piece in pieces]
 
     with closing(batches), ThreadPoolExecutor(streams) as pool:
-        waiting: deque[tuple[pa.Table, Future[list[AnyPrediction]]]] = deque()
+        waiting: deque[tuple[pa.Table, Future[list[Predictions]]]] = deque()
         for rows, received in batches:
             waiting.append((rows, pool.submit(localize, received, rows["labels"].to_pylist())))
             if len(waiting) > streams:
                 done, future = waiting.popleft()
-                yield done, future.result()
+                yield from _beside(done, future.result())
         for done, future in waiting:
-            yield done, future.result()
+            yield from _beside(done, future.result())
 
 
-def _log_failures(rows: pa.Table, predictions: list[AnyPrediction]) -> None:
+def _beside(rows: pa.Table, pieces: list[Predictions]) -> Iterator[tuple[pa.Table, Predictions]]:
+    """A batch's items beside their predictions, which are in pieces where memory ran out."""
+    start = 0
+    for piece in pieces:
+        yield rows.slice(start, len(piece)), piece
+        start += len(piece)
+
+
+def _log_failures(rows: pa.Table, predictions: Predictions) -> None:
     """A line for each image that failed, for who asks for so many: the rows hold the same."""
     if not _log.isEnabledFor(logging.DEBUG):
         return
-    for image_id, row in zip(rows["image_id"].to_pylist(), predictions, strict=True):
-        if isinstance(row, FailedPrediction):
-            _log.debug("image failed", extra={"image_id": image_id, "status": row.status, "error": row.error})
+    for image_id, failure in zip(rows["image_id"].to_pylist(), predictions.failures, strict=True):
+        if failure is not None:
+            _log.debug(
+                "image failed",
+                extra={"image_id": image_id, "status": failure.status, "error": failure.reason},
+            )
 
 
 def adopt(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:

@@ -3,17 +3,17 @@
 import logging
 import platform
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from camworker.compiling import Compile
-from camworker.errors import CommitError
+from camworker.errors import CommitError, Status
 from camworker.frame import Resize, Views
 from camworker.ledger import Ledger, Plan
 from camworker.localizer import Localizer, Precision
-from camworker.records import AnyPrediction
 from camworker.shard import Done, run_shard
 from camworker.stages import Stages
 from camworker.store import open_store
@@ -143,8 +143,7 @@ class Worker:
         self._tally.running = Counter()  # from here on the driver counts it
         return done
 
-    def _count(self, rows: list[AnyPrediction]) -> None:
-        statuses = [row.status for row in rows]
+    def _count(self, statuses: Sequence[Status]) -> None:
         self._tally.add(statuses)
         self._metrics.publish(statuses)
 

@@ -118,5 +118,5 @@ def run_generation(
     ledger.write_recipe({"of": ledger.recipe})
     plan = write_generation(ledger, generation, items, size, verify=True)
     for shard in range(plan.shards):
-        run_shard(ledger, plan, shard, localizer, decoders=2, about={}, on_batch=lambda rows: None)
+        run_shard(ledger, plan, shard, localizer, decoders=2, about={}, on_batch=lambda statuses: None)
     return plan

@@ -5,20 +5,13 @@ import io
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rows import make_boxes, predictions_table
 
 from camworker.exports.export import export
 from camworker.exports.weak_labels import Choice, Counts, labelled_images
 from camworker.ledger import Ledger
-from camworker.records import (
-    ITEMS,
-    TARGET_BOX_DTYPE,
-    CamShape,
-    FailedPrediction,
-    Prediction,
-    Target,
-    make_boxes,
-    predictions_table,
-)
+from camworker.predictions import TARGET_BOX_DTYPE, FailedPrediction, Prediction, Target
+from camworker.records import ITEMS, CamShape
 from camworker.store import MemoryStore
 
 RECIPE = "r0123456789ab"

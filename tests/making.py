@@ -49,7 +49,7 @@ def plan_of(ledger, folder, size=100):
     return write_generation(ledger, 1, photographs_of(folder), size, verify=True)
 
 
-def run(ledger, plan, localizer, shard=0, *, about=None, on_batch=lambda rows: None, decoders=3):
+def run(ledger, plan, localizer, shard=0, *, about=None, on_batch=lambda statuses: None, decoders=3):
     return run_shard(ledger, plan, shard, localizer, decoders=decoders, about=about or {}, on_batch=on_batch)
 
 

@@ -7,19 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from making import make_items
+from rows import make_boxes, predictions_table
 
 from camworker.judging import COLUMNS, Criteria
 from camworker.metrics import Measure, Tally
-from camworker.records import (
-    TARGET_BOX_DTYPE,
-    AnyPrediction,
-    CamShape,
-    FailedPrediction,
-    Prediction,
-    Target,
-    make_boxes,
-    predictions_table,
-)
+from camworker.predictions import TARGET_BOX_DTYPE, AnyPrediction, FailedPrediction, Prediction, Target
+from camworker.records import CamShape
 from camworker.summary import TruthFacts, compute
 from camworker.truth import Truth
 

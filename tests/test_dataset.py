@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import TINY_CLASSES, run_generation
+from rows import make_boxes, predictions_table
 
 from camworker.dataset import (
     committed_parts,
@@ -17,15 +18,8 @@ from camworker.dataset import (
 )
 from camworker.errors import DamagedError, UsageError
 from camworker.ledger import Ledger
-from camworker.records import (
-    ITEMS,
-    CamShape,
-    FailedPrediction,
-    Prediction,
-    make_boxes,
-    predictions_schema,
-    predictions_table,
-)
+from camworker.predictions import FailedPrediction, Prediction
+from camworker.records import ITEMS, CamShape, predictions_schema
 from camworker.sources import open_source
 from camworker.store import LocalStore
 

@@ -48,18 +48,8 @@ ALLOWED = {
     "ledger_check": {"committed", "ledger"},
     "local_files": {"errors"},
     "localizer": {
-        *(
-            "boxes",
-            "cam",
-            "device_decode",
-            "errors",
-            "frame",
-            "images",
-            "networks",
-            "pixels",
-            "records",
-            "weights",
-        ),
+        *("boxes", "cam", "device_decode", "errors", "frame", "images", "networks", "pixels", "predictions"),
+        *("records", "weights"),
     },
     "locations": {"errors"},
     "map_metrics": {"boxes", "frame", "judging", "masks", "maxboxacc", "sweep", "truth"},
@@ -73,9 +63,10 @@ ALLOWED = {
     "pending": {"committed", "dataset", "errors", "ledger", "records", "scratch"},
     "pixels": {"compiling", "gap"},
     "plan": {"errors", "ledger", "records"},
+    "predictions": {"errors"},
     "probe": {"errors", "store"},
     "receptive": {"gap"},
-    "records": {"errors"},
+    "records": {"predictions"},
     "regions": {"compiled"},
     "report": {"frame"},
     "s3": {"errors", "locations", "s3_boto3", "s3_file", "s3_listing", "s3_obstore"},
@@ -84,7 +75,10 @@ ALLOWED = {
     "s3_listing": {"s3_boto3"},
     "s3_obstore": {"s3_boto3"},
     "scratch": {"errors", "records"},
-    "shard": {"batches", "errors", "fetch", "ledger", "localizer", "memory", "plan", "records", "stages"},
+    "shard": {
+        *("batches", "errors", "fetch", "ledger", "localizer", "memory", "plan", "predictions", "records"),
+        "stages",
+    },
     "sources": {
         *("classes", "errors", "item_tables", "known_labels", "locations", "records", "scratch", "store"),
         "table_items",
@@ -133,7 +127,7 @@ TORCH_MODULES = {
 NO_PYARROW = {
     *("bootstrap", "compiled", "components", "sweep"),
     *("boxes", "cam", "dtbox", "errors", "frame", "images", "localizer", "masks", "maxboxacc", "networks"),
-    *("receptive", "regions", "stages", "units"),
+    *("predictions", "receptive", "regions", "stages", "units"),
     *("charts", "report"),
     *("local_files", "locations", "probe", "s3", "s3_boto3", "s3_file", "s3_listing", "s3_obstore", "store"),
 }

@@ -290,8 +290,9 @@ def test_stored_boxes_are_those_that_their_rule_makes(tiny_localizer: Any) -> No
     """What localize wrote, judged as stored and made anew by the same rule."""
     from conftest import photograph
     from making import make_items
+    from rows import predictions_table
 
-    from camworker.records import CamShape, predictions_table
+    from camworker.records import CamShape
 
     images = [photograph(seed, width=30 + seed) for seed in range(6)]
     made = tiny_localizer.localize(images, labels=[[seed % 3] for seed in range(6)])

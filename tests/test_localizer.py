@@ -12,7 +12,7 @@ from camworker import weights
 from camworker.boxes import boxes_from_cam
 from camworker.frame import Frame
 from camworker.localizer import Localizer
-from camworker.records import FailedPrediction, Prediction, corners
+from camworker.predictions import FailedPrediction, Prediction, corners
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 EGYPTIAN_CAT = 285

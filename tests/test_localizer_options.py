@@ -11,7 +11,7 @@ from camworker.boxes import boxes_from_cam
 from camworker.errors import MapOverflowError, UsageError
 from camworker.frame import Frame
 from camworker.localizer import Localizer, Maps, Prepared
-from camworker.records import corners, to_float16
+from camworker.predictions import corners, to_float16
 
 
 def colors(count: int) -> list[bytes]:
@@ -47,7 +47,7 @@ def test_boxes_are_made_of_the_rounded_maps(tiny_localizer):
     maps = Maps(np.array([[0, 1, 2]], np.int32), three, three, maps_BNHW, np.array([0]))
     frame = Frame(320, 320, 32)
     image = Prepared(torch.zeros(3, 32, 32, dtype=torch.uint8), frame)
-    (row,) = tiny_localizer.finish(maps, [image])
+    (row,) = tiny_localizer.finish(maps, [image]).rows()
     assert boxes_from_cam(maps_BNHW[0, 0], frame).tolist() == [[0, 0, 320, 320]]
     assert corners(row.boxes).tolist() == [boxes_from_cam(row.cams[0], frame)[0].tolist()] * 3
     assert (row.boxes["ymax"] < 200).all()

@@ -42,13 +42,13 @@ def batch(tiny_localizer):
 )
 def test_a_batch_is_halved_until_it_fits(tiny_localizer, monkeypatch, batch, error, most, given, limit):
     labels = [[0], [], [1, 2], []]
-    expected = tiny_localizer.finish(tiny_localizer.forward(batch, labels), batch)
+    expected = tiny_localizer.finish(tiny_localizer.forward(batch, labels), batch).rows()
     seen = little_memory(tiny_localizer, monkeypatch, most, error)
     forward = Forward(tiny_localizer)
     pieces = forward(batch, labels)
     assert seen == given
     assert forward.limit == limit
-    rows = [row for maps, images in pieces for row in tiny_localizer.finish(maps, images)]
+    rows = [row for maps, images in pieces for row in tiny_localizer.finish(maps, images).rows()]
     assert [row.status for row in rows] == ["ok", "decode_error", "ok", "ok"]
     for ours, theirs in zip(rows, expected, strict=True):
         if theirs.status == "ok":

@@ -7,22 +7,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import rows
+from hypothesis import given
+from hypothesis import strategies as st
 
 from camworker.errors import STATUSES, Failure, MapOverflowError
-from camworker.records import (
-    ITEMS,
-    PLAN,
+from camworker.predictions import (
     TARGET_BOX_DTYPE,
-    CamShape,
     FailedPrediction,
     Prediction,
     Target,
     corners,
     make_boxes,
-    predictions_schema,
-    predictions_table,
     to_float16,
 )
+from camworker.records import ITEMS, PLAN, CamShape, predictions_schema, predictions_table
 
 SHAPE = CamShape(2, 4, 5)
 
@@ -37,7 +36,7 @@ def make_prediction(seed=0, boxes=(1, 2), targets=()):
     random = np.random.default_rng(seed)
     labels = np.array([7, 3], np.int32)
     made = [
-        make_boxes(label, score, random.random((count, 4), np.float32), rank)
+        rows.make_boxes(label, score, random.random((count, 4), np.float32), rank)
         for rank, (label, score, count) in enumerate(zip(labels, (0.75, 0.125), boxes, strict=True), 1)
     ]
     return Prediction(
@@ -53,7 +52,7 @@ def make_prediction(seed=0, boxes=(1, 2), targets=()):
                 label,
                 0.5,
                 random.normal(size=(4, 5)).astype(np.float16),
-                make_boxes(label, 0.5, random.random((count, 4), np.float32), 1)[
+                rows.make_boxes(label, 0.5, random.random((count, 4), np.float32), 1)[
                     list(TARGET_BOX_DTYPE.names)
                 ].astype(TARGET_BOX_DTYPE),
             )
@@ -63,6 +62,10 @@ def make_prediction(seed=0, boxes=(1, 2), targets=()):
 
 
 FAILED = FailedPrediction.of(Failure("decode_error", "PNG: truncated"))
+
+
+def table_of(items, generation, predictions, shape):
+    return predictions_table(items, generation, rows.columns_of(predictions, shape), shape)
 
 
 def through_parquet(table):
@@ -114,7 +117,7 @@ def test_plan_schema():
 @pytest.mark.parametrize("schema", [ITEMS, PLAN], ids=["items", "plan"])
 def test_rows(schema):
     good = make_prediction(targets=(1, 2))
-    table = through_parquet(predictions_table(make_items(2, schema), 3, [good, FAILED], SHAPE))
+    table = through_parquet(table_of(make_items(2, schema), 3, [good, FAILED], SHAPE))
     assert table.schema.equals(predictions_schema(SHAPE))
     ok, failed = table.drop_columns(["cams"]).to_pylist()
     assert (ok["image_id"], ok["uri"], ok["source_row"], ok["identity"]) == ("0.jpg", "/in/x", None, "1-2")
@@ -141,7 +144,7 @@ def test_rows(schema):
 @pytest.mark.parametrize("targets", [[(), (1,), (), (2, 0, 1)], [(1,)] * 4, [()] * 4])
 def test_each_row_keeps_its_own_targets(targets):
     predictions = [make_prediction(seed, targets=given) for seed, given in enumerate(targets)]
-    table = through_parquet(predictions_table(make_items(4), 1, predictions, SHAPE))
+    table = through_parquet(table_of(make_items(4), 1, predictions, SHAPE))
     for row, prediction in zip(table["targets"].to_pylist(), predictions, strict=True):
         assert [box_rows(target.boxes) for target in prediction.targets] == [t["boxes"] for t in row]
         cams = [np.array(target["cam"], np.float16) for target in row]
@@ -150,7 +153,7 @@ def test_each_row_keeps_its_own_targets(targets):
 
 def test_failures_between_rows_move_nothing():
     predictions = [FAILED, make_prediction(1), FAILED, FAILED, make_prediction(2, boxes=(3, 0)), FAILED]
-    table = through_parquet(predictions_table(make_items(6), 1, predictions, SHAPE))
+    table = through_parquet(table_of(make_items(6), 1, predictions, SHAPE))
     ok = table.filter(pc.equal(table["status"], "ok"))
     assert ok["image_id"].to_pylist() == ["1.jpg", "4.jpg"]
     expected = np.stack([predictions[1].cams, predictions[4].cams])
@@ -159,20 +162,20 @@ def test_failures_between_rows_move_nothing():
 
 
 def test_no_row_is_ok():
-    table = through_parquet(predictions_table(make_items(3), 1, [FAILED] * 3, SHAPE))
+    table = through_parquet(table_of(make_items(3), 1, [FAILED] * 3, SHAPE))
     assert table.schema.equals(predictions_schema(SHAPE))
     assert table["cams"].null_count == 3
     assert table["targets"].to_pylist() == table["boxes"].to_pylist() == [[], [], []]
 
 
 def test_a_slice_of_items_has_its_own_ids():
-    table = predictions_table(make_items(5).slice(3, 2), 1, [make_prediction()] * 2, SHAPE)
+    table = table_of(make_items(5).slice(3, 2), 1, [make_prediction()] * 2, SHAPE)
     assert table["image_id"].to_pylist() == ["3.jpg", "4.jpg"]
 
 
 def test_a_prediction_for_each_item():
     with pytest.raises(ValueError, match="1 predictions for 2 items"):
-        predictions_table(make_items(2), 1, [FAILED], SHAPE)
+        table_of(make_items(2), 1, [FAILED], SHAPE)
 
 
 def test_every_float16_comes_back_bit_for_bit():
@@ -185,7 +188,7 @@ def test_every_float16_comes_back_bit_for_bit():
         cams=cams,
         targets=(Target(0, 1.0, cams[0], np.empty(0, TARGET_BOX_DTYPE)),),
     )
-    table = through_parquet(predictions_table(make_items(1), 1, [prediction], CamShape(2, 124, 256)))
+    table = through_parquet(table_of(make_items(1), 1, [prediction], CamShape(2, 124, 256)))
     stored = table["cams"].combine_chunks().to_numpy_ndarray()
     assert np.array_equal(stored.view(np.uint16)[0], cams.view(np.uint16))
     target = table["targets"].combine_chunks().flatten().field("cam").flatten().to_numpy()
@@ -205,12 +208,42 @@ def test_to_float16_never_writes_an_infinity(value):
 
 
 def test_boxes_and_their_corners():
-    given = np.array([[0, 1, 2, 3], [4.5, 5, 6, 7]], np.float32)
-    boxes = make_boxes(9, 0.5, given, 2)
-    assert (boxes["rank"].tolist(), boxes["label"].tolist()) == ([2, 2], [9, 9])
-    assert boxes["score"].tolist() == [0.5, 0.5]
-    assert np.array_equal(corners(boxes), given)
-    assert make_boxes(9, 0.5, given[:0], 1).shape == (0,)
+    placed = np.array([[0, 1, 2, 3], [4.5, 5, 6, 7], [8, 8, 9, 9]], np.float32)
+    boxes = make_boxes(
+        np.array([9, 7, 5], np.int32),
+        np.array([0.5, 0.25, 0.125], np.float32),
+        np.array([1, 2, 3]),
+        placed,
+        np.array([2, 0, 1]),
+    )
+    assert boxes["rank"].tolist() == [1, 1, 3]
+    assert boxes["label"].tolist() == [9, 9, 5]
+    assert boxes["score"].tolist() == [0.5, 0.5, 0.125]
+    assert np.array_equal(corners(boxes), placed)
+
+
+ROW = st.one_of(
+    st.just(FAILED),
+    st.builds(
+        make_prediction,
+        seed=st.integers(0, 99),
+        boxes=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+        targets=st.lists(st.integers(0, 3), max_size=3),
+    ),
+)
+
+
+@given(st.lists(ROW, min_size=1, max_size=6))
+def test_columns_give_the_table_of_the_rows(predictions):
+    expected = rows.predictions_table(make_items(len(predictions)), 2, predictions, SHAPE)
+    columns = rows.columns_of(predictions, SHAPE)
+    table = predictions_table(make_items(len(predictions)), 2, columns, SHAPE)
+    table.validate(full=True)
+    assert table.equals(expected)
+    assert columns.statuses == [row.status for row in predictions]
+    # And the rows of the columns are the rows again.
+    again = rows.predictions_table(make_items(len(predictions)), 2, columns.rows(), SHAPE)
+    assert again.equals(expected)
 
 
 @pytest.mark.parametrize("status", ["ok", "broken", ""])

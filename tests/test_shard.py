@@ -54,7 +54,7 @@ def test_a_row_for_every_item(ledger, folder, tiny_localizer, size):
     table = pa.concat_tables([read(ledger, shard) for shard in range(plan.shards)])
     statuses = table["status"].to_pylist()
     assert list(zip(table["image_id"].to_pylist(), statuses, strict=True)) == list(expected.items())
-    assert [row.status for row in told] == statuses
+    assert told == statuses
     assert sum((Counter(part.images) for part in parts), Counter()) == Counter(expected.values())
     assert table["error"].is_null().to_pylist() == [status == "ok" for status in statuses]
     assert set(table["generation"].to_pylist()) == {1}
@@ -91,7 +91,7 @@ def test_rows_keep_their_order_when_reading_does_not(folder, tiny_localizer, mon
     got = [
         (i, row.width)
         for rows, predictions in batches
-        for i, row in zip(rows["image_id"].to_pylist(), predictions, strict=True)
+        for i, row in zip(rows["image_id"].to_pylist(), predictions.rows(), strict=True)
     ]
     assert got == [(f"{n:02d}.png", 20 + n) for n in range(11)]
 

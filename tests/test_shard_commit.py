@@ -38,7 +38,7 @@ def test_the_loser_of_a_race_adopts_the_winners_part(ledger, folder, tiny_locali
     plan = plan_of(ledger, folder)
     winner = []
 
-    def other_worker_is_faster(rows):
+    def other_worker_is_faster(statuses):
         if not winner:
             winner.append(None)
             winner.append(run(ledger, plan, tiny_localizer, about={"device": "the other"}).part)

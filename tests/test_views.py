@@ -15,7 +15,7 @@ from camworker.cam import View, merge_views, views_of
 from camworker.errors import UsageError
 from camworker.frame import Frame, frame_size
 from camworker.localizer import Localizer, Prepared
-from camworker.records import corners
+from camworker.predictions import corners
 
 
 def localizer_of(package, **options):

@@ -9,7 +9,8 @@ from exporting import HOT, RECIPE, ROWS, commit, known, ledger_of, recipe, seen
 from camworker.exports.weak_labels import Choice, Counts, labelled_images
 from camworker.ledger import Ledger
 from camworker.localizer import Localizer
-from camworker.records import ITEMS, FailedPrediction
+from camworker.predictions import FailedPrediction
+from camworker.records import ITEMS
 from camworker.sources import open_source
 from camworker.store import MemoryStore
 

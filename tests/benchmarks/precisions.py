@@ -15,7 +15,8 @@ import torch
 from camworker import Localizer, weights
 from camworker.boxes import paired_iou
 from camworker.metrics import Tally
-from camworker.records import CamShape, Prediction, corners, predictions_table
+from camworker.predictions import Prediction, corners
+from camworker.records import CamShape, predictions_table
 from camworker.shard import localize_items
 from camworker.sources import open_source
 from camworker.truth import read_truth
@@ -39,9 +40,10 @@ def main() -> None:
         localizer = Localizer.load(precision=precision)
         compilation = settle(localizer, compile, 0, 1)
         started = time.perf_counter()
-        rows: list[Prediction] = []
-        for _, predictions in localize_items(items, localizer, decoders=threads, verify=False):
-            rows += predictions
+        rows, tables = [], []
+        for batch, predictions in localize_items(items, localizer, decoders=threads, verify=False):
+            tables.append(predictions_table(batch, 1, predictions, localizer.cam_shape))
+            rows += predictions.rows()
         seconds = time.perf_counter() - started
         good = [row for row in rows if isinstance(row, Prediction)]
         reference = reference or good
@@ -49,8 +51,7 @@ def main() -> None:
         result |= {"images": len(rows), "images_per_second": len(rows) / seconds}
         result |= agreement(reference, good)
         if truth is not None:
-            table = predictions_table(items, 1, rows, localizer.cam_shape)
-            result |= figures(table, truth, localizer.cam_shape)
+            result |= figures(pa.concat_tables(tables), truth, localizer.cam_shape)
         print(json.dumps(result))
         sys.stdout.flush()
 

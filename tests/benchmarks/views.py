@@ -17,7 +17,7 @@ import torch
 from camworker import Localizer, weights
 from camworker.boxes import iou
 from camworker.plan import select
-from camworker.records import Prediction, corners
+from camworker.predictions import Prediction, corners
 from camworker.shard import localize_items
 from camworker.sources import open_source
 from camworker.truth import read_truth
@@ -54,7 +54,7 @@ def main() -> None:
         for place, localizer in enumerate(localizers):
             started = time.perf_counter()
             batches = localize_items(items, localizer, decoders=torch.get_num_threads(), verify=True)
-            rows[place] = [row for _, predictions in batches for row in predictions]
+            rows[place] = [row for _, predictions in batches for row in predictions.rows()]
             seconds[place].append(time.perf_counter() - started)
     for (views, size, stride), spent, predictions in zip(CANDIDATES, seconds, rows, strict=True):
         ratio = statistics.median(one / other for one, other in zip(seconds[0], spent, strict=True))
