@@ -105,9 +105,7 @@ def test_in_a_run_the_fatal_image_alone_is_poison(tmp_path: Path) -> None:
     victim = folder / "0011.jpg"
     victim.write_bytes(victim.read_bytes() + ABORT)
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import sys, fatal_decoder; sys.meta_path.insert(0, fatal_decoder.Finder())"
-    )
+    (tmp_path / "site" / "sitecustomize.py").write_text("import fatal_decoder; fatal_decoder.install()")
     path = os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parent)])
     out = tmp_path / "out"
     done = camworker(

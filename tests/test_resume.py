@@ -6,10 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from command import camworker, photographs, start
+from outputs import assert_same_rows, parts_of, wait_until_nothing_writes
 
 from camworker.dataset import latest
 
@@ -35,7 +35,7 @@ def run_until_parts(folder: Path, out: Path, parts: int) -> "subprocess.Popen[st
     """Start localize and wait until it has committed some parts, and not all."""
     process = start("localize", folder, "--output", out, *OPTIONS)
     deadline = time.monotonic() + 120
-    while len(_parts(out)) < parts:
+    while len(parts_of(out)) < parts:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -49,8 +49,8 @@ def test_a_killed_run_resumes_without_computing_anything_twice(
     process = run_until_parts(folder, out, 3)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    _wait_until_nothing_writes(out)
-    committed = _parts(out)
+    wait_until_nothing_writes(out)
+    committed = parts_of(out)
     assert 3 <= len(committed) < COUNT // SHARD
     status = camworker("status", out, "--json").json
     assert not status["complete"]
@@ -63,7 +63,7 @@ def test_a_killed_run_resumes_without_computing_anything_twice(
     assert again.code == 0, again.err
     assert again.json["skipped"] == len(committed) * SHARD
     assert again.json["processed"] == COUNT - len(committed) * SHARD
-    assert {name: _parts(out)[name] for name in committed} == committed
+    assert {name: parts_of(out)[name] for name in committed} == committed
     assert_same_rows(latest(str(out)).sort_by("image_id"), undisturbed)
     assert camworker("localize", folder, "--output", out, *OPTIONS).json["processed"] == 0
 
@@ -90,33 +90,6 @@ def test_a_killed_worker_is_replaced(folder: Path, undisturbed: pa.Table, tmp_pa
     assert process.returncode == 0, err
     assert f'"processed": {COUNT}' in stdout
     assert_same_rows(latest(str(out)).sort_by("image_id"), undisturbed)
-
-
-def assert_same_rows(ours: pa.Table, theirs: pa.Table) -> None:
-    for name in ("image_id", "status", "labels", "names"):
-        assert ours[name].to_pylist() == theirs[name].to_pylist()
-    for name in ("scores", "boxes"):
-        left, right = (table[name].combine_chunks().flatten() for table in (ours, theirs))
-        fields = ("score", "xmin", "ymin", "xmax", "ymax") if name == "boxes" else (None,)
-        for field in fields:
-            a, b = (np.asarray(x if field is None else x.field(field)) for x in (left, right))
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    a, b = (t["cams"].combine_chunks().to_numpy_ndarray().astype(float) for t in (ours, theirs))
-    np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-2)
-
-
-def _parts(out: Path) -> dict[str, tuple[int, int]]:
-    found = out.glob("predictions/*/*.parquet")
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
-
-
-def _wait_until_nothing_writes(out: Path) -> None:
-    """Ray's processes end a moment after their driver; what they commit meanwhile counts too."""
-    before, quiet = _parts(out), time.monotonic() + 3
-    while time.monotonic() < quiet:
-        time.sleep(0.2)
-        if (now := _parts(out)) != before:
-            before, quiet = now, time.monotonic() + 3
 
 
 def _workers_of(driver: int) -> list[int]:

@@ -86,9 +86,7 @@ def test_a_part_that_is_gone_is_made_again(folder: Path, tmp_path: Path) -> None
 def fatal(tmp_path: Path) -> dict[str, str]:
     """An environment in which every decoder hangs on a marked image."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
-        "import sys, fatal_decoder; sys.meta_path.insert(0, fatal_decoder.Finder())"
-    )
+    (tmp_path / "site" / "sitecustomize.py").write_text("import fatal_decoder; fatal_decoder.install()")
     return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), str(Path(__file__).parent)])}
 
 

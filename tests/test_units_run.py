@@ -44,9 +44,7 @@ def units(source: Path, to: Path, *options: str | Path, **settings: dict[str, st
 def of_input(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run over the photographs, with a decoder that dies of one: see test_careful.py."""
     site = tmp_path_factory.mktemp("site")
-    (site / "sitecustomize.py").write_text(
-        "import sys, fatal_decoder; sys.meta_path.insert(0, fatal_decoder.Finder())"
-    )
+    (site / "sitecustomize.py").write_text("import fatal_decoder; fatal_decoder.install()")
     path = os.pathsep.join([str(site), str(Path(__file__).parent)])
     return units(folder, tmp_path_factory.mktemp("dictionary"), environment={"PYTHONPATH": path})
 

@@ -1,0 +1,104 @@
+"""What the chaos tests localize: 1,000 small mixed images in 20 shards, by a network that takes seconds.
+
+The fixtures that make it once for all tests are in chaos_fixtures.py.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import skimage
+import sklearn.datasets
+import torch
+from command import Finished, camworker
+from outputs import assert_same_rows
+from PIL import Image
+
+from camworker import weights
+from camworker.classes import Classes
+from camworker.dataset import latest
+from camworker.networks import build
+
+COUNT, SHARDS = 1000, 20
+SIZE = COUNT // SHARDS
+# Some of everything: what is no image, or not all of one, is among the others.
+STATUSES = {"ok": COUNT - 25, "decode_error": 10, "unsupported": 10, "too_large": 5}
+NETWORK = "timm:test_efficientnet"
+CLASSES = Classes(tuple(f"class {number}" for number in range(10)))
+# float32 and one size of batches, so that equal means equal.
+HOW = ("--precision", "float32", "--input-size", "128", "--shard-size", str(SIZE), "--batch-size", "10")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """folder: the images; package: the network; or both in S3."""
+
+    folder: str | Path
+    package: str | Path
+
+    def arguments(self, out: str | Path, *options: str | Path) -> tuple[str | Path, ...]:
+        """localize all of it."""
+        return ("localize", self.folder, "--output", out, "--weights", self.package, *HOW, "--json", *options)
+
+    def localize(
+        self, out: str | Path, *options: str | Path, environment: dict[str, str] | None = None
+    ) -> Finished:
+        return camworker(*self.arguments(out, *options), environment=environment)
+
+
+def rows_of(out: str | Path) -> pa.Table:
+    """The latest rows by image_id."""
+    return latest(str(out)).sort_by("image_id")
+
+
+def assert_whole(out: str | Path, undisturbed: pa.Table) -> None:
+    """Every image is there once, in one generation, as if nothing had happened."""
+    rows = rows_of(out)
+    assert rows["generation"].unique().to_pylist() == [1]
+    assert_same_rows(rows, undisturbed)
+
+
+def save_network(folder: Path, classes: Classes) -> None:
+    """A package of a network of 100,000 random weights, the same every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = build(NETWORK, classes=len(classes)).model.state_dict()
+    weights.save(weights.make(NETWORK, state, classes), folder)
+
+
+def write_images(folder: Path, count: int = COUNT, seed: int = 0) -> Path:
+    """0000.jpg, 0001.png and so on: crops of photographs, 64 to 160 pixels a side; every 40th is broken."""
+    folder.mkdir()
+    sources = [
+        *(skimage.data.chelsea(), skimage.data.coffee(), skimage.data.astronaut(), skimage.data.rocket()),
+        *sklearn.datasets.load_sample_images().images,
+    ]
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        kind, name = (("JPEG", "jpg"), ("PNG", "png"))[number % 2]
+        data = _crop(sources[number % len(sources)], random, kind)
+        if number % 40 == 39:
+            data = _broken(data, number // 40)
+        (folder / f"{number:04d}.{name}").write_bytes(data)
+    return folder
+
+
+def _crop(pixels: np.ndarray, random: np.random.Generator, kind: str) -> bytes:
+    height, width = (int(length) for length in random.integers(64, 161, 2))
+    y, x = (
+        random.integers(0, has - of + 1) for has, of in zip(pixels.shape[:2], (height, width), strict=True)
+    )
+    file = io.BytesIO()
+    Image.fromarray(pixels[y : y + height, x : x + width]).save(file, kind)
+    return file.getvalue()
+
+
+def _broken(data: bytes, which: int) -> bytes:
+    """Cut short, no image, empty, text, and far longer than wide, in turn."""
+    if which % 5 == 4:
+        file = io.BytesIO()
+        Image.new("L", (1, 2000)).save(file, "PNG")
+        return file.getvalue()
+    return (data[: len(data) // 2], b"<svg/>", b"", b"a note\n")[which % 5]

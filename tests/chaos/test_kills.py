@@ -1,0 +1,75 @@
+"""kill -9 at each step of the commit and of the plan: what is committed stays, and what is left is done."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from mishaps import Mishap, in_processes
+from outputs import parts_of
+from scene import COUNT, SHARDS, SIZE, Scene, assert_whole
+
+pytest_plugins = ["chaos_fixtures"]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray]
+
+
+def test_a_worker_killed_at_each_step_of_the_commit(
+    scene: Scene, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    """Four workers die, each at a later step than the one before, and the run ends as if none had."""
+    out = tmp_path / "out"
+    steps = (
+        Mishap("camworker.shard", "_encode", tmp_path / "before it is encoded", call=2),
+        Mishap("camworker.shard", "_encode", tmp_path / "before it is created", "after", call=4),
+        Mishap("camworker.store", "os.link", tmp_path / "draft without a name", about="predictions/", call=2),
+        Mishap(
+            *("camworker.store", "LocalStore.create", tmp_path / "created, not told", "after"),
+            about="predictions/",
+            call=4,
+        ),
+    )
+    done = scene.localize(out, "--workers", "1", environment=in_processes(*steps))
+    assert all(step.happened for step in steps)
+    assert done.code == 0, done.err
+    assert done.err.count("ended its worker") == len(steps)
+    # What was created before its worker could tell was not computed again.
+    assert (done.json["processed"], done.json["skipped"]) == (COUNT - SIZE, SIZE)
+    assert_whole(out, undisturbed)
+    committed = parts_of(out)
+    again = scene.localize(out)
+    assert (again.code, again.json["processed"], again.json["skipped"]) == (0, 0, COUNT)
+    assert parts_of(out) == committed
+
+
+def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """Each run goes on where the one before was killed, and is killed a step later."""
+    out = tmp_path / "out"
+    ledger = "camworker.ledger"
+    steps = (
+        Mishap(ledger, "Ledger.write_recipe", tmp_path / "recipe, no plan", "after"),
+        Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan's files, no plan"),
+        Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan, no part", "after"),
+        Mishap("jobs.slot", "Slot.give", tmp_path / "some parts", call=SHARDS // 2),
+        Mishap(ledger, "Ledger.commit_run", tmp_path / "all parts, no record"),
+    )
+    home = "ledger/recipe=*"
+    committed: dict[str, tuple[int, int]] = {}
+    for step, there, least, most in zip(
+        steps,
+        ("recipe.json", "plan-0001/0.parquet", "plan-0001.json", "plan-0001.json", "plan-0001.json"),
+        (0, 0, 0, SHARDS // 2 - 2, SHARDS),
+        (0, 0, 0, SHARDS - 1, SHARDS),
+        strict=True,
+    ):
+        killed = scene.localize(out, "--workers", "1", environment=in_processes(step))
+        assert (killed.code, step.happened) == (-9, True), killed.err
+        assert list(out.glob(f"{home}/{there}"))
+        assert not list(out.glob(f"{home}/run-*.json"))
+        now = parts_of(out)
+        assert {name: now[name] for name in committed} == committed
+        assert least <= len(now) <= most
+        committed = now
+    done = scene.localize(out)
+    assert done.code == 0, done.err
+    assert (done.json["processed"], done.json["skipped"]) == (0, COUNT)
+    assert parts_of(out) == committed
+    assert_whole(out, undisturbed)
