@@ -1,0 +1,57 @@
+"""Two drivers on one output, again and again: one finishes and the other keeps away or adopts."""
+
+import os
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from command import camworker, start
+from mishaps import Mishap, in_processes
+from outputs import parts_of
+from scene import SHARDS, Scene, assert_whole, rows_of
+
+pytest_plugins = ["chaos_fixtures"]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray]
+
+# Of few images, as what races is the start: 20 times take as many minutes on two cores.
+TIMES = int(os.environ.get("CHAOS_TIMES", "4"))
+FEW, SHARD = 60, 10
+
+
+@pytest.mark.timeout(240 + 60 * TIMES)
+def test_one_finishes_and_the_other_keeps_away(scene: Scene, tmp_path: Path) -> None:
+    codes = []
+    for time_of in range(TIMES):
+        out = tmp_path / f"out{time_of}"
+        command = scene.arguments(out, "--limit", str(FEW), "--shard-size", str(SHARD), "--workers", "1")
+        first = start(*command)
+        time.sleep(time_of % 4)  # at once, and while the first one starts, plans and works
+        second = start(*command)
+        ends = [(process.communicate(timeout=240)[1], process.returncode) for process in (first, second)]
+        codes.append(sorted(code for _, code in ends))
+        assert codes[-1] in ([0, 4], [0, 0]), ends
+        rows = rows_of(out)
+        assert (
+            rows["image_id"].to_pylist() == sorted(path.name for path in Path(scene.folder).iterdir())[:FEW]
+        )
+        assert rows["generation"].unique().to_pylist() == [1]
+        assert sorted(parts_of(out)) == [f"part-0001-{n:06d}.parquet" for n in range(FEW // SHARD)]
+        assert camworker("verify", out).code == 0
+    print(codes)
+
+
+def test_without_their_lease_both_finish_and_nothing_is_there_twice(
+    scene: Scene, undisturbed: pa.Table, tmp_path: Path
+) -> None:
+    """The lease spares work and is no lock: whoever loses a race adopts what won it."""
+    out = tmp_path / "out"
+    blind = Mishap("camworker.lease", "Link.holds", tmp_path / "looked", does="false")
+    command, environment = scene.arguments(out, "--workers", "1"), in_processes(blind)
+    both = [start(*command, environment=environment) for _ in range(2)]
+    ends = [(process.communicate(timeout=240), process.returncode) for process in both]
+    assert [code for _, code in ends] == [0, 0], ends
+    assert blind.happened
+    assert sorted(parts_of(out)) == [f"part-0001-{n:06d}.parquet" for n in range(SHARDS)]
+    assert camworker("verify", out).code == 0
+    assert_whole(out, undisturbed)
