@@ -1,5 +1,7 @@
 """Inputs that are refused before any image is read, by one line that says why."""
 
+import struct
+
 import pytest
 from making import items_of, write_table
 
@@ -38,3 +40,19 @@ def test_what_is_no_table(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be read as"):
         items_of(str(tmp_path / name))
+
+
+# What a footer says that is too much to be true: as many columns, as long a text, and as long a footer.
+@pytest.mark.parametrize(
+    ("footer", "length"),
+    [
+        (b"\x15\x02\x19\xfc\xff\xff\xff\xff\x07", None),
+        (b"\x15\x02\x58\xff\xff\xff\xff\x07", None),
+        (b"", 2**31 - 1),
+    ],
+)
+def test_a_footer_that_claims_too_much_is_refused(tmp_path, footer, length):
+    path = tmp_path / "table.parquet"
+    path.write_bytes(b"PAR1" + footer + struct.pack("<I", length or len(footer)) + b"PAR1")
+    with pytest.raises(UsageError, match=r"cannot be read as Parquet: .*(Exceeded size limit|smaller than)"):
+        items_of(str(path))
