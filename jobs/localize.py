@@ -153,12 +153,14 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
             if is_s3(out) and not args.single_writer:
                 refuse_replacing(store, out)
             try:
-                lease = take(store, ledger.recipe)
+                with take(store, ledger.recipe) as lease:
+                    done = _work(args, console, request, ledger, lease, workers, summary)
             except LeaseHeldError as error:
                 console.note(f"camworker localize: {error}")
                 return HELD
-            with lease:
-                done = _work(args, console, request, ledger, lease, workers, summary)
+            except OSError as error:  # the disk is full, S3 does not answer: what was committed stays
+                console.note(f"stopped: {out}: {error}; run the same command again to resume")
+                done = False
     summary.seconds = round(time.monotonic() - started, 3)
     summary.tell(console)
     console.result(asdict(summary))

@@ -19,7 +19,7 @@ from camworker.records import CamShape, predictions_schema
 
 pytest_plugins = ["chaos_fixtures"]
 pytestmark = [
-    *(pytest.mark.chaos, pytest.mark.ray),
+    *(pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)),
     # Polars tells that it reads an extension type of which it knows the storage only.
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -9,7 +9,7 @@ from outputs import parts_of
 from scene import COUNT, SHARDS, SIZE, Scene, assert_whole
 
 pytest_plugins = ["chaos_fixtures"]
-pytestmark = [pytest.mark.chaos, pytest.mark.ray]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def test_a_worker_killed_at_each_step_of_the_commit(

@@ -12,10 +12,10 @@ from outputs import parts_of
 from scene import SHARDS, Scene, assert_whole, rows_of
 
 pytest_plugins = ["chaos_fixtures"]
-pytestmark = [pytest.mark.chaos, pytest.mark.ray]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 # Of few images, as what races is the start: 20 times take as many minutes on two cores.
-TIMES = int(os.environ.get("CHAOS_TIMES", "4"))
+TIMES = int(os.environ.get("CHAOS_TIMES", "5"))
 FEW, SHARD = 60, 10
 
 

@@ -1,0 +1,54 @@
+"""A node's raylet is killed while it works: a run ends as if nothing had happened, without a second run."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from command import ENVIRONMENT, start
+from outputs import parts_of
+from scene import COUNT, Scene, assert_whole
+
+pytest_plugins = ["chaos_fixtures"]
+pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def cluster() -> Iterator["subprocess.Popen[str]"]:
+    """two_raylets.py: it says its address, and kills a raylet when it is told."""
+    script = Path(__file__).with_name("two_raylets.py")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    environment = {**ENVIRONMENT, "RAY_USAGE_STATS_ENABLED": "0"}
+    with subprocess.Popen([sys.executable, script], text=True, env=environment, **pipes) as process:
+        yield process
+        process.stdin.close()
+        process.wait(timeout=60)
+
+
+def test_one_of_two_raylets_is_killed(
+    scene: Scene, undisturbed: pa.Table, cluster: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    address = cluster.stdout.readline().strip()
+    run = start(*scene.arguments(out, "--workers", "2", "--address", address))
+    deadline = time.monotonic() + 180
+    while len(parts_of(out)) < 4:
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    cluster.stdin.write("kill\n")
+    cluster.stdin.flush()
+    assert cluster.stdout.readline().strip() == "killed"
+    committed = parts_of(out)
+    told, err = run.communicate(timeout=240)
+    assert run.returncode == 0, err
+    assert "a node was lost" in err
+    assert "ended its worker" not in err, "a shard was charged"
+    assert {name: parts_of(out)[name] for name in committed} == committed
+    assert_whole(out, undisturbed)
+    again = start(*scene.arguments(out))
+    told, err = again.communicate(timeout=240)
+    assert (again.returncode, f'"skipped": {COUNT}' in told) == (0, True), err
