@@ -2,7 +2,9 @@
 
 import re
 import subprocess
+import sysconfig
 import tomllib
+from pathlib import Path
 
 import pytest
 from infra_files import INFRA, ROOT, camworker_arguments, documents, shell_blocks
@@ -20,15 +22,18 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def test_hadolint_has_nothing_to_say() -> None:
-    done = subprocess.run(["hadolint", str(DOCKERFILE)], capture_output=True, text=True, check=False)
+    hadolint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    done = subprocess.run([str(hadolint), str(DOCKERFILE)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_the_image_runs_as_nobody_in_particular() -> None:
     users = [rest for keyword, rest in instructions() if keyword == "USER"]
     assert users == ["1000:1000"]
-    # Kubernetes and Ray's launcher start shells in it: an entry point would stand in their way.
+    # Kubernetes and Ray's launcher start shells in it: an entry point would stand in their way, and the
+    # launcher's are login shells, which forget the image's PATH.
     assert "ENTRYPOINT" not in {keyword for keyword, _ in instructions()}
+    assert 'PATH=/opt/camworker/bin:\\$PATH" > /etc/profile.d/' in DOCKERFILE.read_text()
 
 
 def test_base_images_have_tags_and_nothing_is_fetched_by_address() -> None:
