@@ -76,6 +76,14 @@ BAD_USAGE = {
         ["localize", "{photos}", "--output", "{tmp}/out", "--id-column", "name"],
         "are for tables",
     ),
+    "removals by the first images": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--remove-missing", "--limit", "1"],
+        "--remove-missing needs the whole listing",
+    ),
+    "removals by a sample": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--remove-missing", "--sample", "1"],
+        "--remove-missing needs the whole listing",
+    ),
     "no such command": (["lokalize"], "invalid choice: 'lokalize'"),
     "an output without predictions": (["summarize", "{tmp}", "--truth", "x"], "holds no predictions"),
     "an output that is not there": (["status", "{tmp}/absent"], "holds no predictions"),

@@ -38,7 +38,6 @@ def test_every_night_does_what_is_new(tmp_path: Path) -> None:
     expected = {f"{n:04d}.jpg": 1 for n in range(COUNT)} | {"0002.jpg": 2, "new.jpg": 2}
     del expected["0004.jpg"]
     assert generations(out) == expected
-    assert localize(source, out, "--remove-missing").json["planned"] == 0
 
     status = camworker("status", out, "--json").json
     assert status["complete"]
@@ -48,24 +47,10 @@ def test_every_night_does_what_is_new(tmp_path: Path) -> None:
     assert camworker("compact", out, "--to", tmp_path / "clean", "--json").json["rows"] == COUNT
     exported = camworker("export", out, "--format", "coco", "--to", tmp_path / "boxes.json", "--json").json
     assert (exported["images"], exported["failed"]) == (COUNT, {})
-    (tmp_path / "truth.csv").write_text(
-        "image_id,label,xmin,ymin,xmax,ymax\n0004.jpg,1,0,0,9,9\nnew.jpg,1,0,0,9,9\n"
-    )
-    summary = camworker("summarize", out, "--truth", tmp_path / "truth.csv", "--json").json
-    assert (summary["images"], summary["failed"]) == (1, {})
 
     (source / "0004.jpg").write_bytes(gone)
     assert localize(source, out).json["processed"] == 1
     assert generations(out) == expected | {"0004.jpg": 4}
-
-
-@pytest.mark.parametrize("option", ["--limit", "--sample"])
-def test_a_part_of_the_listing_removes_nothing(tmp_path: Path, option: str) -> None:
-    source = photographs(tmp_path / "in", 2)
-    done = localize(source, tmp_path / "out", "--remove-missing", option, "1")
-    assert done.code == 2
-    assert "--remove-missing needs the whole listing" in done.err
-    assert not (tmp_path / "out").exists()
 
 
 def generations(out: Path) -> dict[str, int]:

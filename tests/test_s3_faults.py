@@ -5,12 +5,13 @@ import threading
 
 import pyarrow as pa
 import pytest
-from making import make_items
+from making import CLASSES, make_items
 
 from camworker import s3, s3_boto3, s3_obstore
 from camworker.errors import ChangedError, UsageError
 from camworker.fetch import fetches, read_file
 from camworker.probe import refuse_replacing
+from camworker.sources import open_source
 from camworker.store import S3Store, open_store, open_uri, read_uri
 
 pytest_plugins = ["s3_fixtures"]
@@ -148,6 +149,17 @@ def test_a_listing_that_breaks_off_raises(small, fault):
     entries = open_store("s3://bucket/p").list()
     with pytest.raises((OSError, UsageError), match=r"s3://bucket/p"):
         list(entries)
+
+
+@pytest.mark.parametrize("fault", [500, "reset"])
+def test_of_a_listing_that_breaks_off_nothing_is_planned(small, fault):
+    small.objects |= {f"bucket/p/{n:03d}.jpg": b"" for n in range(30)}
+    small.page = 10
+    assert open_source("s3://bucket/p", CLASSES).items.num_rows == 30
+    asked_before = len(small.requests)
+    small.fault = lambda method, name, count: fault if len(small.requests) > asked_before + 2 else None
+    with pytest.raises(UsageError, match="could not be listed to its end, nothing was planned"):
+        open_source("s3://bucket/p", CLASSES)
 
 
 def test_a_listing_that_fails_for_a_while_is_whole(small):
