@@ -110,19 +110,9 @@ ALLOWED = {
 
 TORCH = {"torch", "torchvision", "timm", "safetensors"}
 TORCH_MODULES = {
-    *(
-        "cam",
-        "careful",
-        "compiling",
-        "excite",
-        "gap",
-        "images",
-        "localizer",
-        "memory",
-        "networks",
-        "paper_networks",
-    ),
-    *("pixels", "receptive", "states", "tracing", "training", "training_data", "weights", "zoo"),
+    *("cam", "careful", "compiling", "device_decode", "excite", "gap", "images", "localizer", "memory"),
+    *("networks", "paper_networks", "pixels", "receptive", "states", "tracing", "training"),
+    *("training_data", "weights", "zoo"),
 }
 NO_PYARROW = {
     *("bootstrap", "compiled", "components", "sweep"),
