@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.batches import prepared_batches
-from camworker.errors import CommitError, Status
+from camworker.errors import CommitError, Failure, Status
 from camworker.fetch import NO_TABLES
 from camworker.ledger import Ledger, Part, Plan
-from camworker.localizer import Localizer, Received
+from camworker.localizer import Localizer, Maps, Prepared, Received
 from camworker.memory import Forward
 from camworker.plan import read_shard
 from camworker.predictions import Predictions
@@ -118,10 +118,10 @@ def localize_items(
 ) -> Iterator[tuple[pa.Table, Predictions]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
-    Threads fetch and decode a few batches ahead, and others take a batch each through the network and
-    make its boxes, so that memory is bounded by batches, whatever the number of items. streams: batches at
-    a time. forward: given to learn from it how many images the network had memory for; stages: to learn
-    what all of it takes.
+    Threads fetch and decode a few batches ahead, others take a batch each through the network, and one
+    makes the boxes of the batch before, so that memory is bounded by batches, whatever the number of items.
+    streams: batches in the network at a time. forward: given to learn from it how many images the network
+    had memory for; stages: to learn what all of it takes.
     """
     forward = forward or Forward(localizer)
     stages = stages or Stages()
@@ -136,21 +136,24 @@ def localize_items(
         stages=stages,
     )
 
-    def localize(received: Sequence[Received], labels: Sequence[Sequence[int]]) -> list[Predictions]:
+    def look(received: Sequence[Received], labels: Sequence[Sequence[int]]) -> Future[list[Predictions]]:
         with stages.timed("network"), localizer.stream():
             pieces = forward(localizer.prepare_together(received), labels)
+        return finisher.submit(finish, pieces)
+
+    def finish(pieces: list[tuple[Maps | None, Sequence[Prepared | Failure]]]) -> list[Predictions]:
         with stages.timed("boxes"):
             return [localizer.finish(maps, piece) for maps, piece in pieces]
 
-    with closing(batches), ThreadPoolExecutor(streams) as pool:
-        waiting: deque[tuple[pa.Table, Future[list[Predictions]]]] = deque()
+    with closing(batches), ThreadPoolExecutor(1) as finisher, ThreadPoolExecutor(streams) as lookers:
+        waiting: deque[tuple[pa.Table, Future[Future[list[Predictions]]]]] = deque()
         for rows, received in batches:
-            waiting.append((rows, pool.submit(localize, received, rows["labels"].to_pylist())))
+            waiting.append((rows, lookers.submit(look, received, rows["labels"].to_pylist())))
             if len(waiting) > streams:
                 done, future = waiting.popleft()
-                yield from _beside(done, future.result())
+                yield from _beside(done, future.result().result())
         for done, future in waiting:
-            yield from _beside(done, future.result())
+            yield from _beside(done, future.result().result())
 
 
 def _beside(rows: pa.Table, pieces: list[Predictions]) -> Iterator[tuple[pa.Table, Predictions]]:

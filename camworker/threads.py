@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Final
 
-# More batches at a time cost memory, and no longer bring anything.
-_MOST_STREAMS: Final = 8
 _STREAMS_OF_A_GPU: Final = 2
 
 
@@ -23,9 +21,10 @@ class Threads:
 def divide_threads(cores: int, *, gpu: bool) -> Threads:
     """The threads of a worker with so many cores.
 
-    Without a GPU: as many batches at a time as there are cores, on one thread each. Threads of one batch
-    wait for one another at every layer, and for the slowest of them whenever a decoder has taken its core;
-    separate batches wait for nothing. With one: a batch is copied and launched while another one runs.
+    Without a GPU one batch at a time, on all cores: torch holds Python's lock while a compiled network runs,
+    so that a second batch would wait for the first one, and decoders take turns with the network. With
+    one: a batch is copied and launched while another one runs.
     """
-    streams = _STREAMS_OF_A_GPU if gpu else min(cores, _MOST_STREAMS)
-    return Threads(decoders=cores, streams=streams, each=1 if gpu else cores // streams)
+    if gpu:
+        return Threads(decoders=cores, streams=_STREAMS_OF_A_GPU, each=1)
+    return Threads(decoders=cores, streams=1, each=cores)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from conftest import encode, tiny_package
 
 from camworker import pixels
@@ -48,7 +47,7 @@ def test_compiled_it_gives_the_same_rows_and_the_next_one_loads_them(tmp_path, m
     monkeypatch.setattr(pixels, "compile_into", None)  # the second one must not want it
     assert second.compile_into(file) is None
     for localizer in (first, second):
-        counts = eager_counts(localizer, monkeypatch)
+        counts = eager_counts(localizer)
         rows = localizer.localize([*images, *images[:2]], [*labels, *labels[:2]])
         # Batches of 4, 4, 4 and 1: three of them compiled.
         assert counts == [1]
@@ -68,16 +67,11 @@ def test_compiled_it_gives_the_same_rows_and_the_next_one_loads_them(tmp_path, m
         assert counts == [2]
 
 
-def eager_counts(localizer: Localizer, monkeypatch) -> list[int]:
+def eager_counts(localizer: Localizer) -> list[int]:
     """How many images each batch had that went through the network as it is written."""
-    network, counts = localizer._pixel_network.network, []
-    features = network.features
-
-    def counted(images_BCHW: torch.Tensor) -> torch.Tensor:
-        counts.append(len(images_BCHW))
-        return features(images_BCHW)
-
-    monkeypatch.setattr(network, "features", counted)
+    counts: list[int] = []
+    features = localizer._pixel_network.network.features
+    features.register_forward_pre_hook(lambda module, given: counts.append(len(given[0])))
     return counts
 
 
