@@ -1,6 +1,6 @@
 """What low precision and compiling cost: labels and boxes of each against float32, on your images.
 
-python tests/benchmarks/precisions.py FOLDER [--truth FILE]
+python tests/benchmarks/precisions.py FOLDER
 """
 
 import argparse
@@ -9,17 +9,13 @@ import sys
 import time
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from camworker import Localizer, weights
 from camworker.boxes import paired_iou
-from camworker.metrics import Tally
 from camworker.predictions import Prediction, corners
-from camworker.records import CamShape, predictions_table
 from camworker.shard import localize_items
 from camworker.sources import open_source
-from camworker.truth import read_truth
 from jobs.compilation import settle
 
 # Precision, compiled.
@@ -29,11 +25,9 @@ CANDIDATES = (("float32", "off"), ("auto", "off"), ("auto", "on"), ("float16", "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
-    parser.add_argument("--truth", help="boxes, as for summarize: adds the metrics")
     args = parser.parse_args()
     classes = weights.load().classes
-    items = open_source(args.folder, classes, image_labels=args.truth).items
-    truth = read_truth(args.truth, classes) if args.truth else None
+    items = open_source(args.folder, classes).items
     threads = torch.get_num_threads()
     reference: list[Prediction] = []
     for precision, compile in CANDIDATES:
@@ -50,8 +44,6 @@ def main() -> None:
         result = {"precision": str(localizer.dtype).removeprefix("torch."), "compilation": compilation}
         result |= {"images": len(rows), "images_per_second": len(rows) / seconds}
         result |= agreement(reference, good)
-        if truth is not None:
-            result |= figures(pa.concat_tables(tables), truth, localizer.cam_shape)
         print(json.dumps(result))
         sys.stdout.flush()
 
@@ -64,11 +56,6 @@ def agreement(reference: list[Prediction], rows: list[Prediction]) -> dict[str, 
         _, left, right = np.intersect1d(a.labels, b.labels, return_indices=True)
         overlaps.append(paired_iou(corners(a.boxes[left]), corners(b.boxes[right])))
     return {"top1_agreement": float(np.mean(same)), "median_iou": float(np.median(np.concatenate(overlaps)))}
-
-
-def figures(table: pa.Table, truth: object, shape: CamShape) -> dict[str, float]:
-    computed = Tally().update(table, truth).compute(truth, shape.k)
-    return {name: value for name, value in computed.items() if name.endswith(("_error", "_accuracy"))}
 
 
 if __name__ == "__main__":
