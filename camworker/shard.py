@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,9 @@ from camworker.records import SCHEMA_VERSION, CamShape, predictions_schema, pred
 from camworker.stages import Spent, Stages
 
 _log = logging.getLogger(__name__)
+
+# Dictionaries of numbers, which hardly repeat, take half of the time of encoding and a fifth of the bytes.
+_REPEATED: Final = ("generation", "status", "error", "names.list.element")
 
 OnBatch = Callable[[Sequence[Status]], None]
 
@@ -94,7 +97,7 @@ def run_shard(
         about = {**about, "batch_size_after_out_of_memory": forward.limit}
     table = pa.concat_tables(tables).replace_schema_metadata(_metadata(plan, shard, localizer, about))
     with stages.timed("commit"):
-        data = _encode(table)
+        data = encode(table)
         _validate(data, plan, shard, items)
         if ledger.store.create(key, data):
             part = _part(key, shard, data, table["status"])
@@ -208,9 +211,12 @@ def _planned_metadata(plan: Plan, shard: int) -> dict[str, str]:
     }
 
 
-def _encode(table: pa.Table) -> bytes:
+def encode(table: pa.Table) -> bytes:
+    """The bytes of a part."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table, buffer, compression="zstd", write_page_checksum=True, use_dictionary=list(_REPEATED)
+    )
     return buffer.getvalue()
 
 
