@@ -132,8 +132,8 @@ class JobsApi:
 
     def stop(self, name: str, seconds: float) -> Any:
         """Ask a job to stop, and wait so long until it has. What is known of it then. Raises LostJobError."""
-        self._client.stop_job(name)
-        return self._until_ended(name, lambda: None, time.monotonic() + seconds)
+        # To be asked again does a job no harm.
+        return self._until_ended(name, lambda: self._client.stop_job(name), time.monotonic() + seconds)
 
     def _until_ended(self, name: str, work: Callable[[], None], deadline: float | None) -> Any:
         reached = time.monotonic()

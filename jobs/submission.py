@@ -14,13 +14,14 @@ from camworker.errors import UsageError
 from camworker.locations import is_s3
 
 # Arguments of the commands that name files or folders; a test holds this against their parsers.
-READ: Final = frozenset(
+# What is read once may be sent along; images are known by the time of their file, which a copy does not keep.
+SENT: Final = frozenset(
     {
-        *("input", "image_labels", "local_root", "weights", "backbone_weights", "class_names", "classes"),
+        *("image_labels", "weights", "backbone_weights", "class_names", "classes"),
         *("truth", "masks", "exclude"),
     }
 )
-WRITTEN: Final = frozenset({"output", "to", "report"})
+NOT_SENT: Final = frozenset({"input", "local_root", "output", "to", "report"})
 _NO_PATHS: Final = frozenset({"DEFAULT", "random"})  # of the library, or none at all
 
 _NOT_PART_OF_IT: Final = frozenset({"json", "verbose", "run"})  # how a command speaks, not what it does
@@ -60,14 +61,14 @@ def entrypoint(argv: Sequence[str], *, from_clone: bool) -> str:
 def check_paths(args: argparse.Namespace, working_dir: str | None) -> list[str]:
     """What has to be true of the local paths in a parsed command, a line each.
 
-    Raises UsageError for relative ones: they would mean another place on every node. What is only read may
-    lie in working_dir, of which every node gets a copy.
+    Raises UsageError for relative ones, which would mean another place on every node. Labels, truth and
+    weights may lie in working_dir, of which every node gets a copy.
     """
     notes = []
     for name, path in _local_paths(args):
         if os.path.isabs(path):
             notes.append(f"{path} has to be there, and the same, on every node of the cluster")
-        elif name in WRITTEN or working_dir is None:
+        elif name in NOT_SENT or working_dir is None:
             raise UsageError(
                 f"{path} is a path of this machine: name s3://bucket/prefix, or the absolute path of what "
                 "all nodes of the cluster share"
@@ -79,7 +80,7 @@ def check_paths(args: argparse.Namespace, working_dir: str | None) -> list[str]:
 
 def _local_paths(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     for name, value in vars(args).items():
-        if name not in READ | WRITTEN:
+        if name not in SENT | NOT_SENT:
             continue
         for path in value if isinstance(value, list) else [value]:
             # Classes are given by names, or in a file.

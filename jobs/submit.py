@@ -135,19 +135,18 @@ def _submit(args: argparse.Namespace, console: Console, api: "JobsApi", base: st
     runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
     if args.working_dir is not None:
         runtime_env |= {"working_dir": args.working_dir, "excludes": [".git"]}
-    name = base
+    name, adopted = api.submit(
+        base,
+        entrypoint(argv, from_clone=args.working_dir is not None),
+        runtime_env=runtime_env,
+        entrypoint_num_cpus=args.driver_cpus or None,
+        entrypoint_resources=dict(args.driver_resource) or None,
+    )
+    console.note(f"{name} {'runs already: this follows it' if adopted else 'is submitted'}")
+    if args.no_wait:
+        console.result(_content(name, adopted))
+        return DONE
     try:
-        name, adopted = api.submit(
-            base,
-            entrypoint(argv, from_clone=args.working_dir is not None),
-            runtime_env=runtime_env,
-            entrypoint_num_cpus=args.driver_cpus or None,
-            entrypoint_resources=dict(args.driver_resource) or None,
-        )
-        console.note(f"{name} {'runs already: this follows it' if adopted else 'is submitted'}")
-        if args.no_wait:
-            console.result(_content(name, adopted))
-            return DONE
         job = api.follow(name, _write_to(sys.stderr if console.as_json else sys.stdout))
     except KeyboardInterrupt:
         console.note(

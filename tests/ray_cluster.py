@@ -19,10 +19,9 @@ from command import ENVIRONMENT
 
 @dataclass(frozen=True)
 class RunningCluster:
-    """Where a cluster is: its dashboard and its address. head, nodes: ids; nodes without the head."""
+    """A cluster: its dashboard's address, the id of its head, and those of its other nodes."""
 
     url: str
-    address: str
     head: str
     nodes: tuple[str, ...]
 
@@ -38,8 +37,15 @@ def ray_cluster(environment: dict[str, str]) -> Iterator[RunningCluster]:
     # Sockets lie in there, and a socket's path is at most 107 bytes.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     process = subprocess.Popen(
-        [sys.executable, __file__, folder],
-        env={**ENVIRONMENT, "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", **environment},
+        [sys.executable, __file__],
+        env={
+            **ENVIRONMENT,
+            "PATH": path,
+            # In there Ray notes the cluster's address: a job looks for it, and other clusters keep theirs.
+            "RAY_TMPDIR": folder,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **environment,
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -50,7 +56,7 @@ def ray_cluster(environment: dict[str, str]) -> Iterator[RunningCluster]:
         started = process.stdout.readline()
         assert started, f"the cluster did not start: exit code {process.wait()}"
         found = json.loads(started)
-        yield RunningCluster(found["url"], found["address"], found["head"], tuple(found["nodes"]))
+        yield RunningCluster(found["url"], found["head"], tuple(found["nodes"]))
     finally:
         process.stdin.close()
         process.wait(timeout=60)
@@ -58,38 +64,28 @@ def ray_cluster(environment: dict[str, str]) -> Iterator[RunningCluster]:
 
 
 def _main() -> None:
-    from ray._private.utils import write_ray_address
     from ray.cluster_utils import Cluster
 
-    here = {"temp_dir": sys.argv[1]}
     head = {
         "num_cpus": 0,
         "include_dashboard": True,
         "dashboard_host": "127.0.0.1",
         "dashboard_port": 0,
         "dashboard_agent_listen_port": 0,
+        # Ray takes 127.0.0.1 for the machine's own address; the rest of the loopback it leaves as it is.
         "node_ip_address": "127.0.0.2",
-        **here,
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    # Ray takes 127.0.0.1 for the machine's own address; the others of the loopback are left as they are.
-    write_ray_address(cluster.address, sys.argv[1])  # where Jobs look, on a machine with other clusters
-    nodes = [cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{n}", **here) for n in (3, 4)]
-    print(
-        json.dumps(
-            {
-                "url": f"http://{cluster.webui_url}",
-                "address": cluster.address,
-                "head": cluster.head_node.node_id,
-                "nodes": [node.node_id for node in nodes],
-            }
-        ),
-        flush=True,
-    )
+    nodes = [cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{n}") for n in (3, 4)]
+    found = {
+        "url": f"http://{cluster.webui_url}",
+        "head": cluster.head_node.node_id,
+        "nodes": [node.node_id for node in nodes],
+    }
+    print(json.dumps(found), flush=True)
     sys.stdin.read()
     cluster.shutdown()
 
 
 if __name__ == "__main__":
-    assert Path(sys.argv[1]).is_dir()
     _main()

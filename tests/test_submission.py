@@ -13,8 +13,8 @@ from camworker.errors import UsageError
 from jobs.cli import COMMANDS, make_parser
 from jobs.kubectl import as_yaml, read_manifest
 from jobs.submission import (
-    READ,
-    WRITTEN,
+    NOT_SENT,
+    SENT,
     check_paths,
     entrypoint,
     next_run,
@@ -98,7 +98,7 @@ def test_every_argument_that_names_a_path_is_known():
         for action in parser._actions
         if name != "submit" and action.metavar in paths
     }
-    assert named == READ | WRITTEN
+    assert named == SENT | NOT_SENT
 
 
 class TestPaths:
@@ -129,13 +129,15 @@ class TestPaths:
         with pytest.raises(UsageError, match="is a path of this machine: name s3://"):
             check_paths(parsed(command), None)
 
-    def test_what_is_read_may_lie_in_the_clone(self, tmp_path):
+    def test_labels_and_truth_may_lie_in_the_clone(self, tmp_path):
         (tmp_path / "labels.csv").write_text("image_id,label\n")
         assert check_paths(parsed(f"{LOCALIZE} --image-labels labels.csv"), str(tmp_path)) == []
         with pytest.raises(UsageError, match=r"absent.csv is not in --working-dir"):
             check_paths(parsed(f"{LOCALIZE} --image-labels absent.csv"), str(tmp_path))
-        with pytest.raises(UsageError, match="out is a path of this machine"):
-            check_paths(parsed("localize s3://b/in --output out"), str(tmp_path))
+        (tmp_path / "photos").mkdir()
+        for command in ("localize s3://b/in --output photos", "localize photos --output s3://b/out"):
+            with pytest.raises(UsageError, match="photos is a path of this machine"):
+                check_paths(parsed(command), str(tmp_path))
 
 
 HEAD = {"containers": [{"name": "head", "image": "old"}, {"name": "proxy", "image": "proxy"}]}

@@ -28,7 +28,11 @@ INPUT = f"s3://{BUCKET}/in"
 BROKEN = f"s3://{BUCKET}/broken"
 FIXED = ("--precision", "float32", "--batch-size", "2", "--json")
 # About two seconds a shard: long enough to be stopped, and short enough to be finished in a drain.
-SLOW = ("--views", "ten-crop", "--input-size", "448", "--output-stride", "16", "--shard-size", "2", *FIXED)
+SLOW_IMAGES = 24
+SLOW = (
+    *("--limit", str(SLOW_IMAGES), "--shard-size", "2"),
+    *("--views", "ten-crop", "--input-size", "448", "--output-stride", "16", *FIXED),
+)
 VERSION = "0.0.clone"
 SECONDS = 240
 
@@ -62,10 +66,12 @@ def client(cluster: RunningCluster) -> JobSubmissionClient:
 
 
 class Submit:
-    """submit as a user types it. Only the cluster's nodes know the way to S3, and where the clone is sent."""
+    """submit as a user types it, with a clone to run or what the nodes have installed."""
 
-    def __init__(self, cluster: RunningCluster, clone: Path) -> None:
-        self._fixed = ("submit", "--address", cluster.url, "--working-dir", str(clone))
+    def __init__(self, cluster: RunningCluster, clone: Path | None) -> None:
+        self._fixed = ("submit", "--address", cluster.url)
+        if clone is not None:
+            self._fixed += ("--working-dir", str(clone))
 
     def __call__(self, *arguments: str) -> Finished:
         return camworker(*self._fixed, *arguments)
@@ -120,8 +126,9 @@ def test_what_has_ended_is_submitted_again_under_the_next_name(first: Finished, 
     assert (result["processed"], result["skipped"]) == (0, IMAGES)
 
 
-def test_the_exit_code_of_the_command_is_ours(submit: Submit) -> None:
-    done = submit("--", *localize("none", source=f"s3://{BUCKET}/empty"))
+def test_the_exit_code_of_the_command_is_ours(cluster: RunningCluster) -> None:
+    """Of the installed one, too."""
+    done = Submit(cluster, None)("--", *localize("none", source=f"s3://{BUCKET}/empty"))
     assert done.code == 2
     assert f"camworker localize: s3://{BUCKET}/empty" in done.out
     assert done.err.splitlines()[-1].endswith(" FAILED, exit code 2")
@@ -170,16 +177,17 @@ def test_one_that_runs_is_adopted_left_alone_and_stopped_so_that_it_resumes(
     assert "stopped: SIGTERM; run the same command again to resume" in log
     (result,) = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     parts = len(_parts("slow"))
-    assert len(before) < result["parts"] == parts < IMAGES / 2
-    assert submit("--cancel", *command).code == 0  # there is nothing to stop any more
+    assert len(before) < result["parts"] == parts < SLOW_IMAGES / 2
+    name = stopped.json["submission_id"]
+    assert f"{name} does not run" in submit("--cancel", name).err
 
     # Its lease is released, or this would exit with 4.
     resumed = submit("--json", *command)
     assert resumed.code == 0, resumed.err
-    assert resumed.json["submission_id"] == stopped.json["submission_id"] + "-2"
+    assert resumed.json["submission_id"] == f"{name}-2"
     (result,) = [json.loads(line) for line in resumed.err.splitlines() if line.startswith("{")]
-    assert (result["processed"], result["skipped"]) == (IMAGES - 2 * parts, 2 * parts)
-    assert latest(f"s3://{BUCKET}/slow")["status"].to_pylist() == ["ok"] * IMAGES
+    assert (result["processed"], result["skipped"]) == (SLOW_IMAGES - 2 * parts, 2 * parts)
+    assert latest(f"s3://{BUCKET}/slow")["status"].to_pylist() == ["ok"] * SLOW_IMAGES
 
 
 def test_who_has_no_token_is_refused(cluster: RunningCluster) -> None:
