@@ -21,7 +21,7 @@ from camworker.dataset import latest
 from camworker.store import open_store
 
 pytest_plugins = ["s3_fixtures"]
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 IMAGES = 48
 INPUT = f"s3://{BUCKET}/in"
