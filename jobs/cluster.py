@@ -1,13 +1,17 @@
 """Ray: connecting to a cluster or starting a local one, and how many workers fit on it."""
 
 import os
+import secrets
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import ray
+from ray._private import ray_constants
 from ray._private.state import available_resources_per_node
 
 from camworker.errors import UsageError
@@ -55,15 +59,16 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
         if address:
             ray.init(address=address, log_to_driver=verbose, logging_level="ERROR")
         else:
-            ray.init(
-                address="local",
-                num_cpus=_local_cores(),
-                include_dashboard=False,
-                log_to_driver=verbose,
-                logging_level="ERROR",
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-            )
+            _make_token()
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    num_cpus=_local_cores(),
+                    include_dashboard=False,
+                    log_to_driver=verbose,
+                    logging_level="ERROR",
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                )
     except (ConnectionError, ValueError) as error:
         where = f"at {address}" if address else "can be started here"
         raise UsageError(f"no Ray cluster {where}: {str(error).splitlines()[0]}") from error
@@ -71,6 +76,37 @@ def connected(address: str | None, *, verbose: bool) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _make_token() -> None:
+    """Make the token that Ray asks of who connects; where Ray makes it, all users of the machine read it."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # where there is no home to write to, Ray says so
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent)
+        with open(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        os.unlink(draft)
+        path.chmod(0o600)  # also one that an earlier Ray made
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have Ray, started inside, listen on 127.0.0.1 alone.
+
+    It takes that address for a node only where it believes that there can be no cluster. Told the address
+    as an option, it puts one that other machines can reach in its place, and listens on all of them.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def fit_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
