@@ -13,13 +13,13 @@ import torch
 from command import ENVIRONMENT, camworker
 from connections import recorded_in
 from mishaps import in_processes
-from s3_server import BUCKET, Server
+from s3_server import BUCKET
 from scene import NETWORK, Scene, rows_of, save_network
+from small_s3 import small_s3
 
 from camworker.classes import Classes
-from camworker.store import open_store
 
-pytest_plugins = ["s3_fixtures", "chaos_fixtures"]
+pytest_plugins = ["chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 SCRIPT = '<script>alert("x")</script>'
@@ -120,7 +120,7 @@ def test_images_and_names(package: Path, photograph: bytes, tmp_path: Path, watc
             home / "report",
         ),
         "export": (out, "--format", "yolo", "--to", home / "yolo"),
-        "units": (out, "--to", home / "units", "--class", SCRIPT),
+        "units": (out, "--to", home / "units", "--class", SCRIPT, "--weights", package),
     }
     for command, arguments in reports.items():
         done = camworker(command, *arguments, environment=watched)
@@ -140,24 +140,28 @@ def test_images_and_names(package: Path, photograph: bytes, tmp_path: Path, watc
     assert (tmp_path / "connections").read_text() == ""
 
 
-def test_keys_that_lead_elsewhere(package: Path, photograph: bytes, in_s3: Server, tmp_path: Path) -> None:
-    """In S3 a key is text, whatever is in it; and an id of a table is no path."""
-    for key in KEYS:
-        in_s3.client().put_object(Bucket=BUCKET, Key=f"hostile/{key}", Body=photograph)
-    stored = {entry.key for entry in open_store(f"s3://{BUCKET}/hostile").list()}
+def test_keys_that_lead_elsewhere(package: Path, photograph: bytes, tmp_path: Path) -> None:
+    """In S3 a key is text, whatever is in it (SeaweedFS refuses some); an id of a table is no path."""
+    with small_s3() as store:
+        store.objects |= {f"{BUCKET}/hostile/{key}": photograph for key in KEYS}
+        check_keys(package, photograph, store.environment, tmp_path)
+
+
+def check_keys(package: Path, photograph: bytes, environment: dict[str, str], tmp_path: Path) -> None:
     table = tmp_path / "table.parquet"
     pq.write_table(pa.table({"id": [f"../{key}" for key in KEYS], "image": [photograph] * len(KEYS)}), table)
-    for source, expected in ((f"s3://{BUCKET}/hostile", stored), (table, {f"../{key}" for key in KEYS})):
-        out, to = tmp_path / "outs" / str(len(expected)), tmp_path / "exports" / Path(source).name
+    for source, expected in ((f"s3://{BUCKET}/hostile", set(KEYS)), (table, {f"../{key}" for key in KEYS})):
+        out, to = (tmp_path / folder / Path(source).name for folder in ("outs", "exports"))
+        to.parent.mkdir(exist_ok=True)
         before = everything_in(tmp_path)
-        done = Scene(source, package).localize(out, environment=in_s3.environment)
+        done = Scene(source, package).localize(out, environment=environment)
         assert done.code == 0, done.err
         rows = rows_of(out)
         assert sorted(rows["image_id"].to_pylist()) == sorted(expected)
         assert rows["status"].unique().to_pylist() == ["ok"]
         exported = camworker(
             *("export", out, "--format", "yolo", "--to", to, "--json"),
-            environment=in_s3.environment,
+            environment=environment,
         )
         assert exported.code == 0, exported.err
         assert exported.json["images"] == len(expected)

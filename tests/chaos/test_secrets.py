@@ -130,7 +130,7 @@ def test_ray_listens_here_only_and_asks_for_a_token(scene: Scene, ray_home: Path
         names = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family}
         assert any(b"gcs_server" in name for name in names.values())
         listening = listening_sockets(family)
-        assert {host for _, host, _ in listening} <= {"127.0.0.1", "::1"}, listening
+        assert {host for _, host, _ in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listening
         token = (home / ".ray" / "auth_token").read_text().strip()
         assert (home / ".ray" / "auth_token").stat().st_mode & 0o077 == 0
         assert not [name for name in names.values() if token.encode() in name]
