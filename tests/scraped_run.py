@@ -1,6 +1,7 @@
 """A script: localize on a Ray cluster of its own, whose metrics are scraped meanwhile; says in JSON what was.
 
-Samples by name and last tag, summed over workers. The cluster needs a process of its own.
+Samples by name and last tag, summed over workers; what was logged, by the driver and by workers. The
+cluster needs a process of its own.
 """
 
 import json
@@ -9,12 +10,16 @@ import sys
 import time
 import urllib.request
 from collections import Counter
+from pathlib import Path
 
 from command import start
 from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster
 
-OPTIONS = ("--workers", "2", "--shard-size", "10", "--batch-size", "2", "--views", "ten-crop", "--json")
+OPTIONS = (
+    *("--workers", "1", "--shard-size", "10", "--batch-size", "2"),
+    *("--views", "ten-crop", "--precision", "float32", "--verbose"),
+)
 
 
 def main() -> None:
@@ -39,18 +44,27 @@ def main() -> None:
                         samples[" ".join(filter(None, [sample.name, *tags]))] += sample.value
         scrapes.append(samples)
 
-    running = start("localize", folder, "--output", out, *OPTIONS, "--address", cluster.address)
+    running = start("localize", folder, "--output", out, "--json", *OPTIONS, "--address", cluster.address)
     while running.poll() is None:
         scrape()
         time.sleep(0.5)
     result, told = running.communicate()
     time.sleep(2)
     scrape()
+    files = Path(cluster.head_node.get_logs_dir_path()).glob("worker-*.err")
+    worker_log = [line for file in sorted(files) for line in file.read_text().splitlines()]
     cluster.shutdown()
     if running.returncode:
         raise SystemExit(told)
-    summary = json.loads(result.splitlines()[-1])
-    print(json.dumps({"summary": summary, "types": types, "recipes": sorted(recipes), "scrapes": scrapes}))
+    came_to = {
+        "summary": json.loads(result.splitlines()[-1]),
+        "types": types,
+        "recipes": sorted(recipes),
+        "scrapes": scrapes,
+        "driver_log": [line for line in told.splitlines() if line.startswith("{")],
+        "worker_log": [line for line in worker_log if line.startswith("{")],
+    }
+    print(json.dumps(came_to))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from jobs.cluster import Workers, connected
 from jobs.driver import Driver, Outcome
 from jobs.slot import PATIENCE, Doubt, Patience, Verdict, batch_seconds
 from jobs.tally import Tally
+from jobs.telemetry import Standing
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # its deadlines need a machine that does nothing else
 
@@ -68,6 +69,19 @@ def test_a_hung_worker_is_ended_and_its_shard_alone_is_run_carefully(script: Cal
     }
     assert sorted(asked.runs()) == [(0, False), (0, True), (1, False), (2, False)]
     assert told == ["shard 0 hung its worker, which was ended: no progress for 3 s"]
+
+
+def test_who_watches_is_told_how_it_stands(script: Callable[..., Script]) -> None:
+    asked = script({0: ["exit"], 1: ["OSError"], 2: ["OSError"] * 9})
+    seen: list[Standing] = []
+    driver = Driver(FailingWorker, asked, Workers(1, 1, 0), lambda _: None, watch=seen.append)
+    outcome = driver.run(tasks(4))
+    assert (outcome.failed_attempts, outcome.restarts) == (5, 1)
+    assert seen[-1] == Standing(done=3, failed=5, lost=1, waiting=0, workers=0)
+    assert all(0 <= standing.waiting <= 4 and standing.workers in (0, 1) for standing in seen)
+    for name in ("done", "failed", "lost"):  # counters: they never fall
+        counts = [getattr(standing, name) for standing in seen]
+        assert counts == sorted(counts)
 
 
 def test_a_shard_whose_store_fails_rests_and_others_go_on(script: Callable[..., Script]) -> None:

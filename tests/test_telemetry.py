@@ -6,6 +6,7 @@ import sys
 from collections import Counter as Counts
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import ENVIRONMENT, photographs
@@ -123,26 +124,32 @@ def test_a_driver_tells_what_is_new_and_how_it_stands(told):
     assert told == expected | {("shards_total", "done"): 4}
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_running_job_is_scraped(tmp_path: Path) -> None:
-    """Ray's own endpoint, asked twice a second while two workers are at work, and once they are done."""
-    folder = photographs(tmp_path / "in", 29)
+@pytest.fixture(scope="module")
+def came_to(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What scraped_run.py saw, of 29 photographs and a broken one; the run record beside it."""
+    home = tmp_path_factory.mktemp("scraped")
+    folder = photographs(home / "in", 29)
     (folder / "broken.jpg").write_bytes((folder / "0000.jpg").read_bytes()[:999])
-    script = Path(__file__).with_name("scraped_run.py")
     done = subprocess.run(
-        [sys.executable, script, folder, tmp_path / "out"],
+        [sys.executable, Path(__file__).with_name("scraped_run.py"), folder, home / "out"],
         # What a worker counts in its last seconds would go with it, if it were told only every ten.
         env={**ENVIRONMENT, "RAY_metrics_report_interval_ms": "1000"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    came_to = json.loads(done.stdout.splitlines()[-1])
-    summary, last = came_to["summary"], came_to["scrapes"][-1]
-    (record,) = (json.loads(path.read_text()) for path in (tmp_path / "out").rglob("run-0001.json"))
+    (record,) = (home / "out").rglob("run-0001.json")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    seen = json.loads(done.stdout.splitlines()[-1])
+    return {**seen, "record": json.loads(record.read_text()), "size": size}
 
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_running_job_is_scraped(came_to: dict[str, Any]) -> None:
+    """Ray's own endpoint, asked twice a second while a worker is at work, and once it is done."""
+    summary, record, last = came_to["summary"], came_to["record"], came_to["scrapes"][-1]
     assert came_to["types"] == {
         "ray_camworker_images_total": "counter",
         "ray_camworker_stage_seconds_total": "counter",
@@ -155,11 +162,10 @@ def test_a_running_job_is_scraped(tmp_path: Path) -> None:
     assert came_to["recipes"] == [summary["recipe"]]
 
     # At the end the counters are what the run record says.
-    sizes = sum(path.stat().st_size for path in folder.iterdir())
     assert last["ray_camworker_images_total ok"] == summary["ok"] == 29
     assert last["ray_camworker_images_total decode_error"] == 1
     assert last["ray_camworker_shards_total done"] == summary["parts"] == 3
-    assert last["ray_camworker_read_bytes_total"] == record["read_bytes"] == sizes
+    assert last["ray_camworker_read_bytes_total"] == record["read_bytes"] == came_to["size"]
     threads = 2
     for stage, seconds in record["stages"].items():
         assert last[f"ray_camworker_stage_seconds_total {stage}"] == pytest.approx(seconds, abs=0.002)
@@ -173,6 +179,36 @@ def test_a_running_job_is_scraped(tmp_path: Path) -> None:
     most = Counts[str]()
     for scrape in came_to["scrapes"]:
         most |= Counts(scrape)
-    assert most["ray_camworker_workers"] == 2
+    assert most["ray_camworker_workers"] == 1
     assert 0 < most["ray_camworker_shards_waiting"] <= 3
-    assert 0 < most["ray_camworker_queue_depth"] <= 2 * 3 * 2
+    assert 0 < most["ray_camworker_queue_depth"] <= 3 * 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_line_of_its_log_says_where_it_belongs(came_to: dict[str, Any]) -> None:
+    recipe = came_to["summary"]["recipe"]
+    driver, workers = ([json.loads(line) for line in came_to[name]] for name in ("driver_log", "worker_log"))
+    assert {line["recipe"] for line in driver + workers} == {recipe}
+    assert [line["message"] for line in driver] == ["generation 1: 30 images in 3 shards", "generation done"]
+    assert [line["generation"] for line in driver] == [1, 1]
+    assert driver[-1]["images"] == {"ok": 29, "decode_error": 1}
+
+    by_message = defaultdict(list)
+    for line in workers:
+        by_message[line["message"]].append(line)
+    assert {message: len(lines) for message, lines in by_message.items()} == {
+        "worker started": 1,
+        "shard started": 3,
+        "shard done": 3,
+        "image failed": 1,
+    }
+    assert {line["precision"] for line in by_message["worker started"]} == {"float32"}
+    assert "torch" in by_message["worker started"][0]["versions"]
+    for message in ("shard started", "shard done"):
+        assert sorted((line["generation"], line["shard"]) for line in by_message[message]) == [
+            *((1, 0), (1, 1), (1, 2))
+        ]
+    assert sum(line["read_bytes"] for line in by_message["shard done"]) == came_to["size"]
+    (failed,) = by_message["image failed"]
+    assert (failed["image_id"], failed["shard"]) == ("broken.jpg", 2)
