@@ -1,0 +1,61 @@
+"""What the driver keeps of the shards that are done, and their record: python outcome.py 25000 [250000 ...].
+
+A process of its own each: MB held for so many results as workers send them, then the bytes of the run record,
+the seconds of processor that it takes, and by how many MB its making raised the peak.
+"""
+
+import hashlib
+import json
+import pickle
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from simulated import rss_mb
+
+from camworker.ledger import Ledger, Part, Plan
+from camworker.shard import Done
+from camworker.store import LocalStore
+from jobs.driver import Outcome
+from jobs.generations import _run_record
+
+
+def main() -> None:
+    if len(sys.argv) == 2:
+        print(json.dumps(measure(int(sys.argv[1]))))
+    for count in sys.argv[1:] if len(sys.argv) > 2 else ():
+        subprocess.run([sys.executable, __file__, count], check=True)
+
+
+def measure(count: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(LocalStore(folder), "r0123456789ab")
+        received = [pickle.dumps(result(ledger, shard)) for shard in range(count)]
+        before, outcome = rss_mb(), Outcome[Done]()
+        for shard, data in enumerate(received):
+            outcome.done[1, shard] = pickle.loads(data)
+        held = rss_mb() - before
+        del received
+        started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ledger.commit_run(1, _run_record(Plan(ledger.recipe, 1, (), True), outcome, 1.0))
+        return {
+            "shards": count,
+            "held_mb": round(held, 1),
+            "record_bytes": next(entry.size for entry in ledger.store.list()),
+            "record_seconds": round(time.process_time() - started, 2),
+            "record_mb": round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6),
+        }
+
+
+def result(ledger: Ledger, shard: int) -> Done:
+    """Of a shard of 4096 images, one of which is broken."""
+    sha256 = hashlib.sha256(str(shard).encode()).hexdigest()
+    images = {"ok": 4095, "decode_error": 1}
+    return Done(Part(shard, ledger.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0)
+
+
+if __name__ == "__main__":
+    main()
