@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from camworker.compiled import compiled
+from camworker.kernels import compiled
 
 # Columns of a node, which is a component or a hole. Boxes are half-open; areas are doubled, so whole numbers.
 PARENT, XMIN, YMIN, XMAX, YMAX, PIXELS, AREA, AROUND, HOLE = range(9)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from camworker.compiled import compiled
+from camworker.kernels import compiled
 
 # Columns of a region. Boxes are half-open.
 XMIN, YMIN, XMAX, YMAX, PIXELS = range(5)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camworker.boxes import iou
-from camworker.compiled import compiled
 from camworker.components import AREA, FIELDS, HOLE, PARENT, PIXELS, XMIN, scan
 from camworker.frame import Frame
+from camworker.kernels import compiled
 from camworker.maxboxacc import SIDE
 
 THRESHOLDS: Final = np.arange(100) / 100

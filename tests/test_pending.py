@@ -14,13 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import ids, make_items
 from predicted import WHOLE, row
+from rows import columns_of
 
 from camworker.dataset import iter_latest
 from camworker.errors import DamagedError
 from camworker.ledger import Part
 from camworker.pending import find_pending, pending_query, unfinished_shards
 from camworker.plan import read_shard, write_generation
-from camworker.records import ITEMS, PLAN, CamShape, FailedPrediction, predictions_table
+from camworker.predictions import FailedPrediction
+from camworker.records import ITEMS, PLAN, CamShape, predictions_table
 from camworker.scratch import ItemsFile
 from camworker.store import MemoryStore
 
@@ -62,7 +64,8 @@ def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
         ]
         rows = [OK if status == "ok" else FailedPrediction(status, "because") for status in here]
         sink = pa.BufferOutputStream()
-        pq.write_table(predictions_table(planned, generation, rows, SHAPE), sink, write_page_checksum=True)
+        table = predictions_table(planned, generation, columns_of(rows, SHAPE), SHAPE)
+        pq.write_table(table, sink, write_page_checksum=True)
         data = sink.getvalue().to_pybytes()
         if shard not in gone:
             assert ledger.store.create(key, data)

@@ -10,8 +10,8 @@ from numba.core import caching
 from scipy import ndimage
 
 from camworker.boxes import boxes_from_cam, boxes_from_cams, boxes_from_map
-from camworker.compiled import compiled
 from camworker.frame import RESIZES, Frame
+from camworker.kernels import compiled
 from camworker.regions import regions_above
 
 

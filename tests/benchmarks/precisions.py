@@ -13,7 +13,7 @@ import torch
 
 from camworker import Localizer, weights
 from camworker.boxes import paired_iou
-from camworker.predictions import Prediction, corners
+from camworker.predictions import AnyPrediction, Prediction, corners
 from camworker.shard import localize_items
 from camworker.sources import open_source
 from jobs.compilation import settle
@@ -34,9 +34,8 @@ def main() -> None:
         localizer = Localizer.load(precision=precision)
         compilation = settle(localizer, compile, 0, 1)
         started = time.perf_counter()
-        rows, tables = [], []
-        for batch, predictions in localize_items(items, localizer, decoders=threads, verify=False):
-            tables.append(predictions_table(batch, 1, predictions, localizer.cam_shape))
+        rows: list[AnyPrediction] = []
+        for _, predictions in localize_items(items, localizer, decoders=threads, verify=False):
             rows += predictions.rows()
         seconds = time.perf_counter() - started
         good = [row for row in rows if isinstance(row, Prediction)]

@@ -94,7 +94,7 @@ class Host:
             decoders=1,
             about={},
             on_image=tally.prepare,
-            on_batch=lambda rows: tally.add([row.status for row in rows]),
+            on_batch=tally.add,
         )
         tally.running = Counter()
         return done
