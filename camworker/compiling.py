@@ -1,6 +1,7 @@
 """Compiling a network ahead of time into a file that any process of this node loads; whether it repays."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,4 +48,23 @@ def load_compiled(file: Path, streams: int) -> Compiled:
     """What compile_into wrote; so many threads can run it at a time. It is code: trust the file's folder."""
     from torch._inductor.package import load_package
 
-    return load_package(str(file), num_runners=streams)
+    compiled = load_package(str(file), num_runners=streams)
+    # torch unpacks it into a temporary folder, which a worker that is killed would leave behind. What is
+    # loaded needs it no more.
+    for folder in _unpacked():
+        shutil.rmtree(folder, ignore_errors=True)
+    return compiled
+
+
+def _unpacked() -> set[Path]:
+    """The temporary folders of torch from which this process has loaded code, where Linux tells."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    loaded = {Path(line.split(maxsplit=5)[5]) for line in lines if "/aotinductor_" in line}
+    temporary = Path(tempfile.gettempdir())
+    return {
+        folder
+        for path in loaded
+        for folder in path.parents
+        if folder.parent == temporary and folder.name.startswith("aotinductor_")
+    }
