@@ -15,8 +15,8 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from jobs import logs
 from jobs.attempts import Attempts, Task
 from jobs.cluster import Workers
-from jobs.slot import DEATHS, PATIENCE, Actor, Doubt, Patience, Slot, Verdict, batch_seconds, living_nodes
-from jobs.tally import Tally
+from jobs.slot import DEATHS, PATIENCE, Actor, Doubt, Patience, Slot, Verdict, living_nodes
+from jobs.tally import Tally, batch_seconds, steady_rate
 from jobs.telemetry import Standing
 
 _QUEUED: Final = 2
@@ -129,7 +129,7 @@ class Driver(Generic[Kept]):
                     if not self._attend(slots[index], outcome):
                         slots[index] = self._start()
                 self._fill(slots)
-                # Between results, whose number grows with that of workers, nothing looks at every worker.
+                # Not for each result: there are the more of them, the more workers there are to look at.
                 if time.monotonic() - looked_at >= _POLL_SECONDS:
                     self._poll(slots)
                     self._end_hung(slots)
@@ -139,7 +139,7 @@ class Driver(Generic[Kept]):
             self._report(slots, outcome)
             self._end(slots)
         self._watch(self._standing([], outcome))
-        outcome.images_per_second = _steady_rate(self._gone)
+        outcome.images_per_second = steady_rate(self._gone)
         outcome.failed_attempts, outcome.restarts = self._attempts.charged, self._started - count
         return outcome
 
@@ -322,12 +322,3 @@ class Driver(Generic[Kept]):
         finally:
             for number, handler in zip(numbers, before, strict=True):
                 signal.signal(number, handler)
-
-
-def _steady_rate(tallies: list[Tally]) -> float | None:
-    """Images per second after each worker's first batch; None where no worker had a second one."""
-    steady = [tally for tally in tallies if tally.last_at > tally.first_at > 0]
-    if not steady:
-        return None
-    images = sum(tally.images - tally.first_batch for tally in steady)
-    return images / (max(tally.last_at for tally in steady) - min(tally.first_at for tally in steady))

@@ -52,14 +52,6 @@ class Patience:
 PATIENCE: Final = Patience()
 
 
-def batch_seconds(tally: Tally) -> float:
-    """What a batch takes at a worker's images/s; 0 where that is not known yet."""
-    if tally.images <= tally.first_batch:
-        return 0.0
-    rate = (tally.images - tally.first_batch) / max(tally.last_at - tally.first_at, 1e-9)
-    return tally.first_batch / rate
-
-
 class Actor:
     """All that is asked of Ray for one worker: start it, call it, end it."""
 

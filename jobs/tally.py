@@ -32,3 +32,20 @@ class Tally:
         self.last_at = time.time()
         if not self.first_batch:
             self.first_batch, self.first_at = len(statuses), self.last_at
+
+
+def batch_seconds(tally: Tally) -> float:
+    """What a batch takes at a worker's images/s; 0 where that is not known yet."""
+    if tally.images <= tally.first_batch:
+        return 0.0
+    rate = (tally.images - tally.first_batch) / max(tally.last_at - tally.first_at, 1e-9)
+    return tally.first_batch / rate
+
+
+def steady_rate(tallies: list[Tally]) -> float | None:
+    """Images per second after each worker's first batch; None where no worker had a second one."""
+    steady = [tally for tally in tallies if tally.last_at > tally.first_at > 0]
+    if not steady:
+        return None
+    images = sum(tally.images - tally.first_batch for tally in steady)
+    return images / (max(tally.last_at for tally in steady) - min(tally.first_at for tally in steady))

@@ -14,8 +14,8 @@ from jobs import attempts, slot
 from jobs import driver as drivers
 from jobs.cluster import Workers, connected
 from jobs.driver import Driver, Outcome
-from jobs.slot import PATIENCE, Doubt, Patience, Verdict, batch_seconds
-from jobs.tally import Tally
+from jobs.slot import PATIENCE, Doubt, Patience, Verdict
+from jobs.tally import Tally, batch_seconds
 from jobs.telemetry import Standing
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # its deadlines need a machine that does nothing else

@@ -18,6 +18,7 @@ from simulated import rss_mb
 
 from camworker.ledger import Ledger, Part, Plan
 from camworker.shard import Done
+from camworker.stages import STAGES, Spent
 from camworker.store import LocalStore
 from jobs.driver import Outcome
 from jobs.generations import _run_record
@@ -54,7 +55,8 @@ def result(ledger: Ledger, shard: int) -> Done:
     """Of a shard of 4096 images, one of which is broken."""
     sha256 = hashlib.sha256(str(shard).encode()).hexdigest()
     images = {"ok": 4095, "decode_error": 1}
-    return Done(Part(shard, ledger.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0)
+    spent = Spent({stage: shard + number / 10 for number, stage in enumerate(STAGES)}, 437_000_000 + shard)
+    return Done(Part(shard, ledger.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0, spent)
 
 
 if __name__ == "__main__":

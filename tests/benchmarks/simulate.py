@@ -14,6 +14,7 @@ import random
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -202,7 +203,7 @@ def account_of_losses(
 ) -> dict[str, Any]:
     """How many hosts and workers were lost, and how soon the last replacement of each host had a shard."""
     back = []
-    for at, following in zip(losses, [*losses[1:], float("inf")], strict=True):
+    for at, following in pairwise([*losses, float("inf")]):
         mine = [worker for worker in replacements if at <= worker.made_at < following]
         if mine and all(worker.first_at for worker in mine):
             back.append(max(worker.first_at for worker in mine) - at)

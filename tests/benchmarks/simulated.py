@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from camworker.ledger import Ledger, Part, Plan
+from camworker.stages import Spent
 from jobs.slot import Actor
 from jobs.tally import Tally
 
@@ -32,6 +33,7 @@ class MadeUp:
 
     part: Part
     seconds: float
+    spent: Spent = field(default_factory=Spent)
 
     @property
     def images(self) -> dict[str, int]:
