@@ -17,7 +17,7 @@ LOG.addHandler(logging.NullHandler())  # where nobody asks for lines there are n
 _NOWHERE: Final = {"recipe": None, "generation": None, "shard": None}
 _WHERE: Final[ContextVar[Mapping[str, Any]]] = ContextVar("where", default=_NOWHERE)
 
-# What every record has; anything else was given as extra.
+# What every record has; anything else was given as extra, but for what Ray adds to records (_ray_...).
 _OWN: Final = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "message": record.getMessage(),
             **_WHERE.get(),
-            **{name: value for name, value in vars(record).items() if name not in _OWN},
+            **{name: value for name, value in vars(record).items() if name not in _OWN and name[0] != "_"},
             "logger": record.name,
             "host": socket.gethostname(),
             "pid": record.process,
