@@ -135,7 +135,8 @@ def test_a_flipped_bit_in_a_part_without_record(out, capsys, column):
     group = pq.ParquetFile(out / key).metadata.row_group(0)
     chunks = [group.column(n) for n in range(group.num_columns)]
     chunk = next(chunk for chunk in chunks if chunk.path_in_schema.startswith(column))
-    flip(out / key, chunk.dictionary_page_offset + chunk.total_compressed_size - 1)
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
+    flip(out / key, start + chunk.total_compressed_size - 1)
     ((found, (problem, advice)),) = problems(out, capsys).items()
     assert found == key
     assert "CRC" in problem
