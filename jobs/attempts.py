@@ -53,11 +53,14 @@ class Attempts:
         """Tasks that no worker has run after all: first again, and not charged."""
         self._waiting.extendleft(reversed(list(tasks)))
 
-    def next(self, now: float) -> tuple[Task, bool] | None:
-        """The next task, and whether it has to be run carefully; None while all rest, or none is left."""
+    def next(self, now: float, *, alone: bool = True) -> tuple[Task, bool] | None:
+        """The next task, and whether it has to be run carefully; None while all rest, or none is left.
+
+        alone: whether the worker that asks has nothing else to do. One that has waits with a careful task.
+        """
         while self._resting and self._resting[0][0] <= now:
             self._waiting.append(heapq.heappop(self._resting)[1])
-        if not self._waiting:
+        if not self._waiting or (self._waiting[0] in self._deadly and not alone):
             return None
         task = self._waiting.popleft()
         return task, task in self._deadly

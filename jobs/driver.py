@@ -173,14 +173,19 @@ class Driver(Generic[Kept]):
         return True
 
     def _fill(self, slots: list[Slot]) -> None:
-        """Give shards to workers that have too few queued, while there are any."""
+        """Give shards to workers that have too few queued, while there are any.
+
+        One that has to be run carefully is given alone: of two, a death would not say which was the cause,
+        since a worker that dies may take the result of the shard before with it.
+        """
         if not self._attempts:
             return
         for slot in slots:
             # A worker that has not started is given nothing: another may be free before it.
-            while slot.about is not None and len(slot.queue) < _QUEUED:
-                if (following := self._attempts.next(time.monotonic())) is None:
-                    return
+            while slot.about is not None and not slot.careful and len(slot.queue) < _QUEUED:
+                following = self._attempts.next(time.monotonic(), alone=not slot.queue)
+                if following is None:
+                    break
                 task, careful = following
                 slot.give(task, self._arguments(task), careful)
 

@@ -86,6 +86,7 @@ class Slot:
     def __init__(self, actor: Actor, now: float) -> None:
         self.actor = actor
         self.queue: deque[tuple[ray.ObjectRef, Task]] = deque()
+        self._careful = False
         self.tally = Tally()
         self.about: dict[str, Any] | None = None
         self.node: str | None = None
@@ -100,7 +101,13 @@ class Slot:
             self.about, self.node = ray.get(self._starting)
         return self.about is not None
 
+    @property
+    def careful(self) -> bool:
+        """Whether it runs a shard carefully."""
+        return bool(self.queue) and self._careful
+
     def give(self, task: Task, arguments: tuple[Any, ...], careful: bool) -> None:
+        self._careful = careful
         self.queue.append((self.actor.run(*arguments, careful), task))
 
     def ask_tally(self) -> None:

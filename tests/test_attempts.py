@@ -67,6 +67,16 @@ def test_what_died_comes_again_last_and_carefully():
     assert made.lost == {A: "hung"}
 
 
+def test_a_careful_one_waits_for_a_worker_that_has_nothing_else():
+    made = attempts(A)
+    made.next(0)
+    made.died(A, "SIGSEGV")
+    made.add([B])
+    assert made.next(0, alone=False) is None
+    assert made.next(0) == (A, True)
+    assert made.next(0, alone=False) == (B, False)
+
+
 def test_failures_and_deaths_count_together_and_care_stays():
     made = attempts(A)
     made.next(0)
