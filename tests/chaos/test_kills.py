@@ -18,8 +18,8 @@ def test_a_worker_killed_at_each_step_of_the_commit(
     """Four workers die, each at a later step than the one before, and the run ends as if none had."""
     out = tmp_path / "out"
     steps = (
-        Mishap("camworker.shard", "_encode", tmp_path / "before it is encoded", call=2),
-        Mishap("camworker.shard", "_encode", tmp_path / "before it is created", "after", call=4),
+        Mishap("camworker.shard", "encode", tmp_path / "before it is encoded", call=2),
+        Mishap("camworker.shard", "encode", tmp_path / "before it is created", "after", call=4),
         Mishap("camworker.store", "os.link", tmp_path / "draft without a name", about="predictions/", call=2),
         Mishap(
             *("camworker.store", "LocalStore.create", tmp_path / "created, not told", "after"),
