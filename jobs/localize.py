@@ -258,19 +258,22 @@ def _work(
     release_memory()
     for plan in ledger.unfinished():
         done = runner.complete(plan) and done
-    # Asked again: another run may have planned since, and what it planned is not ours to plan.
+    # Asked again: another run may have planned since, and what it planned is not ours to plan. The number is
+    # taken first, so that who plans while this is asked has it, and this run gets that plan instead.
+    number = max(ledger.generations(), default=0) + 1
     new = _pending(args, request, ledger)
     while (found := measure(new)).count and not runner.stopped:
         size = shard_size(
             found.count, workers.count, row_bytes(found.labels, request.cam_shape), args.shard_size
         )
-        number, listing = max(ledger.generations(), default=0) + 1, request.listing
+        listing = request.listing
         plan = write_generation(
             ledger, number, new.batches(), size, verify=listing.verifiable, tables=listing.tables
         )
         release_memory()
         done = runner.complete(plan) and done
         # Nothing, unless another run won the race to plan, and planned less.
+        number = max(ledger.generations(), default=0) + 1
         new = _pending(args, request, ledger, again=False)
     return done and not runner.stopped
 
