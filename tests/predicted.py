@@ -95,3 +95,28 @@ def figures(rows: pa.Table, true: Truth, what: Measure | None = None, places: in
     what = what or measure()
     tally = Tally().update(rows, true, what)
     return compute(tally, TruthFacts.of(true, tally.seen), what, places)
+
+
+def tallied(rows: pa.Table, true: Truth, what: Measure | None = None) -> Tally:
+    """A tally of these rows alone."""
+    return Tally().update(rows, true, what or measure())
+
+
+# What most tests need: one image, and all is right.
+RIGHT = row("a", [(1, WHOLE)], known(1, WHOLE))
+A = truth(("a", 1, WHOLE))
+
+# A map of 4 x 4 cells in a frame of 4 pixels: a cell is 25 pixels of an image of 100. Its box is the upper
+# half below 0.25 and one cell from there on.
+HALF, CELL = (0, 0, 100, 50), (0, 0, 25, 25)
+STEP = np.zeros((4, 4))
+STEP[:2] = 0.25
+STEP[0, 0] = 1
+BY_CELLS = criteria(4, (4, 4))
+
+
+def stepped(*corners: Any) -> tuple[pa.Table, Truth]:
+    """Images "0", "1" ... that all have STEP, with these true boxes."""
+    ids = [str(n) for n in range(len(corners))]
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=STEP)) for i in ids), shape=(1, 4, 4))
+    return rows, truth(*((i, 1, box) for i, box in zip(ids, corners, strict=True)))

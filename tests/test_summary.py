@@ -1,23 +1,40 @@
-"""What a tally comes to: figures, when they are null, intervals, comparisons, and what stands beside them."""
+"""What a tally comes to: figures, by hand, and when they are null."""
 
 import json
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import encode
-from predicted import CLASSES, FAR, WHOLE, broken, criteria, figures, known, measure, row, table, truth
+from predicted import (
+    BY_CELLS,
+    CELL,
+    FAR,
+    HALF,
+    RIGHT,
+    STEP,
+    WHOLE,
+    A,
+    broken,
+    criteria,
+    figures,
+    known,
+    measure,
+    row,
+    stepped,
+    table,
+    tallied,
+    truth,
+)
 from sklearn.metrics import average_precision_score
 
-from camworker.bootstrap import poisson_weights, wilson
+from camworker.bootstrap import poisson_weights
 from camworker.errors import UsageError
 from camworker.maxboxacc import score_map
-from camworker.metrics import LISTED, SIZE_EDGES, Measure, Tally
-from camworker.summary import FIGURES, TruthFacts, compare, compute, details, per_class
+from camworker.metrics import Tally
+from camworker.summary import FIGURES, TruthFacts, compute, details, per_class
 from camworker.truth import Truth, hash_ids
 
 MAPPED = ("gt_known_localization_accuracy", "max_box_acc", "max_box_acc_v2", "pointing_game_accuracy")
@@ -25,12 +42,6 @@ SWEPT = (
     *("max_box_acc", "max_box_acc_v2", "max_box_acc_at", "optimal_threshold"),
     *("max_box_acc_threshold", "max_box_acc_fixed_threshold", "max_box_acc_at_fixed_threshold"),
 )
-RIGHT = row("a", [(1, WHOLE)], known(1, WHOLE))
-A = truth(("a", 1, WHOLE))
-
-
-def tallied(rows: pa.Table, true: Truth, what: Measure | None = None) -> Tally:
-    return Tally().update(rows, true, what or measure())
 
 
 def test_everything_right() -> None:
@@ -158,22 +169,6 @@ def test_two_images_of_one_stem_are_one_of_the_truth() -> None:
 def test_everything_can_be_written_as_json() -> None:
     result = figures(table(RIGHT, broken("b")), truth(("a", 1, WHOLE), ("b", 1, FAR)))
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-# A map of 4 x 4 cells in a frame of 4 pixels: a cell is 25 pixels of an image of 100. Its box is the upper
-# half below 0.25 and one cell from there on.
-HALF, CELL = (0, 0, 100, 50), (0, 0, 25, 25)
-STEP = np.zeros((4, 4))
-STEP[:2] = 0.25
-STEP[0, 0] = 1
-BY_CELLS = criteria(4, (4, 4))
-
-
-def stepped(*corners: Any) -> tuple[pa.Table, Truth]:
-    """Images "0", "1" ... that all have STEP, with these true boxes."""
-    ids = [str(n) for n in range(len(corners))]
-    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=STEP)) for i in ids), shape=(1, 4, 4))
-    return rows, truth(*((i, 1, box) for i, box in zip(ids, corners, strict=True)))
 
 
 def test_max_box_acc_takes_the_threshold_that_is_best_for_all() -> None:
@@ -381,253 +376,3 @@ def test_pxap_needs_an_object_a_map_and_a_mask(tmp_path: Path) -> None:
     # A constant map, as a failed row's: every pixel at once.
     failed = figures(table(right, broken("b")), mask_truth(tmp_path, {"a": full, "b": np.eye(8)}, {}))
     assert failed["pxap"] == pytest.approx((1 + 1 / 8) / 2)
-
-
-def test_a_share_of_images_has_wilson_s_interval() -> None:
-    rows = table(*(row(i, [(1 + (i == "b"), WHOLE)], known(1, WHOLE)) for i in "abcd"))
-    result = figures(rows, truth(*((i, 1, WHOLE if i in "ab" else FAR) for i in "abcd")))
-    assert result["top1_classification_error"] == 1 / 4
-    assert result["top1_classification_error_ci95"] == wilson(1, 4)
-    assert result["top1_localization_error_ci95"] == wilson(3, 4)
-    assert result["gt_known_localization_accuracy_ci95"] == wilson(2, 4)
-
-
-def test_labels_without_a_box_do_not_widen_localization() -> None:
-    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE)) for i in "abcd"))
-    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, FAR), ("c", 1, None), ("d", 1, None)))
-    assert result["top1_classification_error_ci95"] == wilson(0, 4)
-    assert result["top1_localization_error_ci95"] == wilson(1, 2)
-
-
-def percentiles(drawn: np.ndarray) -> list[float]:
-    return np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975]).tolist()
-
-
-def test_images_of_several_labels_have_the_bootstrap_s_interval() -> None:
-    ids = [str(n) for n in range(200)]
-    rows = table(*(row(i, [(1, WHOLE), (2, WHOLE)]) for i in ids))
-    true = truth(*((i, label, WHOLE) for n, i in enumerate(ids) for label in (1, 2 + n % 2)))
-    result = figures(rows, true)
-    assert result["top5_classification_error"] == 0.25
-    weights = poisson_weights(hash_ids(pa.array(ids))).T.astype(float)
-    drawn = (weights * (np.arange(200) % 2)).sum(1) / (2 * weights.sum(1))
-    assert result["top5_classification_error_ci95"] == pytest.approx(percentiles(drawn))
-    # The labels of an image come and go together: 0.25 +- 1.96 x 0.25 / sqrt(200).
-    low, high = result["top5_classification_error_ci95"]
-    assert high - low == pytest.approx(2 * 1.96 * 0.25 / 200**0.5, rel=0.25)
-
-
-def test_every_replicate_takes_its_own_best_threshold() -> None:
-    corners = [HALF] * 6 + [CELL] * 5 + [FAR]
-    rows, true = stepped(*corners)
-    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
-    weights = poisson_weights(hash_ids(rows["image_id"].combine_chunks())).T.astype(float)
-    low, high = weights[:, :6].sum(1), weights[:, 6:11].sum(1)
-    drawn = np.maximum(low, high) / weights.sum(1)
-    assert result["max_box_acc"] == 0.5
-    assert result["max_box_acc_ci95"] == pytest.approx(percentiles(drawn))
-    assert result["max_box_acc_v2_ci95"] == pytest.approx(percentiles(drawn))
-
-
-def test_means_over_classes_have_the_bootstrap_s_interval() -> None:
-    labels = np.arange(40) % 4 % 3  # class 0 twice as often
-    ids = [str(n) for n in range(40)]
-    rows = table(*(row(i, [(k, WHOLE)], known(k, WHOLE)) for i, k in zip(ids, labels.tolist(), strict=True)))
-    hits = np.arange(40) % 5 < 2
-    true = truth(
-        *((i, k, WHOLE if hit else FAR) for i, k, hit in zip(ids, labels.tolist(), hits, strict=True))
-    )
-    result = figures(rows, true)
-    weights = poisson_weights(hash_ids(pa.array(ids))).T.astype(float)
-    by_class = [(weights * hits)[:, labels == k].sum(1) / weights[:, labels == k].sum(1) for k in range(3)]
-    assert result["corloc_ci95"] == pytest.approx(percentiles(np.nanmean(by_class, axis=0)))
-
-
-def test_two_equal_tallies_differ_by_nothing() -> None:
-    rows, true = stepped(HALF, CELL, HALF, FAR)
-    what = measure(BY_CELLS, sweep="cam")
-    tally = tallied(rows, true, what)
-    summary = compute(tally, TruthFacts.of(true, tally.seen), what, 5)
-    difference = compare(tally, tallied(rows, true, what), summary, summary)
-    for name in FIGURES:
-        if summary[name] is None:
-            assert difference[name] is difference[f"{name}_ci95"] is None
-        else:
-            assert (difference[name], difference[f"{name}_ci95"]) == (0, [0, 0])
-
-
-def recipes_of(hits: list[np.ndarray]) -> list[tuple[Tally, dict[str, Any]]]:
-    """A tally and its summary for each recipe; hits [N]: whether it localizes an image."""
-    found = []
-    for of_recipe in hits:
-        rows = table(
-            *(row(str(n), [(1, WHOLE)], known(1, WHOLE if hit else FAR)) for n, hit in enumerate(of_recipe))
-        )
-        true = truth(*((str(n), 1, WHOLE) for n in range(len(of_recipe))))
-        tally = tallied(rows, true, measure(sweep=None))
-        found.append((tally, compute(tally, TruthFacts.of(true, tally.seen), measure(sweep=None), 5)))
-    return found
-
-
-def test_a_paired_interval_is_narrower_where_recipes_agree() -> None:
-    first = np.arange(120) % 3 > 0
-    second = first | (np.arange(120) % 20 == 0)  # right where the first is, and on two more
-    (ours, one), (theirs, two) = recipes_of([first, second])
-    name = "gt_known_localization_accuracy"
-    difference = compare(ours, theirs, one, two)
-    assert difference[name] == pytest.approx((second.sum() - first.sum()) / 120)
-    low, high = difference[f"{name}_ci95"]
-    assert 0 <= low < difference[name] < high
-    unpaired = np.hypot(*(np.diff(summary[f"{name}_ci95"])[0] for summary in (one, two)))
-    assert high - low < 0.5 * unpaired
-    weights = poisson_weights(hash_ids(pa.array([str(n) for n in range(120)]))).T.astype(float)
-    drawn = (weights * (second.astype(float) - first)).sum(1) / weights.sum(1)
-    assert [low, high] == pytest.approx(percentiles(drawn))
-    back = compare(theirs, ours, two, one)
-    assert back[name] == -difference[name]
-    assert back[f"{name}_ci95"] == pytest.approx([-high, -low])
-
-
-def test_what_either_recipe_lacks_is_not_compared() -> None:
-    (ours, one), (theirs, two) = recipes_of([np.array([True, False]), np.array([True, True])])
-    difference = compare(ours, theirs, one, {**two, "corloc": None, "corloc_ci95": None})
-    assert difference["corloc"] is difference["corloc_ci95"] is None
-    assert difference["max_box_acc"] is None
-    assert difference["gt_known_localization_accuracy"] == 0.5
-
-
-def test_the_error_split_counts_units_with_boxes() -> None:
-    rows = table(
-        row("a", [(1, WHOLE)]),
-        row("b", [(2, WHOLE)]),
-        row("c", [(1, (0, 0, 10, 10))]),
-        row("d", [(1, WHOLE)]),
-        broken("e"),
-        row("f", [(2, WHOLE)]),
-    )
-    true = truth(
-        *(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 1, (0, 0, 50, 50)), ("d", 1, (0, 0, 30, 30))),
-        *(("e", 1, WHOLE), ("f", 1, None)),
-    )
-    counts = {"correct": 1, "wrong_class": 1, "part": 1, "too_large": 1, "no_box": 1}
-    assert figures(rows, true)["errors"] == {"several_instances": 0, "too_small": 0, **counts}
-
-
-def test_sizes_of_objects() -> None:
-    sides = {"tiny": 10, "edge": 0.02**0.5 * 100 + 1e-3, "half": 71, "whole": 100}
-    rows = table(*(row(i, [(1, WHOLE)], known(1, (0, 0, s, s))) for i, s in sides.items()), broken("failed"))
-    true = truth(*((i, 1, (0, 0, s, s)) for i, s in sides.items()), ("failed", 1, WHOLE))
-    by_size = figures(rows, true)["by_size"]
-    assert [(size["from"], size["to"]) for size in by_size] == list(pairwise(SIZE_EDGES))
-    assert [size["units"] for size in by_size] == [1, 1, 0, 0, 0, 1, 0, 1]
-    assert [size["gt_known_localization_accuracy"] for size in by_size] == [
-        1,
-        1,
-        None,
-        None,
-        None,
-        1,
-        None,
-        1,
-    ]
-    assert [size["top1_localization_accuracy"] for size in by_size] == [0, 0, None, None, None, 1, None, 1]
-    assert [size["whole_image_accuracy"] for size in by_size] == [0, 0, None, None, None, 1, None, 1]
-
-
-def test_the_histogram_of_iou() -> None:
-    widths = {"a": 100, "b": 97, "c": 50, "d": 4, "e": 5}
-    rows = table(*(row(i, [(1, WHOLE)], known(1, (0, 0, w, 100))) for i, w in widths.items()), broken("f"))
-    true = truth(*((i, 1, WHOLE) for i in "abcdef"), ("a", 2, None))
-    histogram = figures(rows, true)["iou_histogram"]
-    assert histogram["edges"] == [n / 20 for n in range(21)]
-    assert {n: count for n, count in enumerate(histogram["units"]) if count} == {0: 2, 1: 1, 10: 1, 19: 2}
-
-
-def test_the_baselines_are_of_the_same_truth() -> None:
-    rows = table(*(row(i, [(1, FAR)], size=(224, 224)) for i in "abc"), broken("d"))
-    centred = (56, 56, 168, 168)  # a quarter of the image
-    true = truth(("a", 1, (0, 0, 224, 112)), ("b", 1, centred), ("c", 1, FAR), ("d", 1, WHOLE))
-    baselines = figures(rows, true)["baselines"]
-    assert baselines["units"] == 3  # the size of what failed is unknown
-    assert baselines["whole_image"] == 1 / 3
-    # Some threshold gives the centred box; the upper half needs most of the square for 0.3.
-    assert baselines["centred_gaussian"]["0.7"] == 1 / 3
-    assert baselines["centred_gaussian"]["0.3"] == 2 / 3
-    assert 0 < baselines["centred_gaussian_threshold"]["0.7"] < 1
-
-
-def test_calibration() -> None:
-    rows = table(
-        *(row(i, [(1, WHOLE)], score=0.9375) for i in "abc"),
-        row("d", [(2, WHOLE), (1, WHOLE)], score=0.9375),
-        row("e", [(2, WHOLE)], score=0.25),
-        row("f", [(1, WHOLE)], score=1.0),
-        broken("g"),
-        row("stray", [(1, WHOLE)], score=0.5),
-    )
-    true = truth(*((i, 1, None) for i in "abcdefg"), ("a", 2, None))
-    calibration = figures(rows, true)["calibration"]
-    # Bins of a fifteenth: 0.9375 and 1 in the last, 0.25 in the fourth.
-    bins = calibration["bins"]
-    assert [b["images"] for b in bins] == [0, 0, 0, 1, *[0] * 10, 5]
-    assert bins[3] == {"from": 3 / 15, "to": pytest.approx(4 / 15), "images": 1, "score": 0.25, "accuracy": 0}
-    assert bins[14]["score"] == (4 * 0.9375 + 1) / 5
-    assert bins[14]["accuracy"] == 4 / 5
-    assert bins[0]["score"] is bins[0]["accuracy"] is None
-    expected = (5 * abs(4 / 5 - 4.75 / 5) + 1 * 0.25) / 6
-    assert calibration["expected_calibration_error"] == pytest.approx(expected)
-
-
-def test_classes() -> None:
-    rows = table(
-        row("a", [(1, WHOLE)], known(1, WHOLE)),
-        row("b", [(2, WHOLE), (1, WHOLE)], known(1, FAR)),
-        broken("c"),
-    )
-    true = truth(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 2, None))
-    classes = per_class(tallied(rows, true), tuple("abcdefgh"))
-    assert [c["name"] for c in classes] == list("abcdefgh")
-    assert [c["label"] for c in classes] == list(range(CLASSES))
-    assert classes[1] == {
-        "label": 1,
-        "name": "b",
-        "units": 2,
-        "units_with_boxes": 2,
-        "top1_classification_accuracy": 0.5,
-        "top5_classification_accuracy": 1,
-        "top1_localization_accuracy": 0.5,
-        "top5_localization_accuracy": 1,
-        "gt_known_localization_accuracy": 0.5,
-        "corloc": 0.5,
-        "pointing_game_accuracy": 1,
-    }
-    assert (classes[2]["units"], classes[2]["units_with_boxes"]) == (1, 0)
-    assert classes[2]["top1_classification_accuracy"] == 0
-    assert classes[2]["corloc"] is classes[2]["top1_localization_accuracy"] is None
-    assert all(value is None for name, value in classes[0].items() if name.endswith(("accuracy", "corloc")))
-
-
-def test_what_is_told_of_a_truth() -> None:
-    true = truth(
-        *(("a", 1, WHOLE), ("a", 2, None), ("b", 1, WHOLE), ("c", 1, WHOLE)),
-        unknown={"unicorn": 2},
-        notes={"iscrowd": 3},
-    )
-    tally = tallied(table(row("b", [(1, WHOLE)]), row("stray", [(1, WHOLE)])), true)
-    facts = TruthFacts.of(true, tally.seen)
-    assert (facts.images, facts.labels, facts.boxes, facts.masks) == (3, 4, True, False)
-    assert sorted(facts.unseen) == ["a", "c"]
-    result = compute(tally, facts, measure(), 5)
-    assert result["unknown_classes"] == {"unicorn": 2}
-    assert result["truth_notes"] == {"iscrowd": 3}
-    nothing = TruthFacts.of(truth(("a", 1, None)), None)
-    assert (nothing.unseen, nothing.boxes, nothing.first_image) == (("a",), False, "a")
-    assert TruthFacts.of(truth(), None).first_image is None
-
-
-def test_images_of_the_truth_are_listed_up_to_a_number() -> None:
-    count = LISTED + 20
-    true = Truth.of_rows([str(n) for n in range(count)], [1] * count)
-    facts = TruthFacts.of(true, tallied(table(row("7", [(1, WHOLE)])), true).seen)
-    assert len(facts.unseen) == LISTED
-    assert "7" not in facts.unseen
