@@ -122,7 +122,7 @@ def test_what_has_ended_is_submitted_again_under_the_next_name(first: Finished, 
     said = again.json
     assert re.fullmatch("camworker-localize-[0-9a-f]{12}-2", said.pop("submission_id"))
     assert said == {"status": "SUCCEEDED", "exit_code": 0, "adopted": False}
-    (result,) = [json.loads(line) for line in again.err.splitlines() if line.startswith("{")]
+    result = _result(again.err)
     assert (result["processed"], result["skipped"]) == (0, IMAGES)
 
 
@@ -175,8 +175,7 @@ def test_one_that_runs_is_adopted_left_alone_and_stopped_so_that_it_resumes(
     # The driver drained: it tells of every part there is, and more of them than when it was asked.
     _, log = ended[0]
     assert "stopped: SIGTERM; run the same command again to resume" in log
-    told = [json.loads(line) for line in log.splitlines() if line.startswith("{")]  # its log lines as well
-    (result,) = [line for line in told if "processed" in line]
+    result = _result(log)
     parts = len(_parts("slow"))
     assert len(before) < result["parts"] == parts < SLOW_IMAGES / 2
     name = stopped.json["submission_id"]
@@ -186,7 +185,7 @@ def test_one_that_runs_is_adopted_left_alone_and_stopped_so_that_it_resumes(
     resumed = submit("--json", *command)
     assert resumed.code == 0, resumed.err
     assert resumed.json["submission_id"] == f"{name}-2"
-    (result,) = [json.loads(line) for line in resumed.err.splitlines() if line.startswith("{")]
+    result = _result(resumed.err)
     assert (result["processed"], result["skipped"]) == (SLOW_IMAGES - 2 * parts, 2 * parts)
     assert latest(f"s3://{BUCKET}/slow")["status"].to_pylist() == ["ok"] * SLOW_IMAGES
 
@@ -197,6 +196,13 @@ def test_who_has_no_token_is_refused(cluster: RunningCluster) -> None:
     assert done.code == 2
     (line,) = done.err.splitlines()
     assert f"the cluster at {cluster.url} refuses" in line
+
+
+def _result(log: str) -> dict:
+    """What localize --json ended with, among the lines of its log, which are JSON too."""
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    (result,) = [line for line in lines if "processed" in line]
+    return result
 
 
 def _parts(out: str) -> list[str]:
