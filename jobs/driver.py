@@ -178,7 +178,7 @@ class Driver(Generic[Kept]):
         One that has to be run carefully is given alone: of two, a death would not say which was the cause,
         since a worker that dies may take the result of the shard before with it.
         """
-        if not self._attempts:
+        if not self._attempts or self._stop.is_set():
             return
         for slot in slots:
             # A worker that has not started is given nothing: another may be free before it.

@@ -111,7 +111,7 @@ def test_where_everything_fails_the_run_stops_early(script: Callable[..., Script
     driver, _ = make_driver(asked)
     outcome = driver.run(tasks(40))
     assert outcome.stopped == "10 shards failed one after another, the last one by OSError: OSError"
-    assert len(asked.runs()) <= 12
+    assert len(asked.runs()) <= 11  # the tenth failure, and the one queued behind it
 
 
 def test_what_no_other_try_mends_ends_the_run(script: Callable[..., Script]) -> None:
