@@ -8,10 +8,10 @@ from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from camworker.errors import CommitError, DamagedError
 from camworker.ledger import Ledger, Part
+from camworker.parquet_files import open_parquet
 from camworker.plan import read_shard
 
 # What reading a damaged Parquet file raises: pyarrow's own, text that is no UTF-8, counts out of range.
@@ -83,7 +83,7 @@ def planned_again(ledger: Ledger, generation: int, shard: int) -> bool:
             if later > generation and len(missing):
                 for file in ledger.read_plan(later).files:
                     with ledger.store.open(file.key) as opened:
-                        ids = pq.ParquetFile(opened, page_checksum_verification=True).read(["image_id"])
+                        ids = open_parquet(opened).read(["image_id"])
                     missing = missing.filter(pc.invert(pc.is_in(missing, ids["image_id"])))
         return not len(missing)
     except (*READ_ERRORS, CommitError):

@@ -8,11 +8,11 @@ from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from camworker.committed import READ_ERRORS, first_line, planned_again, recorded_parts, take_stock
 from camworker.errors import DamagedError, UsageError
 from camworker.ledger import Ledger, Part, open_ledger
+from camworker.parquet_files import open_parquet
 from camworker.store import open_store
 
 _KEYS: Final = ("image_id", "generation", "status")
@@ -121,7 +121,7 @@ def _read(ledger: Ledger, key: str, columns: list[str] | None, record: Part | No
 
 
 def _parse(file: IO[bytes], columns: list[str] | None) -> pa.Table:
-    table = pq.ParquetFile(file, page_checksum_verification=True).read(columns=columns)
+    table = open_parquet(file).read(columns=columns)
     if missing := set(columns or ()) - set(table.column_names):
         raise KeyError(f"no column {', '.join(sorted(missing))}")
     return table

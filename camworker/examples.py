@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
+from camworker.parquet_files import open_parquet
 from camworker.records import ITEMS
 from camworker.sources import Source, check_location, open_source
 from camworker.store import LocalStore, read_uri
@@ -162,7 +162,8 @@ def _hugging_face_names(table: str) -> list[str] | None:
     """The names that a data set of Hugging Face gives to its integer labels, in the file's metadata."""
     if not table.lower().endswith(".parquet"):
         return None
-    metadata = pq.read_schema(table).metadata or {}
+    with open(table, "rb") as file:
+        metadata = open_parquet(file).schema_arrow.metadata or {}
     try:
         feature = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]
         return [str(name) for name in feature.get("feature", feature)["names"]]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from camworker.errors import ChangedError, Failure, UsageError
 from camworker.locations import is_s3
+from camworker.parquet_files import open_parquet
 from camworker.store import open_uri, read_uri
 
 # More than 100 megapixels of 16-bit RGBA; what is larger would cost a worker its memory.
@@ -83,7 +84,7 @@ def _table_fetches(uri: str, wanted: list[int], identity: str | None) -> Iterato
     failure = Failure("changed", "the table has fewer rows than when it was planned")
     try:
         with open_uri(uri, identity) as file:
-            table = pq.ParquetFile(file, page_checksum_verification=True, buffer_size=_BYTES_AT_ONCE)
+            table = open_parquet(file, buffer_size=_BYTES_AT_ONCE)
             for data in _column_values(table, np.array(wanted)):
                 yield partial(_value, data)
                 given += 1

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from camworker.errors import CommitError, UsageError
 from camworker.ledger import Ledger, Plan, PlanFile
+from camworker.parquet_files import open_parquet
 from camworker.records import ITEMS, PLAN, SCHEMA_VERSION, CamShape
 
 # Raised whenever the same recipe would give other rows than before.
@@ -104,7 +105,7 @@ def read_shard(ledger: Ledger, plan: Plan, shard: int) -> pa.Table:
     for file in plan.files:
         if file.first_shard <= shard < file.first_shard + len(file.rows):
             with ledger.store.open(file.key) as opened:
-                parquet = pq.ParquetFile(opened, page_checksum_verification=True)
+                parquet = open_parquet(opened)
                 items = parquet.read_row_group(shard - file.first_shard)
             if items["shard"].unique().to_pylist() != [shard]:
                 break

@@ -21,6 +21,7 @@ from camworker.fetch import NO_TABLES
 from camworker.ledger import Ledger, Part, Plan
 from camworker.localizer import Localizer, Maps, Prepared, Received
 from camworker.memory import Forward
+from camworker.parquet_files import open_parquet
 from camworker.plan import read_shard
 from camworker.predictions import Predictions
 from camworker.records import SCHEMA_VERSION, CamShape, predictions_schema, predictions_table
@@ -224,7 +225,7 @@ def _validate(data: bytes, plan: Plan, shard: int, items: pa.Table) -> pa.Chunke
     """Reopen a part as a reader would; returns its statuses. Raises CommitError."""
     where = f"the part of generation {plan.generation}, shard {shard},"
     try:
-        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        file = open_parquet(io.BytesIO(data))
         schema = file.schema_arrow
         rows = file.read(columns=["image_id", "status"])
     except (pa.ArrowException, OSError) as error:

@@ -6,10 +6,10 @@ from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from camworker.errors import ChangedError, UsageError
 from camworker.locations import check_location_form
+from camworker.parquet_files import open_parquet
 from camworker.store import open_uri
 
 _ROWS_AT_ONCE: Final = 65_536
@@ -18,7 +18,7 @@ _ROWS_AT_ONCE: Final = 65_536
 def column_types(path: str) -> dict[str, pa.DataType]:
     """The columns of a Parquet or CSV file. Raises UsageError when it cannot be read as one."""
     with _open_table(path) as file:
-        schema = pa.csv.open_csv(file).schema if _is_csv(path) else pq.read_schema(file)
+        schema = pa.csv.open_csv(file).schema if _is_csv(path) else open_parquet(file).schema_arrow
         return dict(zip(schema.names, schema.types, strict=True))
 
 
@@ -35,7 +35,7 @@ def read_columns(path: str, columns: Sequence[str], *, text: Sequence[str] = ())
             options = _csv_options(columns, {name: pa.string() for name in text})
             table = pa.csv.read_csv(file, convert_options=options)
         else:
-            table = pq.ParquetFile(file).read(columns=list(columns))
+            table = open_parquet(file).read(columns=list(columns))
         table = _as_text(table, text)
     return table.select(list(columns))
 
@@ -55,7 +55,7 @@ def column_batches(path: str, columns: Sequence[str], *, text: Sequence[str] = (
             options = _csv_options(columns, {**kinds, **{name: pa.string() for name in text}})
             batches: Iterable[pa.RecordBatch] = pa.csv.open_csv(file, convert_options=options)
         else:
-            batches = pq.ParquetFile(file).iter_batches(_ROWS_AT_ONCE, columns=list(columns))
+            batches = open_parquet(file).iter_batches(_ROWS_AT_ONCE, columns=list(columns))
         for batch in batches:
             yield _as_text(pa.Table.from_batches([batch]), text).select(list(columns))
 
@@ -63,7 +63,7 @@ def column_batches(path: str, columns: Sequence[str], *, text: Sequence[str] = (
 def parquet_rows(path: str) -> int:
     """Rows of a Parquet file. Raises UsageError when it cannot be read as one."""
     with _open_table(path) as file:
-        return pq.read_metadata(file).num_rows
+        return open_parquet(file).metadata.num_rows
 
 
 def _csv_options(columns: Sequence[str], types: Mapping[str, pa.DataType]) -> pa.csv.ConvertOptions:

@@ -10,7 +10,6 @@ from functools import partial
 from typing import IO, Final
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from camworker.committed import (
     READ_ERRORS,
@@ -33,6 +32,7 @@ from camworker.ledger_check import (
     recorded_generations,
     shard_rows,
 )
+from camworker.parquet_files import open_parquet
 from camworker.plan import read_shard
 from camworker.store import Store
 
@@ -185,7 +185,7 @@ def _check_part(ledger: Ledger, part: Committed) -> Problem | None:
 
 def _misfit(ledger: Ledger, part: Committed, file: IO[bytes]) -> str:
     """What in a part is not as planned; empty where nothing is. Raises READ_ERRORS for a damaged page."""
-    parquet = pq.ParquetFile(file, page_checksum_verification=True)
+    parquet = open_parquet(file)
     # What the SHA-256 vouches for need not be decoded.
     columns = ["image_id"] if part.record else None
     batches = parquet.iter_batches(_ROWS, columns=columns, use_threads=False)

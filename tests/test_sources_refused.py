@@ -2,6 +2,8 @@
 
 import struct
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from making import items_of, write_table
 
@@ -56,3 +58,11 @@ def test_a_footer_that_claims_too_much_is_refused(tmp_path, footer, length):
     path.write_bytes(b"PAR1" + footer + struct.pack("<I", length or len(footer)) + b"PAR1")
     with pytest.raises(UsageError, match=r"cannot be read as Parquet: .*(Exceeded size limit|smaller than)"):
         items_of(str(path))
+
+
+def test_a_footer_with_a_text_as_long_as_a_file_is_refused(tmp_path):
+    """Whole as it is: what is in it would be taken into memory by everybody who opens the table."""
+    table = pa.table({"uri": ["a.jpg"]}).replace_schema_metadata({"note": "n" * 17 * 2**20})
+    pq.write_table(table, tmp_path / "table.parquet")
+    with pytest.raises(UsageError, match=r"cannot be read as Parquet: .*Exceeded size limit"):
+        items_of(str(tmp_path / "table.parquet"))
