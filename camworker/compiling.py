@@ -1,70 +1,62 @@
-"""Compiling a network ahead of time into a file that any process of this node loads; whether it repays."""
+"""Whether compiling a network repays, and which compiler does it: compiling_cpu or compiling_cuda."""
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 import torch
 from torch import nn
 
+from camworker import compiling_cpu, compiling_cuda
+
 Compile = Literal["auto", "on", "off"]
 COMPILE: Final[tuple[Compile, ...]] = get_args(Compile)
-Compiled = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Compiled = Callable[[torch.Tensor], torch.Tensor]
 
-_COMPILE_SECONDS: Final = 30.0
-_LOAD_SECONDS: Final = 3.0
-_SAVED: Final = 0.25  # of what an image takes; measured: 0.3 to 0.5 (EfficientNet-Lite0), 0.38 (ResNet-50)
+# By device: what compiling takes, loading included (on two cores 1 to 9 s, by the network), and loading.
+_COMPILE_SECONDS: Final = {"cpu": 7.0, "cuda": 40.0}
+_LOAD_SECONDS: Final = {"cpu": 0.5, "cuda": 3.0}
+# Of what an image takes; measured on two cores: 0.6 (EfficientNet-Lite0), 0.3 (ResNet-50), 0.1 (VGG-16).
+_SAVED: Final = 0.25
 
 
-def repays(images: int, seconds_each: float, *, compiled: bool) -> bool:
+def repays(images: int, seconds_each: float, *, device: str, compiled: bool) -> bool:
     """Whether compiling saves more on so many images than it takes.
 
     seconds_each: what an image takes as things are. compiled: it was done before, and is only loaded.
     """
-    return images * seconds_each * _SAVED > (_LOAD_SECONDS if compiled else _COMPILE_SECONDS)
+    takes = _LOAD_SECONDS if compiled else _COMPILE_SECONDS
+    return images * seconds_each * _SAVED > takes[device]
+
+
+def compiler(device: str) -> str:
+    """Name and version of what compiles for device, on which depends what it writes."""
+    if device == "cuda":
+        return f"torch {torch.__version__}"
+    try:
+        return f"openvino {version('openvino')}"
+    except PackageNotFoundError:
+        return "none"
 
 
 def compile_into(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> None:
     """Compile network for batches of exactly this shape, for inference alone, and write it to file.
 
-    On the processor its weights are frozen into it: folded, and laid out as the processor wants them. It
-    keeps the number of threads that torch has now. Raises whatever torch does where it cannot trace or
-    compile the network, or where there is no C++ compiler.
+    network: pixels -> features, one tensor each; on the processor in float32, whatever it will compute in.
+    Raises whatever a compiler does where it cannot trace or compile the network.
     """
-    import torch._inductor  # seconds, and needed by nobody who compiles nothing
-
-    options = {"freezing": pixels_BCHW.device.type == "cpu"}
+    compiler = compiling_cpu if pixels_BCHW.device.type == "cpu" else compiling_cuda
     with torch.no_grad(), tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        exported = torch.export.export(network, (pixels_BCHW,))
         draft = Path(folder) / "draft.pt2"
-        torch._inductor.aoti_compile_and_package(exported, package_path=str(draft), inductor_configs=options)
+        compiler.compile_into(draft, network, pixels_BCHW)
         os.replace(draft, file)  # whole or not there at all
 
 
-def load_compiled(file: Path, streams: int) -> Compiled:
-    """What compile_into wrote; so many threads can run it at a time. It is code: trust the file's folder."""
-    from torch._inductor.package import load_package
-
-    compiled = load_package(str(file), num_runners=streams)
-    # torch unpacks it into a temporary folder, which a worker that is killed would leave behind. What is
-    # loaded needs it no more.
-    for folder in _unpacked():
-        shutil.rmtree(folder, ignore_errors=True)
-    return compiled
-
-
-def _unpacked() -> set[Path]:
-    """The temporary folders of torch from which this process has loaded code, where Linux tells."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
-    loaded = {Path(line.split(maxsplit=5)[5]) for line in lines if "/aotinductor_" in line}
-    temporary = Path(tempfile.gettempdir())
-    return {
-        folder
-        for path in loaded
-        for folder in path.parents
-        if folder.parent == temporary and folder.name.startswith("aotinductor_")
-    }
+def load_compiled(file: Path, *, device: str, dtype: torch.dtype, streams: int) -> Compiled:
+    """What compile_into wrote, to compute in dtype; so many threads can run it at a time."""
+    if device == "cpu":
+        return compiling_cpu.load_compiled(file, dtype, streams)
+    return compiling_cuda.load_compiled(file, streams)

@@ -140,7 +140,7 @@ class Localizer:
         return self._pixel_network.compile_into(file, streams=streams)
 
     def seconds_each(self) -> float:
-        """What an image of a full batch takes the network here and now, in seconds."""
+        """What an image takes the network here and now, not compiled, in seconds."""
         return self._pixel_network.seconds_each()
 
     def localize(

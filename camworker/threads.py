@@ -21,10 +21,7 @@ class Threads:
 def divide_threads(cores: int, *, gpu: bool) -> Threads:
     """The threads of a worker with so many cores.
 
-    Without a GPU one batch at a time, on all cores: torch holds Python's lock while a compiled network runs,
-    so that a second batch would wait for the first one, and decoders take turns with the network. With
-    one: a batch is copied and launched while another one runs.
+    Without a GPU a batch in the network on each core: threads that share one wait for each other in every
+    layer. With one: a batch is copied and launched while another one runs.
     """
-    if gpu:
-        return Threads(decoders=cores, streams=_STREAMS_OF_A_GPU, each=1)
-    return Threads(decoders=cores, streams=1, each=cores)
+    return Threads(decoders=cores, streams=_STREAMS_OF_A_GPU if gpu else cores, each=1)

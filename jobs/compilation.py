@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import camworker
-from camworker.compiling import Compile, repays
+from camworker.compiling import Compile, compiler, repays
 from camworker.localizer import Localizer
 
 
@@ -25,15 +25,17 @@ def settle(localizer: Localizer, compile: Compile, images: int, streams: int) ->
         return "off"
     folder = _cache_folder()
     file = folder / f"{_key(localizer)}.pt2"
-    if compile == "auto" and not repays(images, localizer.seconds_each() / streams, compiled=file.exists()):
-        return "off"
+    if compile == "auto":
+        seconds_each, device = localizer.seconds_each() / streams, localizer.device.type
+        if not repays(images, seconds_each, device=device, compiled=file.exists()):
+            return "off"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _alone(folder / "lock"):
             why = localizer.compile_into(file, streams=streams)
     except OSError as error:
         why = str(error)
-    return f"off: {why}" if why else "on"
+    return f"off: {why}" if why else f"on: {compiler(localizer.device.type)}"
 
 
 def _cache_folder() -> Path:
@@ -48,6 +50,7 @@ def _key(localizer: Localizer) -> str:
     what = (
         camworker.__version__,
         torch.__version__,
+        compiler(localizer.device.type),
         torch.cuda.get_device_name(localizer.device) if gpu else _processor(),
         str(localizer.dtype),
         localizer.batch_size,

@@ -41,23 +41,23 @@ def test_off_and_a_few_images_leave_the_network_as_it_is(cache):
 
 def test_it_is_compiled_where_asked_for_and_where_it_repays(cache):
     localizer = recorded()
-    assert settle(localizer, "on", 1, 3) == "on"
+    assert settle(localizer, "on", 1, 3).startswith("on: openvino 2")
     file, streams = localizer.given
     assert file.parent == cache / "camworker" / "compiled"
     assert file.parent.stat().st_mode & 0o077 == 0
     assert streams == 3
     file.unlink()
-    # 12,001 images of 0.01 s, two at a time: 15 s of 60 saved, and compiling takes 30.
-    assert settle(recorded(), "auto", 12_001, 2) == "off"
-    assert settle(recorded(), "auto", 12_001, 1) == "on"
+    # 1,401 images of 0.01 s, two at a time: 3.5 of 14 s saved, and compiling takes 7.
+    assert settle(recorded(), "auto", 2_801, 2) == "off"
+    assert settle(recorded(), "auto", 2_801, 1) != "off"
     # Now it is there, and only loaded.
-    assert settle(recorded(), "auto", 2_500, 2) == "on"
+    assert settle(recorded(), "auto", 402, 2) != "off"
 
 
 def test_why_not_is_told():
     localizer = recorded()
-    localizer.why = "no C++ compiler was found"
-    assert settle(localizer, "on", 1, 1) == "off: no C++ compiler was found"
+    localizer.why = "no such layer"
+    assert settle(localizer, "on", 1, 1) == "off: no such layer"
 
 
 def test_a_cache_that_cannot_be_written_ends_nothing(cache):

@@ -9,8 +9,8 @@ from camworker.threads import Threads, divide_threads
     ("cores", "gpu", "expected"),
     [
         (1, False, Threads(decoders=1, streams=1, each=1)),
-        (2, False, Threads(decoders=2, streams=1, each=2)),
-        (7, False, Threads(decoders=7, streams=1, each=7)),
+        (2, False, Threads(decoders=2, streams=2, each=1)),
+        (7, False, Threads(decoders=7, streams=7, each=1)),
         (1, True, Threads(decoders=1, streams=2, each=1)),
         (16, True, Threads(decoders=16, streams=2, each=1)),
     ],

@@ -4,15 +4,17 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
 
 from camworker import Localizer, weights
-from camworker.localizer import Prepared
+from camworker.localizer import Prepared, Received
 from camworker.shard import localize_items
 from camworker.threads import Threads, divide_threads
 from jobs.compilation import settle
@@ -83,45 +85,46 @@ class Ours:
         """Images/s of the network alone, as we run it, on pixels that are there already."""
         batches = [batch for batch in self._prepared() if len(batch) == self.localizer.batch_size]
 
-        def look(batch: list[Prepared]) -> None:
-            with self.localizer.stream():
-                self.localizer.features(batch)[1].cpu()
-
         with ThreadPoolExecutor(self.threads.streams) as pool:
-            list(pool.map(look, batches[: self.threads.streams]))
+            list(pool.map(self._look, batches[: self.threads.streams]))
             started = time.perf_counter()
-            list(pool.map(look, batches))
+            list(pool.map(self._look, batches))
             return len(batches) * self.localizer.batch_size / (time.perf_counter() - started)
 
     def stages(self) -> dict[str, float]:
         """Milliseconds an image of each stage, one after the other, on one thread: medians over batches."""
-        spent: dict[str, list[float]] = {
-            "decode": [],
-            "network": [],
-            "network_and_maps": [],
-            "boxes_rows": [],
-        }
+        spent: dict[str, list[float]] = {}
         size = self.localizer.batch_size
+
+        def timed(name: str, run: Callable[[], Any]) -> Any:
+            started = time.perf_counter()
+            result = run()
+            spent.setdefault(name, []).append(1000 * (time.perf_counter() - started) / size)
+            return result
+
         for start in range(0, min(len(self.files), 12 * size) - size + 1, size):
-            marks = [time.perf_counter()]
-            batch = [self.localizer.prepare(file.read_bytes()) for file in self.files[start : start + size]]
-            marks.append(time.perf_counter())
-            self.localizer.features([image for image in batch if isinstance(image, Prepared)])[1].cpu()
-            marks.append(time.perf_counter())
-            maps = self.localizer.forward(batch, [()] * size)
-            marks.append(time.perf_counter())
-            self.localizer.finish(maps, batch)
-            marks.append(time.perf_counter())
-            for name, before, after in zip(spent, marks[:-1], marks[1:], strict=True):
-                spent[name].append(1000 * (after - before) / size)
+            batch = timed("decode", partial(self._prepare, self.files[start : start + size]))
+            good = [image for image in batch if isinstance(image, Prepared)]
+            look = partial(self._look, good)
+            look()  # whoever comes first finds no pixels in the caches
+            timed("network", look)
+            maps = timed("network_and_maps", partial(self.localizer.forward, batch, [()] * size))
+            timed("boxes_rows", partial(self.localizer.finish, maps, batch))
         medians = {name: statistics.median(values) for name, values in spent.items()}
         medians["maps"] = medians.pop("network_and_maps") - medians["network"]
         return {name: round(value, 3) for name, value in medians.items()}
 
+    def _look(self, batch: list[Prepared]) -> None:
+        with self.localizer.stream():
+            self.localizer.features(batch)[1].cpu()
+
+    def _prepare(self, files: list[Path]) -> list[Received]:
+        return [self.localizer.prepare(file.read_bytes()) for file in files]
+
     def _prepared(self) -> Iterator[list[Prepared]]:
         size = self.localizer.batch_size
         for start in range(0, min(len(self.files), 25 * size), size):
-            batch = [self.localizer.prepare(file.read_bytes()) for file in self.files[start : start + size]]
+            batch = self._prepare(self.files[start : start + size])
             yield [image for image in batch if isinstance(image, Prepared)]
 
 

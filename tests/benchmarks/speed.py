@@ -51,10 +51,12 @@ def main() -> None:
     result["stages_ms_per_image"] = ours.stages()
     result["peak_mib_in_process"] = round(peak_memory())
     if runs:
-        for name in ("first_row", "worker_mib", "bytes_per_row"):
+        for name in ("worker_mib", "bytes_per_row"):
             result[name] = round(statistics.median(getattr(run, name) for run in runs), 1)
+    if args.start_up:
+        result["start_up"] = start_up(photographs, args.rounds)
     if args.scaling:
-        result["scaling"] = {n: of_run(localize(photographs, args.images, workers=n)) for n in (1, 2)}
+        result["scaling"] = {n: of_run(localize(photographs, 4000, workers=n)) for n in (1, 2)}
     if args.growth:
         result["growth"] = {n: of_run(localize(photographs, n)) for n in (100, 1000, 10_000)}
     print(table(result["rates"]))
@@ -68,7 +70,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("folder", help="photographs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", type=int, default=400, help="so many, again and again (default 400)")
-    parser.add_argument("--localize-images", type=int, default=2000, help="for the command (default 2000)")
+    parser.add_argument("--localize-images", type=int, default=8000, help="for the command (default 8000)")
     parser.add_argument("--slow-images", type=int, default=64, help="for torchcam and others (default 64)")
     parser.add_argument(
         "--network", default="efficientnet_lite0", help="ours; the others' is the default one"
@@ -76,6 +78,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--weights")
     parser.add_argument("--compile", choices=("on", "off"), default="on")
     parser.add_argument("--only-ours", action="store_true", help="no other programs, and no Ray")
+    parser.add_argument("--start-up", action="store_true", help="also: 50 images, compiled and not")
     parser.add_argument("--scaling", action="store_true", help="also: 1 and 2 workers")
     parser.add_argument("--growth", action="store_true", help="also: 100, 1,000 and 10,000 images")
     parser.add_argument("--json", metavar="FILE", help="write the result here too")
@@ -149,6 +152,24 @@ def rates(figures: dict[str, list[float]]) -> dict[str, dict[str, object]]:
             "we_are_times": round(statistics.median(a / b for a, b in zip(us, values, strict=True)), 3),
         }
         for name, values in figures.items()
+    }
+
+
+def start_up(photographs: list[Path], rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds until the first part is committed, and until all is done, of 50 images; medians.
+
+    What is compiled was compiled before.
+    """
+    runs: dict[str, list[Run]] = {"auto": [], "on": [], "off": []}
+    for _ in range(rounds):
+        for mode, of_mode in runs.items():
+            of_mode.append(localize(photographs, 50, "--compile", mode))
+    return {
+        mode: {
+            "first_row": round(statistics.median(run.first_row for run in of_mode), 1),
+            "seconds": round(statistics.median(run.seconds for run in of_mode), 1),
+        }
+        for mode, of_mode in runs.items()
     }
 
 
