@@ -57,7 +57,8 @@ def test_what_a_shard_asks_of_s3(tiny_localizer: Localizer) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_with_many_workers_every_shard_is_done_once_though_some_are_lost() -> None:
-    options = {"workers": 100, "hosts": 4, "shards": 300, "seconds": 3, "losses": 12}
+    # No more losses than attempts that a shard has beside its last one: by chance all may strike the same.
+    options = {"workers": 100, "hosts": 4, "shards": 300, "seconds": 3, "losses": 12, "most-losses": 2}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     came_to = json.loads(benchmark("simulate", *words).splitlines()[-1])
     assert came_to["hosts_lost"] >= 1

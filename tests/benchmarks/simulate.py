@@ -102,6 +102,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=40.0, help="a shard, 20%% more or less")
     parser.add_argument("--losses", type=float, default=0.0, help="hosts a minute")
+    parser.add_argument("--most-losses", type=int, default=10**9, help="hosts in all")
     parser.add_argument("--parts", choices=("real", "none"), default="real")
     parser.add_argument("--images", type=int, default=4, help="a real part's")
     args = parser.parse_args()
@@ -129,7 +130,9 @@ def simulate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         Host, None, workers, lambda images: None, keep=keep, tell=told.append, start=hosts.start
     )
     watch, losses, ended = Watch(), list[float](), threading.Event()
-    loser = threading.Thread(target=lose, args=(hosts, args.losses, losses, ended), daemon=True)
+    loser = threading.Thread(
+        target=lose, args=(hosts, args.losses, args.most_losses, losses, ended), daemon=True
+    )
     before, began = rss_mb(), time.monotonic()
     watch.start()
     loser.start()
@@ -171,9 +174,9 @@ def steady(finished: list[float], since: float, last: int) -> tuple[tuple[float,
     return window, sum(window[0] < at <= window[1] for at in finished) / (window[1] - window[0])
 
 
-def lose(hosts: Hosts, a_minute: float, losses: list[float], ended: threading.Event) -> None:
-    """Lose hosts at this rate until the run has ended."""
-    while a_minute and not ended.wait(60 / a_minute):
+def lose(hosts: Hosts, a_minute: float, most: int, losses: list[float], ended: threading.Event) -> None:
+    """Lose hosts at this rate until the run has ended, and no more than most."""
+    while a_minute and len(losses) < most and not ended.wait(60 / a_minute):
         losses.append(time.monotonic())
         hosts.lose()
 
