@@ -13,6 +13,9 @@ from camworker import compiling_cuda, pixels
 from camworker.compiling import repays
 from camworker.localizer import Localizer
 
+# Those that compile are slow ones, which run in one process: after them workers of xdist have ended when
+# later tests forked.
+
 
 @pytest.mark.parametrize(
     ("images", "seconds_each", "device", "compiled", "expected"),
@@ -43,6 +46,7 @@ def tiny() -> Localizer:
     return Localizer(tiny_package(), device="cpu", precision="float32", batch_size=4)
 
 
+@pytest.mark.slow
 def test_compiled_it_gives_the_same_rows_and_the_next_one_loads_them(tmp_path, monkeypatch):
     file, images = tmp_path / "tiny.pt2", photographs(11)
     labels = [[n % 3] for n in range(11)]
@@ -117,6 +121,7 @@ def test_seconds_each_is_a_time():
     assert 0 < tiny().seconds_each() < 10
 
 
+@pytest.mark.slow
 def test_the_next_batch_leaves_the_answer_to_the_last_one_alone(tmp_path):
     localizer, (one, other) = tiny(), (torch.full((4, 3, 32, 32), n, dtype=torch.uint8) for n in (20, 200))
     assert localizer.compile_into(tmp_path / "tiny.pt2") is None
@@ -127,6 +132,7 @@ def test_the_next_batch_leaves_the_answer_to_the_last_one_alone(tmp_path):
     assert torch.equal(features_BCHW, before)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("_fp16" in Path("/proc/cpuinfo").read_text(), reason="it multiplies float16")
 def test_a_precision_that_the_processor_lacks_is_not_compiled_to_another(tmp_path):
     why = Localizer(tiny_package(), device="cpu", precision="float16").compile_into(tmp_path / "tiny.pt2")
@@ -134,6 +140,7 @@ def test_a_precision_that_the_processor_lacks_is_not_compiled_to_another(tmp_pat
     assert why.startswith("compiled for this processor it would compute in ")
 
 
+@pytest.mark.slow
 def test_the_compiler_calls_nobody(tmp_path):
     """Of its import and of each network that it converts OpenVINO would tell a server."""
     script = """
