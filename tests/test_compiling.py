@@ -13,8 +13,8 @@ from camworker import compiling_cuda, pixels
 from camworker.compiling import repays
 from camworker.localizer import Localizer
 
-# Those that compile are slow ones, which run in one process: after them workers of xdist have ended when
-# later tests forked.
+# Those that compile are slow ones, which run in one process: beside others workers of xdist have ended, and
+# why is not known.
 
 
 @pytest.mark.parametrize(
