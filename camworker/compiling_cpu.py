@@ -5,6 +5,7 @@ It runs without Python's lock, so that decoding goes on beside it, and needs no 
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
@@ -31,19 +32,18 @@ def compile_into(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> N
     openvino = _openvino()
     exported = torch.export.export(_FromRows(network).eval(), (_rows(pixels_BCHW),))
     model = openvino.convert_model(exported)
-    file.write_bytes(openvino.Core().compile_model(model, "CPU").export_model().getvalue())
+    file.write_bytes(_core().compile_model(model, "CPU").export_model().getvalue())
 
 
 def load_compiled(file: Path, dtype: torch.dtype, streams: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """See compiling. Each stream has as many threads as torch. ValueError for a dtype that is not had."""
-    openvino = _openvino()
     options = {
         "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
         "INFERENCE_NUM_THREADS": torch.get_num_threads() * streams,
         "NUM_STREAMS": streams,
         "ENABLE_CPU_PINNING": False,  # the workers of a node would all take the same cores
     }
-    compiled = openvino.Core().import_model(file.read_bytes(), "CPU", options)
+    compiled = _core().import_model(file.read_bytes(), "CPU", options)
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if hint != _PRECISIONS[dtype]:
         raise ValueError(f"compiled for this processor it would compute in {hint}")
@@ -64,6 +64,17 @@ def load_compiled(file: Path, dtype: torch.dtype, streams: int) -> Callable[[tor
 
 def _rows(pixels_BCHW: torch.Tensor) -> torch.Tensor:
     return pixels_BCHW.permute(0, 2, 3, 1).contiguous()
+
+
+@cache
+def _core() -> Any:
+    """The one of this process, and it stays.
+
+    With its first use of the processor a Core gives the thread another stack for signals, and takes it
+    back when it goes. Of two that overlap, the later one then gives back that of the earlier one, which is
+    no longer mapped: the next signal that has a handler ends the process without a word.
+    """
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

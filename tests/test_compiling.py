@@ -13,9 +13,6 @@ from camworker import compiling_cuda, pixels
 from camworker.compiling import repays
 from camworker.localizer import Localizer
 
-# Those that compile are slow ones, which run in one process: beside others workers of xdist have ended, and
-# why is not known.
-
 
 @pytest.mark.parametrize(
     ("images", "seconds_each", "device", "compiled", "expected"),
@@ -46,7 +43,6 @@ def tiny() -> Localizer:
     return Localizer(tiny_package(), device="cpu", precision="float32", batch_size=4)
 
 
-@pytest.mark.slow
 def test_compiled_it_gives_the_same_rows_and_the_next_one_loads_them(tmp_path, monkeypatch):
     file, images = tmp_path / "tiny.pt2", photographs(11)
     labels = [[n % 3] for n in range(11)]
@@ -121,7 +117,6 @@ def test_seconds_each_is_a_time():
     assert 0 < tiny().seconds_each() < 10
 
 
-@pytest.mark.slow
 def test_the_next_batch_leaves_the_answer_to_the_last_one_alone(tmp_path):
     localizer, (one, other) = tiny(), (torch.full((4, 3, 32, 32), n, dtype=torch.uint8) for n in (20, 200))
     assert localizer.compile_into(tmp_path / "tiny.pt2") is None
@@ -132,7 +127,6 @@ def test_the_next_batch_leaves_the_answer_to_the_last_one_alone(tmp_path):
     assert torch.equal(features_BCHW, before)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif("_fp16" in Path("/proc/cpuinfo").read_text(), reason="it multiplies float16")
 def test_a_precision_that_the_processor_lacks_is_not_compiled_to_another(tmp_path):
     why = Localizer(tiny_package(), device="cpu", precision="float16").compile_into(tmp_path / "tiny.pt2")
@@ -140,7 +134,6 @@ def test_a_precision_that_the_processor_lacks_is_not_compiled_to_another(tmp_pat
     assert why.startswith("compiled for this processor it would compute in ")
 
 
-@pytest.mark.slow
 def test_the_compiler_calls_nobody(tmp_path):
     """Of its import and of each network that it converts OpenVINO would tell a server."""
     script = """
@@ -153,6 +146,25 @@ assert tiny().compile_into(Path(sys.argv[1])) is None
     command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "tiny.pt2")]
     outcome = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     assert (outcome.returncode, outcome.stdout) == (0, ""), outcome.stderr
+
+
+def test_a_signal_finds_its_stack_when_compiled_networks_have_come_and_gone(tmp_path):
+    """OpenVINO gives threads another stack for signals, and can leave one that is not there any more."""
+    script = """
+import signal, sys
+from pathlib import Path
+from test_compiling import tiny
+first, second = tiny(), tiny()
+assert first.compile_into(Path(sys.argv[1])) is None
+assert second.compile_into(Path(sys.argv[1])) is None
+del first
+del second
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "tiny.pt2")]
+    outcome = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout) == (0, "handled\n"), outcome.stderr
 
 
 @pytest.mark.slow
