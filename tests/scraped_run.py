@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.cluster_utils import Cluster
 
 OPTIONS = (
-    *("--workers", "1", "--shard-size", "10", "--batch-size", "2"),
+    *("--workers", "1", "--shard-size", "30", "--batch-size", "2"),
     *("--views", "ten-crop", "--precision", "float32", "--verbose"),
 )
 

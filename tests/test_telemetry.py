@@ -126,9 +126,9 @@ def test_a_driver_tells_what_is_new_and_how_it_stands(told):
 
 @pytest.fixture(scope="module")
 def came_to(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What scraped_run.py saw, of 29 photographs and a broken one; the run record beside it."""
+    """What scraped_run.py saw, of 89 photographs and a broken one; the run record beside it."""
     home = tmp_path_factory.mktemp("scraped")
-    folder = photographs(home / "in", 29)
+    folder = photographs(home / "in", 89)
     (folder / "broken.jpg").write_bytes((folder / "0000.jpg").read_bytes()[:999])
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("scraped_run.py"), folder, home / "out"],
@@ -162,7 +162,7 @@ def test_a_running_job_is_scraped(came_to: dict[str, Any]) -> None:
     assert came_to["recipes"] == [summary["recipe"]]
 
     # At the end the counters are what the run record says.
-    assert last["ray_camworker_images_total ok"] == summary["ok"] == 29
+    assert last["ray_camworker_images_total ok"] == summary["ok"] == 89
     assert last["ray_camworker_images_total decode_error"] == 1
     assert last["ray_camworker_shards_total done"] == summary["parts"] == 3
     assert last["ray_camworker_read_bytes_total"] == record["read_bytes"] == came_to["size"]
@@ -175,7 +175,7 @@ def test_a_running_job_is_scraped(came_to: dict[str, Any]) -> None:
     # And while it ran they grew up to there.
     images = [scrape.get("ray_camworker_images_total ok", 0) for scrape in came_to["scrapes"]]
     assert images == sorted(images)
-    assert set(images) - {0, 29}
+    assert set(images) - {0, 89}
     most = Counts[str]()
     for scrape in came_to["scrapes"]:
         most |= Counts(scrape)
@@ -190,9 +190,9 @@ def test_every_line_of_its_log_says_where_it_belongs(came_to: dict[str, Any]) ->
     recipe = came_to["summary"]["recipe"]
     driver, workers = ([json.loads(line) for line in came_to[name]] for name in ("driver_log", "worker_log"))
     assert {line["recipe"] for line in driver + workers} == {recipe}
-    assert [line["message"] for line in driver] == ["generation 1: 30 images in 3 shards", "generation done"]
+    assert [line["message"] for line in driver] == ["generation 1: 90 images in 3 shards", "generation done"]
     assert [line["generation"] for line in driver] == [1, 1]
-    assert driver[-1]["images"] == {"ok": 29, "decode_error": 1}
+    assert driver[-1]["images"] == {"ok": 89, "decode_error": 1}
 
     by_message = defaultdict(list)
     for line in workers:
