@@ -143,9 +143,7 @@ from pathlib import Path
 from test_compiling import tiny
 assert tiny().compile_into(Path(sys.argv[1])) is None
 """
-    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "tiny.pt2")]
-    outcome = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    assert (outcome.returncode, outcome.stdout) == (0, ""), outcome.stderr
+    assert told_by(script, tmp_path / "tiny.pt2") == ""
 
 
 def test_a_signal_finds_its_stack_when_compiled_networks_have_come_and_gone(tmp_path):
@@ -162,9 +160,15 @@ del second
 signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
 signal.raise_signal(signal.SIGTERM)
 """
-    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "tiny.pt2")]
+    assert told_by(script, tmp_path / "tiny.pt2") == "handled\n"
+
+
+def told_by(script: str, file: Path) -> str:
+    """What a process of its own, which has to end well, prints."""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(file)]
     outcome = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    assert (outcome.returncode, outcome.stdout) == (0, "handled\n"), outcome.stderr
+    assert outcome.returncode == 0, outcome.stderr
+    return outcome.stdout
 
 
 @pytest.mark.slow
