@@ -9,11 +9,11 @@ from typing import IO, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camworker.committed import READ_ERRORS, first_line, planned_again, recorded_parts, take_stock
 from camworker.errors import DamagedError, UsageError
-from camworker.ledger import Ledger, Part, open_ledger
-from camworker.parquet_files import open_parquet
-from camworker.store import open_store
+from camworker.ledger.inventory import READ_ERRORS, first_line, planned_again, recorded_parts, take_stock
+from camworker.ledger.ledger import Ledger, Part, open_ledger
+from camworker.storage.parquet import open_parquet
+from camworker.storage.store import open_store
 
 _KEYS: Final = ("image_id", "generation", "status")
 

@@ -5,11 +5,11 @@ import os
 from dataclasses import asdict
 
 from camworker.errors import UsageError
-from camworker.ledger import open_ledger
-from camworker.locations import is_below, is_s3, whole_location
-from camworker.store import open_store
-from jobs.arguments import whole
+from camworker.ledger.ledger import open_ledger
+from camworker.storage.locations import is_below, is_s3, whole_location
+from camworker.storage.store import open_store
 from jobs.console import DONE, Console, ImageProgress
+from jobs.options import whole
 
 HELP = "one clean Parquet data set of the latest rows"
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _refuse_inside(to, out)
     ledger = open_ledger(open_store(out), args.recipe, args.output)
 
-    from camworker.compact import compact
+    from camworker.ledger.compact import compact
 
     complete = all(ledger.read_run(generation) for generation in ledger.generations())
     planned = sum(ledger.read_plan(generation).items for generation in ledger.generations())

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from camworker.errors import UsageError
-from jobs.arguments import folder
 from jobs.console import DONE, Console
+from jobs.options import folder
 
 HELP = "the main job on a few photographs, start here"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from camworker.errors import UsageError
-from camworker.exports.about import FORMATS
-from camworker.ledger import open_ledger
-from camworker.store import local_path, open_store
-from jobs.arguments import share, whole
+from camworker.exports.provenance import FORMATS
+from camworker.ledger.ledger import open_ledger
+from camworker.storage.store import local_path, open_store
 from jobs.console import DONE, Console, ImageProgress
+from jobs.options import share, whole
 
 if TYPE_CHECKING:
     from camworker.exports.weak_labels import Counts

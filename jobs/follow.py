@@ -9,11 +9,11 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
-from camworker.store import Store
+from camworker.storage.store import Store
 from jobs.console import Console, duration
 
 if TYPE_CHECKING:
-    from camworker.following import Progress
+    from camworker.ledger.progress import Progress
 
 # In S3 a look costs a listing of the parts: no more often than somebody can read it.
 _SECONDS_BETWEEN_LINES: Final = 30.0
@@ -25,7 +25,7 @@ def follow(store: Store, console: Console) -> None:
 
     Without a terminal, a line for each every 30 s. Raises OSError, DamagedError where a part is.
     """
-    from camworker.following import Follower
+    from camworker.ledger.progress import Follower
 
     follower = Follower(store)
     if sys.stderr.isatty():

@@ -3,8 +3,8 @@
 import argparse
 from typing import Any, Final
 
-from jobs.arguments import whole
 from jobs.console import DONE, Console
+from jobs.options import whole
 
 HELP = "networks by name, and whether they localize"
 
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from camworker.networks import NAMES, build, default_pooling
+    from camworker.networks.registry import NAMES, build, default_pooling
 
     names = args.names or [*NAMES, *_OTHERS]
     for name in args.names:
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 def _check(name: str, input_size: int, pooling: Any) -> dict[str, Any]:
     """Build a network of 1000 classes with random weights, and try its head."""
     from camworker.errors import NetworkError
-    from camworker.gap import check_gap_head
-    from camworker.networks import build
+    from camworker.networks.gap import check_gap_head
+    from camworker.networks.registry import build
 
     row: dict[str, Any] = {"network": name, "parameters": None, "map": None, "passes": False, "reason": None}
     try:

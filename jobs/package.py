@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jobs.arguments import number, whole
 from jobs.console import DONE, Console
+from jobs.options import number, whole
 
 HELP = "make a package of a network trained elsewhere"
 
@@ -39,11 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from camworker.examples import read_class_names
-    from camworker.gap import Preprocessing
-    from camworker.networks import build, default_pooling
-    from camworker.states import read_state
-    from camworker.weights import make, save
+    from camworker.networks.gap import Preprocessing
+    from camworker.networks.package import make, save
+    from camworker.networks.registry import build, default_pooling
+    from camworker.networks.state_dicts import read_state
+    from camworker.training.labelled_images import read_class_names
 
     classes = read_class_names(args.class_names)
     given: Any = build(args.network, classes=1, pooling=args.pooling or default_pooling(args.network))

@@ -3,16 +3,16 @@
 import argparse
 from typing import TYPE_CHECKING, Any, Final
 
-from camworker.ledger import Ledger, open_ledger
-from camworker.store import open_store
-from jobs.arguments import folder, whole
+from camworker.ledger.ledger import Ledger, open_ledger
+from camworker.storage.store import open_store
 from jobs.console import DONE, Console
+from jobs.options import folder, whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from camworker.report import Card, Section
-    from camworker.truth import Truth
+    from camworker.metrics.ground_truth.truth import Truth
+    from camworker.reports.render import Card, Section
 
 HELP = "contact sheet of photographs, heat maps and boxes"
 
@@ -39,8 +39,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     from camworker.classes import Classes
     from camworker.dataset import iter_latest
-    from camworker.report import write_contact_sheet
-    from camworker.truth import read_truth
+    from camworker.metrics.ground_truth.truth import read_truth
+    from camworker.reports.render import write_contact_sheet
 
     truth = read_truth(args.truth, Classes.of_recipe(recipe)) if args.truth else None
     rows = pa.concat_tables(iter_latest(ledger, ["image_id", "status", "error", "scores"]))
@@ -66,7 +66,7 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
     """Titles of sections and the ids in each: best, worst and random, none shown twice."""
     import pyarrow.compute as pc
 
-    from camworker.plan import select
+    from camworker.ledger.plan import select
 
     by_score = rows.append_column("score", pc.list_element(rows["scores"], 0)).sort_by(
         [("score", "descending"), ("image_id", "ascending")]
@@ -88,8 +88,8 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
 def _cards(
     ledger: Ledger, recipe: dict[str, Any], truth: "Truth | None", image_ids: list[str]
 ) -> "dict[str, Card]":
-    from camworker.report import Card, make_card
-    from jobs.cards import photographs
+    from camworker.reports.render import Card, make_card
+    from jobs.photographs import photographs
 
     cards = {}
     for photo in photographs(ledger, recipe, image_ids):
@@ -109,6 +109,6 @@ def _cards(
 
 
 def _sections(chosen: list[tuple[str, list[str]]], cards: "dict[str, Card]") -> "list[Section]":
-    from camworker.report import Section
+    from camworker.reports.render import Section
 
     return [Section(title, [cards[image_id] for image_id in ids]) for title, ids in chosen]

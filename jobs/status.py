@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Any
 
 from camworker.errors import UsageError
-from camworker.ledger import Ledger, recipes
-from camworker.store import open_store
+from camworker.ledger.ledger import Ledger, recipes
+from camworker.storage.store import open_store
 from jobs.console import DONE, Console
 from jobs.follow import follow
 

@@ -6,12 +6,12 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from camworker.errors import UsageError
-from camworker.ledger import Ledger
-from camworker.store import open_store
+from camworker.ledger.ledger import Ledger
+from camworker.storage.store import open_store
 from jobs.console import DONE, VERIFICATION_FAILED, Console, ImageProgress
 
 if TYPE_CHECKING:
-    from camworker.ledger_check import Problem
+    from camworker.ledger.verify_records import Problem
 
 HELP = "whether every committed byte is as it was"
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     store = open_store(args.output)
 
-    from camworker.verify import held_recipes, orphans
+    from camworker.ledger.verify import held_recipes, orphans
 
     held = held_recipes(store)
     if not held:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _verify(ledger: Ledger, console: Console) -> tuple[dict[str, Any], list["Problem"]]:
     """What was looked at in a recipe, and what is wrong there; the first is told."""
-    from camworker.verify import check_parts, survey
+    from camworker.ledger.verify import check_parts, survey
 
     found = survey(ledger)
     problems = list(found.problems)

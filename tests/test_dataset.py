@@ -4,8 +4,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY_CLASSES, run_generation
-from rows import make_boxes, predictions_table
 
 from camworker.dataset import (
     committed_parts,
@@ -17,11 +15,13 @@ from camworker.dataset import (
     read_latest,
 )
 from camworker.errors import DamagedError, UsageError
-from camworker.ledger import Ledger
-from camworker.predictions import FailedPrediction, Prediction
-from camworker.records import ITEMS, CamShape, predictions_schema
-from camworker.sources import open_source
-from camworker.store import LocalStore
+from camworker.inference.predictions import FailedPrediction, Prediction
+from camworker.inputs.sources import open_source
+from camworker.ledger.ledger import Ledger
+from camworker.schemas import ITEMS, CamShape, predictions_schema
+from camworker.storage.store import LocalStore
+from support.factories import TINY_CLASSES, run_generation
+from support.row_tables import make_boxes, predictions_table
 
 RECIPE, OTHER = "r0123456789ab", "rba9876543210"
 

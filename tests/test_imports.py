@@ -220,7 +220,8 @@ def test_every_command_is_a_module():
 
 
 @pytest.mark.parametrize(
-    "module", ["camworker", "camworker.boxes", "camworker.dataset", "camworker.frame", "camworker.errors"]
+    "module",
+    ["camworker", "camworker.boxes", "camworker.dataset", "camworker.frame", "camworker.errors"],
 )
 def test_importing_loads_no_torch(module):
     # A fresh process: here the tests themselves have loaded torch.
@@ -232,6 +233,6 @@ def test_importing_loads_no_torch(module):
 
 
 def test_the_localizer_is_loaded_when_asked_for():
-    assert camworker.Localizer.__module__ == "camworker.localizer"
+    assert camworker.Localizer.__module__ == "camworker.inference.localizer"
     with pytest.raises(AttributeError, match="Localiser"):
         camworker.Localiser  # noqa: B018

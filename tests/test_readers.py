@@ -11,13 +11,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY_CLASSES, photograph, run_generation
-from predicted import WHOLE, broken, part, row
 
 from camworker.dataset import latest
-from camworker.ledger import Ledger
-from camworker.sources import open_source
-from camworker.store import LocalStore
+from camworker.inputs.sources import open_source
+from camworker.ledger.ledger import Ledger
+from camworker.storage.store import LocalStore
+from support.factories import TINY_CLASSES, photograph, run_generation
+from support.prediction_rows import WHOLE, broken, part, row
 
 RECIPE = "r0123456789ab"
 

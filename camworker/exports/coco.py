@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from camworker.exports.about import About
+from camworker.exports.provenance import About
 from camworker.exports.weak_labels import LabelledImage
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from camworker.boxes import check_rule
+from camworker.boxes.rules import check_rule
 from camworker.classes import Classes
 from camworker.errors import UsageError
 from camworker.exports import coco, hugging_face, label_studio, voc, yolo
-from camworker.exports.about import About
-from camworker.exports.names import check_xml_names, distinct_names
+from camworker.exports.file_names import check_xml_names, distinct_names
+from camworker.exports.provenance import About
 from camworker.exports.weak_labels import Choice, Counts, LabelledImage, labelled_images
-from camworker.ledger import Ledger
+from camworker.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camworker.exports.about import About
-from camworker.exports.names import image_file_name
+from camworker.exports.file_names import image_file_name
+from camworker.exports.provenance import About
 from camworker.exports.weak_labels import LabelledImage
 
 _ROWS: Final = 100  # of a row group, or less: readers hold one of them at a time

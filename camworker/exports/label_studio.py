@@ -11,8 +11,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from camworker.errors import UsageError
-from camworker.exports.about import About
-from camworker.exports.names import xml_attribute
+from camworker.exports.file_names import xml_attribute
+from camworker.exports.provenance import About
 from camworker.exports.weak_labels import LabelledImage
 
 _SERVED: Final = "/data/local-files/?d="

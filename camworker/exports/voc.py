@@ -8,8 +8,8 @@ and reading back (minima - 1) gives the same box.
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from camworker.exports.about import About
-from camworker.exports.names import safe_name, xml_text
+from camworker.exports.file_names import safe_name, xml_text
+from camworker.exports.provenance import About
 from camworker.exports.weak_labels import LabelledImage
 
 

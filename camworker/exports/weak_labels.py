@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from camworker.boxes import boxes_from_cam
+from camworker.boxes.rules import boxes_from_cam
 from camworker.dataset import iter_latest
 from camworker.errors import Failure
-from camworker.fetch import fetches
 from camworker.frame import Frame, frame_size
-from camworker.ledger import Ledger
+from camworker.inputs.fetch import fetches
+from camworker.ledger.ledger import Ledger
 
 _IMAGE: Final = ("image_id", "uri", "source_row", "identity", "width", "height")
 _CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")

@@ -9,8 +9,8 @@ import csv
 from collections.abc import Iterable
 from pathlib import Path
 
-from camworker.exports.about import About
-from camworker.exports.names import image_file_name, safe_name, yaml_string
+from camworker.exports.file_names import image_file_name, safe_name, yaml_string
+from camworker.exports.provenance import About
 from camworker.exports.weak_labels import LabelledImage
 
 

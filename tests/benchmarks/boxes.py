@@ -18,13 +18,13 @@ import pyarrow as pa
 import torch
 
 from camworker import Localizer
-from camworker.boxes import boxes_from_cams
+from camworker.boxes.rules import boxes_from_cams
 from camworker.frame import Frame
-from camworker.localizer import Maps, Prepared
-from camworker.predictions import to_float16
-from camworker.records import predictions_table
-from camworker.shard import encode
-from camworker.sources import open_source
+from camworker.inference.localizer import Maps, Prepared
+from camworker.inference.predictions import to_float16
+from camworker.inference.shard import encode
+from camworker.inputs.sources import open_source
+from camworker.schemas import predictions_table
 
 SIDE = 224
 BATCH = 16

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from camworker import weights
+from camworker.networks import package as weights
 
 BATCH = 16
 SIDE = 224

@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from camworker import Localizer, weights
-from camworker.localizer import Prepared, Received
-from camworker.shard import localize_items
-from camworker.threads import Threads, divide_threads
-from jobs.compilation import settle
+from camworker import Localizer
+from camworker.inference.localizer import Prepared, Received
+from camworker.inference.shard import localize_items
+from camworker.inference.threads import Threads, divide_threads
+from camworker.networks import package as weights
+from jobs.localize.compile_cache import settle
 
 
 class Ours:

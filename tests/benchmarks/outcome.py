@@ -16,12 +16,12 @@ from typing import Any
 
 from simulated import rss_mb
 
-from camworker.ledger import Ledger, Part, Plan
-from camworker.shard import Done
-from camworker.stages import STAGES, Spent
-from camworker.store import LocalStore
-from jobs.driver import Outcome
-from jobs.generations import _run_record
+from camworker.inference.shard import Done
+from camworker.inference.stage_timer import STAGES, Spent
+from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.storage.store import LocalStore
+from jobs.driver.driver import Outcome
+from jobs.localize.generation_runner import _run_record
 
 
 def main() -> None:

@@ -23,13 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from camworker.classes import Classes
-from camworker.item_tables import measure
-from camworker.ledger import Ledger
-from camworker.pending import find_pending
-from camworker.plan import write_generation
-from camworker.scratch import release_memory
-from camworker.sources import list_source
-from camworker.store import LocalStore
+from camworker.inputs.duckdb_scratch import release_memory
+from camworker.inputs.item_queries import measure
+from camworker.inputs.sources import list_source
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.pending import find_pending
+from camworker.ledger.plan import write_generation
+from camworker.storage.store import LocalStore
 
 RECIPE, SHARD, ROWS_AT_ONCE = "r0123456789ab", 4096, 1_000_000
 

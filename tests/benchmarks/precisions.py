@@ -11,12 +11,13 @@ import time
 import numpy as np
 import torch
 
-from camworker import Localizer, weights
-from camworker.boxes import paired_iou
-from camworker.predictions import AnyPrediction, Prediction, corners
-from camworker.shard import localize_items
-from camworker.sources import open_source
-from jobs.compilation import settle
+from camworker import Localizer
+from camworker.boxes.rules import paired_iou
+from camworker.inference.predictions import AnyPrediction, Prediction, corners
+from camworker.inference.shard import localize_items
+from camworker.inputs.sources import open_source
+from camworker.networks import package as weights
+from jobs.localize.compile_cache import settle
 
 # Precision, compiled.
 CANDIDATES = (("float32", "off"), ("auto", "off"), ("auto", "on"), ("float16", "off"))

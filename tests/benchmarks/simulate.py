@@ -25,15 +25,15 @@ import ray
 from PIL import Image
 from simulated import Host, LogicalWorker, Settings, rss_mb
 
-from camworker import plan as plans
-from camworker.ledger import Ledger, Plan
-from camworker.local_files import identity_of_file
-from camworker.records import ITEMS
-from camworker.store import open_store
-from jobs.cluster import Workers, connected
-from jobs.driver import Driver, Outcome
-from jobs.generations import _run_record
-from jobs.slot import Actor
+from camworker.ledger import plan as plans
+from camworker.ledger.ledger import Ledger, Plan
+from camworker.schemas import ITEMS
+from camworker.storage.local_files import identity_of_file
+from camworker.storage.store import open_store
+from jobs.driver.driver import Driver, Outcome
+from jobs.driver.worker_handle import Actor
+from jobs.localize.generation_runner import _run_record
+from jobs.ray_cluster import Workers, connected
 
 RECIPE = "r0123456789ab"
 SHARDS_PER_FILE = 244  # of a plan file in shards of 4096 images

@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 
-from camworker.ledger import Ledger, Part, Plan
-from camworker.stages import Spent
-from jobs.slot import Actor
-from jobs.tally import Tally
+from camworker.inference.stage_timer import Spent
+from camworker.ledger.ledger import Ledger, Part, Plan
+from jobs.driver.worker_handle import Actor
+from jobs.driver.worker_progress import Tally
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class MadeUp:
-    """camworker.shard.Done of a shard that was not done, without the torch that comes with it."""
+    """camworker.inference.shard.Done of a shard that was not done, without the torch that comes with it."""
 
     part: Part
     seconds: float
@@ -85,7 +85,7 @@ class Host:
 
     def _commit(self, tally: Tally, shard: int) -> Any:
         # Never carefully: the fifty children that follow a lost host would all be this machine's.
-        from camworker.shard import run_shard
+        from camworker.inference.shard import run_shard
 
         tally.running = Counter()
         done = run_shard(
@@ -135,7 +135,7 @@ def _without_network() -> Any:
     import torch
 
     from camworker.frame import Frame
-    from camworker.localizer import Localizer, Maps, Prepared
+    from camworker.inference.localizer import Localizer, Maps, Prepared
 
     torch.set_num_threads(1)
     noise_CHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 224, 224), np.uint8))

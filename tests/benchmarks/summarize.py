@@ -19,9 +19,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camworker.ledger import Ledger, recipe_id
-from camworker.records import CamShape, predictions_schema
-from camworker.store import LocalStore
+from camworker.ledger.ledger import Ledger, recipe_id
+from camworker.schemas import CamShape, predictions_schema
+from camworker.storage.store import LocalStore
 
 CLASSES, SIDE, K, PART = 1000, 7, 5, 4096
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -14,13 +14,14 @@ import time
 import numpy as np
 import torch
 
-from camworker import Localizer, weights
-from camworker.boxes import iou
-from camworker.plan import select
-from camworker.predictions import Prediction, corners
-from camworker.shard import localize_items
-from camworker.sources import open_source
-from camworker.truth import read_truth
+from camworker import Localizer
+from camworker.boxes.rules import iou
+from camworker.inference.predictions import Prediction, corners
+from camworker.inference.shard import localize_items
+from camworker.inputs.sources import open_source
+from camworker.ledger.plan import select
+from camworker.metrics.ground_truth.truth import read_truth
+from camworker.networks import package as weights
 
 # views, input size, output stride
 CANDIDATES = (

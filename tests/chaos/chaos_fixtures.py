@@ -1,10 +1,11 @@
-"""Fixtures of the chaos tests. A module has them by pytest_plugins = ["chaos_fixtures"]; all share them."""
+"""Fixtures of the chaos tests. A module loads them as the plugin "chaos.chaos_fixtures"."""
 
 from collections import Counter
 
 import pyarrow as pa
 import pytest
-from scene import CLASSES, COUNT, SHARDS, STATUSES, Scene, rows_of, save_network, write_images
+
+from chaos.scene import CLASSES, COUNT, SHARDS, STATUSES, Scene, rows_of, save_network, write_images
 
 
 @pytest.fixture(scope="session")

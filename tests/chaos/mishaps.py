@@ -15,15 +15,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from import_hook import on_import
+from support.import_hook import on_import
+from support.paths import TESTS, python_path
 
 _VARIABLE = "CHAOS"
-_HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Mishap:
-    """module, function: where, as in ("camworker.ledger", "Ledger.commit_plan").
+    """module, function: where, as in ("camworker.ledger.ledger", "Ledger.commit_plan").
 
     when: "before" the function does its work or "after". about: text that its arguments have to hold.
     call: the which call in a process it is, from 1. does: "kill" (SIGKILL of the process), "full" (the
@@ -47,12 +47,7 @@ class Mishap:
 def in_processes(*mishaps: Mishap) -> dict[str, str]:
     """What a command's environment has to hold for these to happen in its processes."""
     content = json.dumps([{**asdict(mishap), "marker": str(mishap.marker)} for mishap in mishaps])
-    return {_VARIABLE: content, "PYTHONPATH": os.pathsep.join(map(str, python_path()))}
-
-
-def python_path() -> list[Path]:
-    """Where a process finds its sitecustomize, these modules and those of the other tests."""
-    return [_HERE / "hooked", _HERE, _HERE.parent]
+    return {_VARIABLE: content, "PYTHONPATH": python_path(TESTS / "chaos" / "hooked")}
 
 
 def install() -> None:

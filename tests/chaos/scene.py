@@ -12,14 +12,14 @@ import pyarrow as pa
 import skimage
 import sklearn.datasets
 import torch
-from command import Finished, camworker
-from outputs import assert_same_rows
 from PIL import Image
 
-from camworker import weights
 from camworker.classes import Classes
 from camworker.dataset import latest
-from camworker.networks import build
+from camworker.networks import package as weights
+from camworker.networks.registry import build
+from support.cli_runner import Finished, camworker
+from support.outputs import assert_same_rows
 
 COUNT, SHARDS = 1000, 20
 SIZE = COUNT // SHARDS

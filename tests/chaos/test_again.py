@@ -11,13 +11,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
-from mishaps import Mishap, in_processes
-from outputs import assert_same_rows
-from scene import COUNT, SIZE, Scene, rows_of, write_images
 
-from camworker.records import CamShape, predictions_schema
+from camworker.schemas import CamShape, predictions_schema
+from chaos.mishaps import Mishap, in_processes
+from chaos.scene import COUNT, SIZE, Scene, rows_of, write_images
+from support.outputs import assert_same_rows
 
-pytest_plugins = ["chaos_fixtures"]
+pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [
     *(pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)),
     # Polars tells that it reads an extension type of which it knows the storage only.
@@ -99,7 +99,7 @@ def test_only_what_is_new_is_done_and_readers_see_whole_parts_only(
     out, folder = tmp_path / "out", write_images(tmp_path / "in")
     mine = Scene(folder, scene.package)
     killed = Mishap(
-        "camworker.store", "os.link", tmp_path / "draft without a name", about="predictions/", call=6
+        "camworker.storage.store", "os.link", tmp_path / "draft without a name", about="predictions/", call=6
     )
     with watched(out) as watch:
         done = mine.localize(out, environment=in_processes(killed))

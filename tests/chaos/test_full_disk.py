@@ -8,12 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command import camworker
-from mishaps import Mishap, in_processes
-from outputs import parts_of
-from scene import SHARDS, SIZE, Scene, assert_whole
 
-pytest_plugins = ["chaos_fixtures"]
+from chaos.mishaps import Mishap, in_processes
+from chaos.scene import SHARDS, SIZE, Scene, assert_whole
+from support.cli_runner import camworker
+from support.outputs import parts_of
+
+pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
@@ -68,7 +69,7 @@ def test_a_write_that_fails_half_way(scene: Scene, undisturbed: pa.Table, tmp_pa
     """The draft of a part is written, and making it last fails: the shard is done again."""
     out = tmp_path / "out"
     full = Mishap(
-        "camworker.store", "os.link", tmp_path / "failed", about="predictions/", call=3, does="full"
+        "camworker.storage.store", "os.link", tmp_path / "failed", about="predictions/", call=3, does="full"
     )
     done = scene.localize(out, environment=in_processes(full))
     assert (done.code, full.happened) == (0, True), done.err

@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command import ENVIRONMENT, camworker
-from connections import recorded_in
-from mishaps import in_processes
-from s3_server import BUCKET
-from scene import NETWORK, Scene, rows_of, save_network
-from small_s3 import small_s3
 
 from camworker.classes import Classes
+from chaos.connections import recorded_in
+from chaos.mishaps import in_processes
+from chaos.scene import NETWORK, Scene, rows_of, save_network
+from support.cli_runner import ENVIRONMENT, camworker
+from support.fake_s3 import small_s3
+from support.seaweedfs import BUCKET
 
-pytest_plugins = ["chaos_fixtures"]
+pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 SCRIPT = '<script>alert("x")</script>'

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from mishaps import Mishap, in_processes
-from outputs import parts_of
-from scene import COUNT, SHARDS, SIZE, Scene, assert_whole
 
-pytest_plugins = ["chaos_fixtures"]
+from chaos.mishaps import Mishap, in_processes
+from chaos.scene import COUNT, SHARDS, SIZE, Scene, assert_whole
+from support.outputs import parts_of
+
+pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
@@ -18,11 +19,17 @@ def test_a_worker_killed_at_each_step_of_the_commit(
     """Four workers die, each at a later step than the one before, and the run ends as if none had."""
     out = tmp_path / "out"
     steps = (
-        Mishap("camworker.shard", "encode", tmp_path / "before it is encoded", call=2),
-        Mishap("camworker.shard", "encode", tmp_path / "before it is created", "after", call=4),
-        Mishap("camworker.store", "os.link", tmp_path / "draft without a name", about="predictions/", call=2),
+        Mishap("camworker.inference.shard", "encode", tmp_path / "before it is encoded", call=2),
+        Mishap("camworker.inference.shard", "encode", tmp_path / "before it is created", "after", call=4),
         Mishap(
-            *("camworker.store", "LocalStore.create", tmp_path / "created, not told", "after"),
+            "camworker.storage.store",
+            "os.link",
+            tmp_path / "draft without a name",
+            about="predictions/",
+            call=2,
+        ),
+        Mishap(
+            *("camworker.storage.store", "LocalStore.create", tmp_path / "created, not told", "after"),
             about="predictions/",
             call=4,
         ),
@@ -43,12 +50,12 @@ def test_a_worker_killed_at_each_step_of_the_commit(
 def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
     """Each run goes on where the one before was killed, and is killed a step later."""
     out = tmp_path / "out"
-    ledger = "camworker.ledger"
+    ledger = "camworker.ledger.ledger"
     steps = (
         Mishap(ledger, "Ledger.write_recipe", tmp_path / "recipe, no plan", "after"),
         Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan's files, no plan"),
         Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan, no part", "after"),
-        Mishap("jobs.slot", "Slot.give", tmp_path / "some parts", call=SHARDS // 2),
+        Mishap("jobs.driver.worker_handle", "Slot.give", tmp_path / "some parts", call=SHARDS // 2),
         Mishap(ledger, "Ledger.commit_run", tmp_path / "all parts, no record"),
     )
     home = "ledger/recipe=*"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from command import ENVIRONMENT, start
-from outputs import parts_of
-from scene import COUNT, Scene, assert_whole
 
-pytest_plugins = ["chaos_fixtures"]
+from chaos.scene import COUNT, Scene, assert_whole
+from support.cli_runner import ENVIRONMENT, start
+from support.outputs import parts_of
+
+pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from command import camworker
-from faulty_proxy import READ_TROUBLE, WRITE_TROUBLE, FaultyProxy, faulty_proxy
-from outputs import assert_same_rows
-from s3_server import BUCKET, Server
-from scene import COUNT, SHARDS, STATUSES, Scene, assert_whole, rows_of
 
-from camworker.store import S3Store, open_store
+from camworker.storage.store import S3Store, open_store
+from chaos.faulty_proxy import READ_TROUBLE, WRITE_TROUBLE, FaultyProxy, faulty_proxy
+from chaos.scene import COUNT, SHARDS, STATUSES, Scene, assert_whole, rows_of
+from support.cli_runner import camworker
+from support.outputs import assert_same_rows
+from support.seaweedfs import BUCKET, Server
 
-pytest_plugins = ["s3_fixtures", "chaos_fixtures"]
+pytest_plugins = ["support.s3_fixtures", "chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 # With them a listing has a second page; they are no images by their names.

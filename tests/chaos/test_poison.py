@@ -6,12 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from fatal_decoder import ABORT
-from mishaps import in_processes
-from outputs import assert_same_rows
-from scene import COUNT, Scene, rows_of
 
-pytest_plugins = ["chaos_fixtures"]
+from chaos.mishaps import in_processes
+from chaos.scene import COUNT, Scene, rows_of
+from support.fatal_decoder import ABORT
+from support.outputs import assert_same_rows
+
+pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
-from command import ENVIRONMENT, camworker, photographs, start
-from fatal_decoder import HANG
-from mishaps import in_processes
-from s3_server import BUCKET, Server
-from scene import Scene
 
-from camworker.store import open_store
+from camworker.storage.store import open_store
+from chaos.mishaps import in_processes
+from chaos.scene import Scene
+from support.cli_runner import ENVIRONMENT, camworker, photographs, start
+from support.fatal_decoder import HANG
+from support.seaweedfs import BUCKET, Server
 
-pytest_plugins = ["s3_fixtures", "chaos_fixtures"]
+pytest_plugins = ["support.s3_fixtures", "chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 _LISTENING = "0A"

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from command import camworker, start
-from mishaps import Mishap, in_processes
-from outputs import parts_of
-from scene import SHARDS, Scene, assert_whole, rows_of
 
-pytest_plugins = ["chaos_fixtures"]
+from chaos.mishaps import Mishap, in_processes
+from chaos.scene import SHARDS, Scene, assert_whole, rows_of
+from support.cli_runner import camworker, start
+from support.outputs import parts_of
+
+pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 # Of few images, as what races is the start: 20 times take as many minutes on two cores.
@@ -46,7 +47,7 @@ def test_without_their_lease_both_finish_and_nothing_is_there_twice(
 ) -> None:
     """The lease spares work and is no lock: whoever loses a race adopts what won it."""
     out = tmp_path / "out"
-    blind = Mishap("camworker.lease", "Link.holds", tmp_path / "looked", does="false")
+    blind = Mishap("camworker.ledger.lease", "Link.holds", tmp_path / "looked", does="false")
     command, environment = scene.arguments(out, "--workers", "1"), in_processes(blind)
     both = [start(*command, environment=environment) for _ in range(2)]
     ends = [(process.communicate(timeout=240), process.returncode) for process in both]

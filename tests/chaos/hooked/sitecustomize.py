@@ -1,8 +1,7 @@
 """Python imports this as it starts, in every process that has this folder on its path."""
 
-import connections
-import fatal_decoder
-import mishaps
+from chaos import connections, mishaps
+from support import fatal_decoder
 
 mishaps.install()
 fatal_decoder.install()

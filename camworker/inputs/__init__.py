@@ -1,0 +1,1 @@
+"""List the items of an INPUT and fetch their bytes."""

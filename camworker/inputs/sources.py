@@ -1,0 +1,207 @@
+"""INPUT -> items: what there is to localize, and its known labels. Their bytes are fetch.py's."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from camworker.classes import Classes
+from camworker.errors import UsageError
+from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter
+from camworker.inputs.image_labels import no_labels
+from camworker.inputs.item_queries import by_image_id, joined, refuse_duplicates, with_labels
+from camworker.inputs.manifests import Asked, TableFacts, list_table
+from camworker.schemas import ITEMS
+from camworker.storage.locations import is_below, is_s3, whole_location
+from camworker.storage.store import Entry, entry_of, exists_location, join_uri, open_store
+
+IMAGE_SUFFIXES: Final = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
+    ".avif",
+)
+_TABLE_SUFFIXES: Final = (".parquet", ".csv")
+_TABLES_AT_ONCE: Final = 8
+_ENTRIES_AT_ONCE: Final = 65_536
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Items in listing order, of a prefix in S3 by image_id, in a file: there may be millions.
+
+    verifiable: identities are the files' own, so that a reader can tell one that has changed; not so
+    where a table names them. tables: Parquet files that hold images -> the file's own identity.
+    """
+
+    items: ItemsFile
+    verifiable: bool
+    tables: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A Listing whose items (schema ITEMS) are few enough for memory."""
+
+    items: pa.Table
+    verifiable: bool
+    tables: dict[str, str] = field(default_factory=dict)
+
+
+def open_source(location: str, classes: Classes, **options: Any) -> Source:
+    """The items at location, all in memory; options, and what is raised: as of list_source."""
+    with tempfile.TemporaryDirectory(prefix="camworker-") as folder:
+        listing = list_source(location, classes, Path(folder), **options)
+        return Source(listing.items.read(), listing.verifiable, listing.tables)
+
+
+def list_source(
+    location: str,
+    classes: Classes,
+    scratch: Path,
+    *,
+    image_labels: str | None = None,
+    id_column: str | None = None,
+    identity_column: str | None = None,
+    leave_out: str | None = None,
+    roots: Sequence[str] = (),
+) -> Listing:
+    """List what there is at location: images, Parquet, or a manifest (CSV or Parquet), local or s3://.
+
+    scratch: a folder for the items, and for what it takes to find them. image_labels: a Parquet or CSV file
+    of image_id and label. leave_out: an absolute path or s3:// prefix below which nothing is listed, for an
+    output that lies inside its input. roots: local folders beside location's own that a manifest's URIs may
+    name files in. Raises UsageError for what cannot be planned: nothing there, a missing column, an id
+    twice, a label that classes lacks, a listing that broke off.
+    """
+    path = check_location(location)
+    folders = [os.path.abspath(root) for root in roots]
+    asked = Asked(classes, id_column, identity_column, folders, IMAGE_SUFFIXES)
+    try:
+        listing = _list(path, location, asked, leave_out, scratch)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{location} could not be listed to its end, nothing was planned: {reason}"
+        ) from error
+    refuse_duplicates(listing.items, location)
+    if image_labels:
+        listing = replace(listing, items=with_labels(listing.items, image_labels, classes))
+    return listing
+
+
+def check_location(location: str) -> str:
+    """The absolute path or s3:// URI of what is to be listed. Raises UsageError when nothing is there."""
+    path = whole_location(location)
+    try:
+        there = exists_location(path)
+    except OSError as error:
+        raise UsageError(f"cannot list {error}") from error
+    if not there:
+        raise UsageError(f"{location} does not exist: name a folder of images, a Parquet or a CSV file")
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path!r} is no UTF-8, and its rows could not name it: rename it") from error
+    return path
+
+
+def _list(path: str, location: str, asked: Asked, leave_out: str | None, scratch: Path) -> Listing:
+    if entry := _one_file(path, location):
+        return _rows_of_tables([entry], os.path.dirname(path), asked, scratch)
+    images, tables = _files_below(path, leave_out, scratch)
+    if images.count and (asked.id_column or asked.identity_column):
+        raise UsageError(
+            f"{location} is a folder of images: --id-column and --identity-column are for tables"
+        )
+    if images.count:
+        # In S3 no order is promised.
+        return Listing(by_image_id(images) if is_s3(path) else images, verifiable=True)
+    if tables:
+        return _rows_of_tables(tables, path, asked, scratch)
+    raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor .parquet files")
+
+
+def _one_file(path: str, location: str) -> Entry | None:
+    """The entry of a table that path names; None for a folder. Raises UsageError for another file."""
+    is_table = path.lower().endswith(_TABLE_SUFFIXES)
+    if is_s3(path):
+        try:
+            return entry_of(path) if is_table else None
+        except FileNotFoundError:
+            return None  # a prefix may be called so as well
+    if not os.path.isfile(path):
+        return None
+    if not is_table:
+        raise UsageError(f"{location} is one file: name its folder, a Parquet file or a CSV manifest")
+    return entry_of(path)
+
+
+def _files_below(path: str, leave_out: str | None, scratch: Path) -> tuple[ItemsFile, list[Entry]]:
+    """The images below path as items, as they come, and the Parquet files there, by name."""
+    tables: list[Entry] = []
+    images, items = _images_below(path, leave_out, tables), ItemsFile(scratch / "files.parquet")
+    with TableWriter(items.path, ITEMS) as writer:
+        # Columns at once, not objects.
+        while some := list(islice(images, _ENTRIES_AT_ONCE)):
+            writer.write(_items_of_images(path, some))
+    if is_s3(path):
+        tables.sort(key=lambda entry: entry.key)
+    return items, tables
+
+
+def _images_below(path: str, leave_out: str | None, tables: list[Entry]) -> Iterator[Entry]:
+    """The images below path; the Parquet files on the way go into tables, with whole locations as keys."""
+    for entry in open_store(path).list():
+        name = entry.key.lower()
+        where = join_uri(path, entry.key) if name.endswith((*IMAGE_SUFFIXES, ".parquet")) else ""
+        if not where or (leave_out and is_below(where, leave_out)):
+            continue
+        if name.endswith(".parquet"):
+            tables.append(replace(entry, key=where))
+        else:
+            yield entry
+
+
+def _items_of_images(path: str, images: list[Entry]) -> pa.Table:
+    # A name that is no UTF-8 cannot be a string; escaped it stays one row, which then cannot be read.
+    keys = [e.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for e in images]
+    return pa.table(
+        {
+            "image_id": keys,
+            "uri": [join_uri(path, key) for key in keys],
+            "source_row": pa.nulls(len(images), pa.int64()),
+            "identity": [entry.identity for entry in images],
+            "labels": no_labels(len(images)),
+            "size": [entry.size for entry in images],
+        },
+        ITEMS,
+    )
+
+
+def _rows_of_tables(entries: list[Entry], folder: str, asked: Asked, scratch: Path) -> Listing:
+    """All rows of tables that lie in folder, which URIs may name files in."""
+    if not is_s3(folder):
+        asked = replace(asked, roots=[folder, *asked.roots])
+    pieces = [ItemsFile(scratch / f"table-{number:06d}.parquet") for number in range(len(entries))]
+
+    def list_one(entry: Entry, piece: ItemsFile) -> TableFacts:
+        with TableWriter(piece.path, ITEMS) as writer:
+            return list_table(entry, asked, writer.write)
+
+    with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
+        facts = list(pool.map(list_one, entries, pieces))
+    return Listing(
+        joined(pieces),
+        verifiable=all(table.verifiable for table in facts),
+        # The table's identity stands for its rows', so that the rows' own need no check.
+        tables={
+            entry.key: entry.identity
+            for entry, table in zip(entries, facts, strict=True)
+            if table.holds_images
+        },
+    )

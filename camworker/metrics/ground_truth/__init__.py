@@ -1,0 +1,1 @@
+"""Readers of ground truth: tables, COCO, Pascal VOC, WSOL metadata and mask folders."""

@@ -1,0 +1,1 @@
+"""Networks that end in global pooling and one linear layer, their weights and packages."""

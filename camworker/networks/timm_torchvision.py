@@ -1,0 +1,110 @@
+"""Networks of timm and torchvision, taken apart at their pooling. No hooks: each returns its features.
+
+timm's networks offer forward_features and forward_head. torchvision's are traced (torch.fx) and the
+graph is cut where its pooling begins.
+"""
+
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from camworker.errors import NetworkError
+from camworker.networks.gap import GapNetwork, Pooling, Preprocessing
+from camworker.networks.graph_surgery import cut, dilate, trace
+
+# torchvision renormalises from ImageNet's mean and deviation to 0.5 inside these two where they carry
+# its weights (transform_input); preprocessing with 0.5 says the same once.
+_INCEPTIONS = ("googlenet", "inception_v3")
+
+
+class _Timm(nn.Module):
+    """timm's two halves of a network; where features are [B, h, w, C] they change places on the way."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+
+    def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        features = self.model.forward_features(images_BCHW)
+        return features.permute(0, 3, 1, 2) if self._channels_last else features
+
+    def logits(self, features_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.model.forward_head(
+            features_BCHW.permute(0, 2, 3, 1) if self._channels_last else features_BCHW
+        )
+
+
+def lite0(classes: int, pooling: Pooling, output_stride: int | None) -> GapNetwork:
+    """EfficientNet-Lite0, whose weights come with the installation (mean and deviation 0.5)."""
+    return of_timm("tf_efficientnet_lite0", classes, pooling, output_stride)
+
+
+def of_timm(name: str, classes: int, pooling: Pooling, output_stride: int | None) -> GapNetwork:
+    """A network of timm. Raises NetworkError for one it lacks, or that has no single linear layer."""
+    if not timm.is_model(name):
+        raise NetworkError(f"timm {timm.__version__} has no network {name!r}: see timm.list_models()")
+    options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    try:
+        model = timm.create_model(name, pretrained=False, num_classes=classes, global_pool=pooling, **options)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        what = f"with output stride {output_stride}" if options else f"with global {pooling} pooling"
+        raise NetworkError(f"timm does not build {name} {what}: {error!r}") from error
+    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if not isinstance(classifier, nn.Linear | nn.Conv2d):
+        kind = type(classifier).__name__
+        raise NetworkError(f"refused: timm's {name} ends in no single linear layer but in a {kind}")
+    parts = _Timm(model)
+    config = model.pretrained_cfg
+    return GapNetwork(
+        model,
+        features=parts.features,
+        logits=parts.logits,
+        classifier=classifier,
+        classes=classes,
+        pooling=pooling,
+        preprocessing=Preprocessing(
+            int(config["input_size"][1]), tuple(config["mean"]), tuple(config["std"])
+        ),
+    ).eval()
+
+
+def of_torchvision(name: str, classes: int, pooling: Pooling, output_stride: int | None) -> GapNetwork:
+    """A network of torchvision. Raises NetworkError for one it lacks or that has no global pooling."""
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise NetworkError(
+            f"torchvision {torchvision.__version__} has no classification network {name!r}: "
+            "see torchvision.models.list_models()"
+        )
+    options: dict[str, Any] = {"aux_logits": False, "init_weights": False} if name in _INCEPTIONS else {}
+    model = torchvision.models.get_model(name, num_classes=classes, **options).eval()
+    graph = trace(model)
+    if output_stride is not None:
+        dilate(model, graph, output_stride)
+    features, logits, classifier = cut(model, graph, pooling)
+    return GapNetwork(
+        model,
+        features=features,
+        logits=logits,
+        classifier=classifier,
+        classes=classes,
+        pooling=pooling,
+        # Without a linear layer the last convolution makes the class maps.
+        head=None if classifier else (_last_convolution(model),),
+        preprocessing=_torchvision_preprocessing(name),
+    ).eval()
+
+
+def _last_convolution(model: nn.Module) -> nn.Module:
+    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)][-1]
+
+
+def _torchvision_preprocessing(name: str) -> Preprocessing:
+    """What torchvision's published weights of a network were trained with, by their transforms."""
+    if name in _INCEPTIONS:
+        return Preprocessing(299 if name == "inception_v3" else 224, (0.5,) * 3, (0.5,) * 3)
+    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    return Preprocessing(transforms.crop_size[0], tuple(transforms.mean), tuple(transforms.std))

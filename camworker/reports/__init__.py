@@ -1,0 +1,1 @@
+"""HTML pages, contact sheets, heat maps and charts."""

@@ -1,0 +1,1 @@
+"""Bytes: local folders, memory and object stores, and how Parquet files are opened."""

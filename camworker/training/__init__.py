@@ -1,0 +1,1 @@
+"""Fine-tuning from image-level labels."""

@@ -1,0 +1,1 @@
+"""Class-specific units and the patches that activate them."""

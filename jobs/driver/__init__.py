@@ -1,0 +1,1 @@
+"""Feed shards to workers, own the attempts and retries, and report progress."""

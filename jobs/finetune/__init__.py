@@ -1,0 +1,5 @@
+"""Fine-tune a network from image labels alone; the result is a package that localize takes as --weights."""
+
+from jobs.finetune.command import HELP, add_arguments, run
+
+__all__ = ["HELP", "add_arguments", "run"]

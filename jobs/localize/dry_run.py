@@ -1,0 +1,85 @@
+"""localize --dry-run: what there is to do, and how long it would take by a few images timed here."""
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from jobs.console import DONE, Console, duration
+from jobs.localize.worker import Settings, start
+from jobs.ray_cluster import Workers
+
+if TYPE_CHECKING:
+    from camworker.inputs.item_queries import Measure
+    from camworker.inputs.sources import Listing
+
+_SECONDS: Final = 10.0
+_BATCHES: Final = 16
+
+
+def dry_run(
+    console: Console,
+    settings: Settings,
+    pending: "Listing",
+    found: "Measure",
+    workers: Workers,
+    shard_size: int,
+) -> int:
+    """Time some pending items as one worker would, and tell what all take; nothing is written."""
+    count = found.there
+    settings = replace(settings, images=-(-count // workers.count))
+    rate = _images_per_second(settings, pending, workers.cores) if count else None
+    rate = rate * workers.count if rate else None
+    seconds = count / rate if rate else None
+    summary = {
+        "recipe": settings.recipe,
+        "planned": found.count,
+        "bytes": found.bytes,  # None where a manifest does not say
+        "shards": -(-found.count // shard_size),
+        "workers": workers.count,
+        "images_per_second": round(rate, 2) if rate else None,
+        "seconds": round(seconds, 1) if seconds else None,
+        "output": settings.out,
+    }
+    size = f"{found.bytes / 1e6:.1f} MB" if found.bytes is not None else "of unknown size"
+    console.say(f"{count} images to localize, {size}, in {summary['shards']} shards")
+    if removed := found.count - count:
+        console.say(f"{removed} images are no longer listed: their rows will say removed")
+    if seconds:
+        console.say(
+            f"{rate:.1f} images/s with {workers.count} worker(s) on this machine: about {duration(seconds)}, "
+            "start-up aside"
+        )
+    console.say("nothing was written")
+    console.result(summary)
+    return DONE
+
+
+def _images_per_second(settings: Settings, pending: "Listing", cores: int) -> float | None:
+    """One worker's rate after its first batch; over everything where there is no second batch."""
+    from camworker.inference.shard import localize_items
+
+    localizer = settings.localizer()
+    threads, _ = start(localizer, settings, cores)
+    items = pending.items.first(_BATCHES * localizer.batch_size)
+    started = time.monotonic()
+    first: float | None = None
+    count = 0
+    batches = localize_items(
+        items,
+        localizer,
+        decoders=threads.decoders,
+        streams=threads.streams,
+        verify=pending.verifiable,
+        tables=pending.tables,
+    )
+    for rows, _ in batches:
+        now = time.monotonic()
+        if first is None:
+            first = now
+        else:
+            count += rows.num_rows
+        if now - started > _SECONDS:
+            break
+    if first is None:
+        return None
+    return count / (now - first) if count else items.num_rows / (now - started)

@@ -1,0 +1,203 @@
+"""Arguments and the run of `camworker summarize`."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from camworker.errors import UsageError
+from camworker.ledger.ledger import Ledger, open_ledger
+from camworker.storage.store import open_store
+from jobs.console import DONE, Console
+from jobs.options import folder, share, whole
+
+if TYPE_CHECKING:
+    from camworker.metrics.summary import TruthFacts
+    from camworker.metrics.tally import Measure
+
+HELP = "localization metrics against ground truth"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    parser.add_argument(
+        "--report", type=folder, metavar="DIR", help="write summary.html and tables there too"
+    )
+    parser.add_argument(
+        "--recipe", action="append", default=[], help="which, where OUT holds several; again to compare"
+    )
+    what = parser.add_argument_group("what is true")
+    what.add_argument(
+        "--truth",
+        required=True,
+        metavar="PATH",
+        help="Parquet or CSV (a box a row: image_id, label, xmin, ymin, xmax, ymax), COCO JSON, a folder of "
+        "Pascal VOC XML, of masks (CLASS/IMAGE.png), or of image_ids.txt and the like",
+    )
+    what.add_argument(
+        "--truth-boxes",
+        choices=("half-open", "inclusive"),
+        default="half-open",
+        help="inclusive: xmax and ymax name the last pixel of a box (default half-open)",
+    )
+    what.add_argument(
+        "--truth-classes", choices=("name", "index"), default="name", help="match classes by (default name)"
+    )
+    what.add_argument("--masks", metavar="DIR", help="where the mask files lie that localization.txt names")
+    what.add_argument(
+        "--exclude", metavar="FILE", help="image ids, one a line, that count for classification only"
+    )
+    how = parser.add_argument_group("how to judge")
+    how.add_argument(
+        "--box-rule",
+        metavar="RULE",
+        help="make boxes anew from the stored maps: cam20, cam:T, cam20-multi, dtbox or maxboxacc:TAU",
+    )
+    how.add_argument(
+        "--iou-convention",
+        choices=("half-open", "inclusive"),
+        default="half-open",
+        help="inclusive: widths and heights get 1 added, as in ILSVRC's kit (default half-open)",
+    )
+    how.add_argument(
+        "--select-threshold-on",
+        type=share,
+        metavar="SHARE",
+        help="choose MaxBoxAcc's threshold on a share of the images, drawn by hash, and report on the rest",
+    )
+    where = parser.add_argument_group("where")
+    where.add_argument("--workers", type=whole(1), metavar="N", help="tasks at a time (default: all cores)")
+    where.add_argument("--address", help="Ray cluster to join (default: one started here, if it is worth it)")
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    ledgers = _open(args)
+
+    from camworker.metrics.summary import FIGURES, compare, compute
+    from camworker.metrics.tally import Tally
+    from jobs.summarize.tally_parts import tally_all
+
+    found = []
+    for ledger in ledgers:
+        recipe = ledger.read_recipe()
+        measure = _measure(args, ledger, recipe)
+        tally = Tally()
+        facts, shown = tally_all(args, console, ledger, recipe, measure, tally)
+        names = tuple(recipe["class_names"])
+        places = 5 if len(names) <= recipe["top_k"] else recipe["top_k"]
+        summary: dict[str, Any] = {
+            "recipe": ledger.recipe,
+            "complete": all(ledger.read_run(generation) for generation in ledger.generations()),
+            "box_rule": args.box_rule or recipe["box_rule"],
+            "iou_convention": args.iou_convention,
+            "select_threshold_on": args.select_threshold_on,
+            **compute(tally, facts, measure, places),
+        }
+        found.append((ledger, recipe, tally, facts, shown, summary))
+    ledger, recipe, tally, facts, shown, summary = found[0]
+    summary["compared"] = [
+        {
+            "recipe": other["recipe"],
+            **{name: other[name] for name in FIGURES},
+            "difference": compare(tally, others, summary, other),
+        }
+        for _, _, others, _, _, other in found[1:]
+    ]
+    _tell(console, summary, facts)
+    if args.report:
+        from jobs.summarize.report_files import write_report
+
+        page = write_report(
+            args.report,
+            ledger,
+            [recipe for _, recipe, *_ in found],
+            tally,
+            facts,
+            summary,
+            shown,
+            output=args.output,
+            truth=args.truth,
+        )
+        console.say(f"open {page}")
+    console.result(summary)
+    return DONE
+
+
+def _open(args: argparse.Namespace) -> list[Ledger]:
+    """The ledgers asked for. Raises UsageError for what cannot be, before anything is read."""
+    if args.box_rule:
+        from camworker.boxes.rules import check_rule
+
+        args.box_rule = check_rule(args.box_rule, maxboxacc=True)
+    if args.select_threshold_on in (0, 1):
+        raise UsageError("--select-threshold-on is a share above 0 and below 1: both parts need images")
+    store = open_store(args.output)
+    names = list(dict.fromkeys(args.recipe)) or [None]
+    return [open_ledger(store, name, args.output) for name in names]
+
+
+def _measure(args: argparse.Namespace, ledger: Ledger, recipe: dict[str, Any]) -> "Measure":
+    from camworker.dataset import committed_parts, map_shape
+    from camworker.ledger.inventory import recorded_parts
+    from camworker.metrics.matching import Criteria
+    from camworker.metrics.tally import Measure
+
+    place, first = next(iter(committed_parts(ledger).items()))
+    criteria = Criteria.of_recipe(
+        recipe,
+        map_shape(ledger, first, recorded_parts(ledger).get(place)),
+        box_rule=args.box_rule if args.box_rule != recipe["box_rule"] else None,
+        inclusive=args.iou_convention == "inclusive",
+    )
+    return Measure(criteria, len(recipe["class_names"]), _sweep_rule(args, recipe), args.select_threshold_on)
+
+
+def _sweep_rule(args: argparse.Namespace, recipe: dict[str, Any]) -> Any:
+    """Whose sweep: Choe et al.'s, unless boxes of the cam rules were asked for; dtbox has none."""
+    if (args.box_rule or recipe["box_rule"]) == "dtbox":
+        return None
+    return "cam" if args.box_rule and args.box_rule.startswith("cam") else "maxboxacc"
+
+
+def _tell(console: Console, summary: dict[str, Any], facts: "TruthFacts") -> None:
+    from camworker.reports.summary_page import TITLES
+
+    bound = "" if summary["select_threshold_on"] else " (upper bound)"
+    titles = {name: title + bound * name.startswith("max_box_acc") for name, title in TITLES.items()}
+    console.say(
+        f"{summary['images']} images, {sum(summary['failed'].values())} failed; "
+        f"{summary['images_with_truth']} with truth ({summary['units']} labels)"
+    )
+    for name, title in titles.items():
+        value, interval = summary[name], summary[f"{name}_ci95"]
+        if value is not None:
+            console.say(f"{title:<36}{100 * value:5.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]")
+        elif name != "pxap":
+            console.say(f"{title:<36}not supported by these rows and this truth")
+    for other in summary["compared"]:
+        console.say(f"{other['recipe']} less {summary['recipe']}, in points:")
+        for name, title in titles.items():
+            value, interval = other["difference"][name], other["difference"][f"{name}_ci95"]
+            if value is not None:
+                low, high = (100 * end for end in interval)
+                console.say(f"  {title:<34}{100 * value:+6.2f}  [{low:+.2f}, {high:+.2f}]")
+    if summary["units_without_target"]:
+        console.say(
+            f"{summary['units_without_target']} known labels have no map of their own: localize with "
+            "--image-labels to get the figures that need it"
+        )
+    if summary["images_without_truth"] or summary["truth_without_image"]:
+        console.say(
+            f"outside these figures: images without truth: {summary['images_without_truth']}; images of the "
+            f"truth that are not in these predictions: {summary['truth_without_image']}"
+        )
+    if facts.unknown:
+        some = ", ".join(list(facts.unknown)[:3])
+        rest = ", ..." if len(facts.unknown) > 3 else ""
+        console.say(
+            f"rows of the truth left out: {sum(facts.unknown.values())}, of {len(facts.unknown)} classes "
+            f"that this network lacks ({some}{rest})"
+        )
+    for what, count in facts.notes.items():
+        if count:
+            console.say(f"truth: {what}: {count}")
+    if not summary["complete"]:
+        console.say("a generation is unfinished: run localize again to complete it")

@@ -1,0 +1,145 @@
+"""Regions above a level against scipy's labelling, and boxes of whole batches against the words of cam20."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numba.core import caching
+from scipy import ndimage
+
+from camworker.boxes.connected_components import regions_above
+from camworker.boxes.numba_jit import compiled
+from camworker.boxes.rules import boxes_from_cam, boxes_from_cams, boxes_from_map
+from camworker.frame import RESIZES, Frame
+
+
+def labelled(mask_HW: np.ndarray) -> list[list[int]]:
+    """xmin, ymin, xmax, ymax and pixels of every component, in the order of their first pixels."""
+    labels, _ = ndimage.label(mask_HW, structure=np.ones((3, 3)))
+    regions = [
+        (np.flatnonzero(labels.ravel() == n)[0], [x.start, y.start, x.stop, y.stop, (labels == n).sum()])
+        for n, (y, x) in enumerate(ndimage.find_objects(labels), 1)
+    ]
+    return [list(map(int, region)) for _, region in sorted(regions, key=lambda pair: pair[0])]
+
+
+def defined(cam_hw: np.ndarray, frame: Frame, rule: str) -> list[list[float]]:
+    """Boxes by the words of the rules: OpenCV's resize, a plain mask, scipy's labels."""
+    side = frame.input_size
+    map_HW = cv2.resize(cam_hw.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    if not map_HW.max() > 0:
+        return [[0, 0, frame.width, frame.height]]
+    threshold = float(rule.removeprefix("cam:")) if rule.startswith("cam:") else 0.2
+    regions = labelled(map_HW > np.float32(threshold) * map_HW.max())
+    regions.sort(key=lambda region: -region[4])  # stable: equals stay in row order
+    kept = [region for region in regions if 10 * region[4] >= regions[0][4]]
+    return frame.to_original(np.array(kept if rule == "cam20-multi" else kept[:1])[:, :4]).tolist()
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_regions_are_scipys_components(data):
+    shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
+    mask_HW = data.draw(hnp.arrays(np.bool_, shape))
+    assert regions_above(mask_HW.astype(np.float32), np.float32(0.5)).tolist() == labelled(mask_HW)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.4, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 64, 131])
+def test_regions_of_noise_are_scipys_components(share, width):
+    rng = np.random.default_rng(width)
+    for height in (1, 2, 50, 120):
+        map_HW = rng.random((height, width), np.float32)
+        level = np.float32(1 - share)
+        assert regions_above(map_HW, level).tolist() == labelled(map_HW > level)
+
+
+def test_regions_that_grow_together_late():
+    comb = np.ones((41, 301), np.float32)
+    comb[:-1, 1::2] = 0  # 151 teeth of 40 pixels on a back of 301
+    assert regions_above(comb, np.float32(0)).tolist() == [[0, 0, 301, 41, 151 * 40 + 301]]
+    assert regions_above(comb[::-1].copy(), np.float32(0)).tolist() == [[0, 0, 301, 41, 151 * 40 + 301]]
+    assert regions_above(comb[:-1], np.float32(0)).tolist() == [
+        [x, 0, x + 1, 40, 40] for x in range(0, 301, 2)
+    ]
+    # A thousand regions a row are more than there is room for at first.
+    dots = np.zeros((100, 2000), np.float32)
+    dots[::2, ::2] = 1
+    assert len(regions_above(dots, np.float32(0))) == 50_000
+
+
+def test_nothing_above_and_everything_above():
+    map_HW = np.ones((9, 16), np.float32)
+    assert regions_above(map_HW, np.float32(1)).shape == (0, 5)
+    assert regions_above(map_HW, np.float32(0)).tolist() == [[0, 0, 16, 9, 16 * 9]]
+
+
+SHAPES = [(7, 7), (8, 4), (1, 1), (1, 6), (13, 13), (32, 32), (5, 11)]
+RULES = ["cam20", "cam:0.5", "cam:0", "cam20-multi"]
+
+
+def random_cam(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
+    """A map as networks give them, or one of plateaus, where regions have equal sizes; of any sign."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return rng.normal(size=shape).astype(np.float16)
+    if kind == 1:
+        return (rng.random(shape) < 0.3).astype(np.float16) * np.float16(rng.choice([0.01, 1, 6e4]))
+    if kind == 2:
+        return rng.integers(-2, 3, shape).astype(np.float16)
+    return (ndimage.gaussian_filter(rng.normal(size=shape), 1.5, mode="nearest") * 20).astype(np.float16)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.sampled_from(SHAPES),
+    side=st.integers(32, 320),
+    resize=st.sampled_from(RESIZES),
+    rule=st.sampled_from(RULES),
+)
+@settings(max_examples=150)
+def test_boxes_of_a_batch_are_those_of_the_definition(seed, shape, side, resize, rule):
+    rng = np.random.default_rng(seed)
+    frames = [Frame(*rng.integers(1, 2000, 2).tolist(), side, resize) for _ in range(2)]
+    cams_Mhw = np.stack([random_cam(rng, shape) for _ in range(3)])
+    image_M = np.array([0, 0, 1])
+    boxes_L4, counts_M = boxes_from_cams(cams_Mhw, frames, image_M, rule)
+    assert boxes_L4.dtype == np.float32
+    pieces = np.split(boxes_L4, np.cumsum(counts_M)[:-1])
+    for cam_hw, image, boxes_N4 in zip(cams_Mhw, image_M, pieces, strict=True):
+        assert boxes_N4.tolist() == defined(cam_hw, frames[image], rule)
+        assert boxes_N4.tobytes() == boxes_from_cam(cam_hw, frames[image], rule).tobytes()
+
+
+@pytest.mark.parametrize("rule", ["dtbox", "maxboxacc:0.3"])
+def test_every_rule_makes_boxes_of_a_batch(rule):
+    rng = np.random.default_rng(3)
+    frames = [Frame(60, 40, 32), Frame(30, 50, 32)]
+    cams_Mhw = np.stack([random_cam(rng, (5, 5)) for _ in range(12)] + [np.zeros((5, 5), np.float16)])
+    image_M = np.arange(13) % 2
+    boxes_L4, counts_M = boxes_from_cams(cams_Mhw, frames, image_M, rule)
+    expected = [boxes_from_cam(cam, frames[n], rule) for cam, n in zip(cams_Mhw, image_M, strict=True)]
+    assert counts_M.tolist() == [len(boxes) for boxes in expected]
+    assert boxes_L4.tobytes() == np.concatenate(expected).tobytes()
+
+
+def test_a_batch_of_no_maps():
+    boxes_L4, counts_M = boxes_from_cams(np.empty((0, 7, 7), np.float16), [], np.zeros(0, np.int64))
+    assert (boxes_L4.shape, boxes_L4.dtype, counts_M.shape) == ((0, 4), np.float32, (0,))
+
+
+def test_values_that_are_not_finite():
+    map_HW = np.array([[1, np.inf, 1], [1, 1, 1]], np.float32)
+    assert boxes_from_map(map_HW).tolist() == [[1, 0, 2, 1]]
+    map_HW[1, 1] = np.nan
+    assert boxes_from_map(map_HW).tolist() == [[0, 0, 3, 2]]
+    assert boxes_from_map(-map_HW).tolist() == [[0, 0, 3, 2]]
+
+
+def test_compiling_needs_no_place_to_keep_code(monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="no locator"):
+        caching.FunctionCache(labelled)
+    assert compiled(lambda value: value + 1)(1) == 2

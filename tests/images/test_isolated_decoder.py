@@ -1,0 +1,119 @@
+"""Careful decoding: the image that kills or hangs its decoder is alone, in a process and in a run."""
+
+import io
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from camworker.dataset import latest
+from camworker.errors import Failure
+from camworker.images import isolated_decoder as careful
+from camworker.images.isolated_decoder import CarefulDecoder
+from camworker.inference.localizer import Localizer, Prepared
+from camworker.ledger.lease import is_gone, process_name
+from support.cli_runner import camworker, photographs
+from support.factories import photograph
+from support.fatal_decoder import ABORT, HANG, install_in_children
+from support.paths import SUPPORT
+
+FATAL = (sys.executable, str(SUPPORT / "fatal_decoder.py"))
+
+
+def test_it_prepares_what_the_localizer_does(tiny_localizer: Localizer) -> None:
+    with CarefulDecoder(32, "squash") as decoder:
+        for seed, kind in enumerate(("PNG", "JPEG", "GIF")):
+            data = photograph(seed, kind=kind)
+            ours, theirs = decoder.prepare(data), tiny_localizer.prepare(data)
+            assert isinstance(ours, Prepared)
+            assert isinstance(theirs, Prepared)
+            assert ours.frame == theirs.frame
+            assert ours.pixels_CHW.equal(theirs.pixels_CHW)
+        for broken in (b"", b"words", photograph(0)[:60]):
+            assert decoder.prepare(broken) == tiny_localizer.prepare(broken)
+
+
+def test_an_image_that_kills_its_decoder_is_poison_and_the_next_is_not() -> None:
+    with CarefulDecoder(32, "squash", child=FATAL) as decoder:
+        assert isinstance(decoder.prepare(photograph(1)), Prepared)
+        poison = decoder.prepare(photograph(2) + ABORT)
+        assert poison == Failure("poison", "decoding it ended its process (signal SIGABRT)")
+        assert isinstance(decoder.prepare(photograph(3)), Prepared)
+
+
+def test_an_image_that_hangs_its_decoder_is_poison() -> None:
+    with CarefulDecoder(32, "squash", child=FATAL, seconds=1) as decoder:
+        poison = decoder.prepare(photograph(2) + HANG)
+        assert poison == Failure("poison", "decoding it did not end within 1 s")
+        assert isinstance(decoder.prepare(photograph(3)), Prepared)
+
+
+def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(data: bytes) -> Failure:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(careful, "decode", decode)
+    length = struct.Struct("<Q")
+    requests = b"".join(length.pack(len(m)) + m for m in (b'[32, "squash"]', b"an image", b"another"))
+    replies = io.BytesIO()
+    careful.serve(io.BytesIO(requests), replies)
+    answer = b'{"status": "too_large", "reason": "there is not enough memory for it: no room"}'
+    expected = b"".join(length.pack(len(m)) + m for m in (b"ready", answer, answer))
+    assert replies.getvalue() == expected
+
+
+def test_a_child_that_does_not_start_is_no_images_fault() -> None:
+    with (
+        CarefulDecoder(32, "squash", child=(sys.executable, "-c", "pass")) as decoder,
+        pytest.raises((EOFError, BrokenPipeError)),
+    ):
+        decoder.prepare(photograph(1))
+
+
+def test_a_child_that_hangs_ends_with_a_worker_that_is_killed() -> None:
+    """Nobody is left to end it, and it does not see that its input is closed."""
+    code = (
+        "import struct, subprocess, sys\n"
+        "child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
+        "for message in (b'[32, \"squash\"]', b'this one hangs'):\n"
+        "    child.stdin.write(struct.pack('<Q', len(message)) + message)\n"
+        "    child.stdin.flush()\n"
+        "child.stdout.read(13)\n"  # it is ready: what comes after that hangs
+        "print(child.pid, flush=True)\n"
+        "child.wait()"
+    )
+    command = [sys.executable, "-c", code, *FATAL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdout is not None
+        child = process_name(int(worker.stdout.readline()))
+        assert child is not None
+        worker.kill()
+    deadline = time.monotonic() + 10
+    while not is_gone(child) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert is_gone(child)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_in_a_run_the_fatal_image_alone_is_poison(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "in", 24)
+    victim = folder / "0011.jpg"
+    victim.write_bytes(victim.read_bytes() + ABORT)
+    path = install_in_children(tmp_path / "site")
+    out = tmp_path / "out"
+    done = camworker(
+        *("localize", folder, "--output", out, "--shard-size", "8", "--json"),
+        environment={"PYTHONPATH": path},
+    )
+    assert done.code == 0, done.err
+    assert done.json["failed"] == {"poison": 1}
+    rows = latest(str(out))
+    assert Counter(rows["status"].to_pylist()) == {"ok": 23, "poison": 1}
+    poison = next(row for row in rows.to_pylist() if row["status"] == "poison")
+    assert poison["image_id"] == "0011.jpg"
+    assert "SIGABRT" in poison["error"]

@@ -1,0 +1,101 @@
+"""What is decoded on the device, and what the processor does of it. The device's decoder is stood in for."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from camworker.errors import Failure
+from camworker.images import nvjpeg as device_decode
+from camworker.images.decode import decode
+from camworker.images.nvjpeg import Encoded, decode_together, decoder_of, for_device
+from camworker.inference.localizer import Localizer
+from support.factories import encode, tiny_package
+
+PIXELS = np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)
+
+
+def jpeg(orientation: int = 1, **options) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(PIXELS, "JPEG", exif=exif, **options)
+
+
+def of(mode: str, kind: str) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_plain_jpegs_are_for_the_device(orientation):
+    data = jpeg(orientation)
+    assert for_device(data) == Encoded(data, orientation)
+    assert for_device(of("L", "JPEG")) is not None
+    assert for_device(data + b"\0\0") is not None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", of("CMYK", "JPEG"), of("RGB", "PNG"), jpeg()[:-30], jpeg()[:40], b"\xff\xd8\xff\xd9"],
+    ids=["empty", "CMYK", "PNG", "torn", "header only", "no header"],
+)
+def test_everything_else_is_not(data):
+    assert for_device(data) is None
+
+
+def test_what_the_device_refuses_the_processor_decodes():
+    images = [jpeg(1), jpeg(6), jpeg(8, quality=30)]
+    given = []
+
+    def on_device(data):
+        given.append(list(data))
+        return [decode(of("RGB", "PNG")), None, torch.zeros(3, 24, 40, dtype=torch.uint8)]
+
+    first, second, third = decode_together([for_device(data) for data in images], on_device)
+    assert given == [images]
+    assert torch.equal(first, torch.from_numpy(PIXELS).permute(2, 0, 1))
+    assert torch.equal(second, decode(images[1]))
+    assert second.shape == (3, 40, 24)
+    assert third.shape == (3, 40, 24)  # turned, as its EXIF says
+
+
+def test_an_image_that_fails_in_both_is_a_failure():
+    torn = jpeg()[:200]
+    (failed,) = decode_together([Encoded(torn, 1)], lambda data: [None])
+    assert isinstance(failed, Failure)
+    assert failed.status == "decode_error"
+
+
+def test_one_that_fails_on_the_device_costs_the_others_nothing(monkeypatch):
+    calls = []
+
+    def decode_jpeg(buffers, mode, device):
+        calls.append(len(buffers))
+        if any(len(buffer) == 3 for buffer in buffers):
+            raise RuntimeError("Error while decoding JPEG images")
+        return [buffer.clone() for buffer in buffers]
+
+    monkeypatch.setattr(device_decode, "decode_jpeg", decode_jpeg)
+    on_device = decoder_of(torch.device("cpu"))
+    first, second, third = on_device([b"1", b"333", b"22"])
+    assert (first.tolist(), second, third.tolist()) == ([49], None, [50, 50])
+    assert calls == [3, 1, 1, 1]
+    assert on_device([]) == []
+
+
+def test_the_localizer_prepares_the_same_whoever_decodes():
+    localizer = Localizer(tiny_package(), device="cpu", precision="float32")
+    images = [jpeg(), b"", of("RGB", "PNG"), jpeg(6), jpeg()[:-30]]
+    expected = [localizer.prepare(data) for data in images]
+    localizer._device_decoder = decoder_of(torch.device("cpu"))  # torchvision's, on the processor
+    received = [localizer.receive(data) for data in images]
+    assert [isinstance(image, Encoded) for image in received] == [True, False, False, True, False]
+    for image, other in zip(localizer.prepare_together(received), expected, strict=True):
+        if isinstance(other, Failure):
+            assert image == other
+        else:
+            assert torch.equal(image.pixels_CHW, other.pixels_CHW)
+            assert image.frame == other.frame

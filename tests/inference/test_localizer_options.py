@@ -1,0 +1,126 @@
+"""Localizer on a tiny network: options, scoring, maps that overflow, and what it leaves of its package."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from camworker.boxes.rules import boxes_from_cam
+from camworker.errors import MapOverflowError, UsageError
+from camworker.frame import Frame
+from camworker.inference.localizer import Localizer, Maps, Prepared
+from camworker.inference.predictions import corners, to_float16
+from support.factories import encode, tiny_package
+
+
+def colors(count: int) -> list[bytes]:
+    rng = np.random.default_rng(5)
+    return [encode(rng.integers(0, 256, (24, 40, 3), np.uint8), "PNG") for _ in range(count)]
+
+
+def tiny(**options) -> Localizer:
+    return Localizer(tiny_package(), device="cpu", precision="float32", **options)
+
+
+def test_top_k_is_at_most_the_classes():
+    (row,) = tiny(top_k=9).localize(colors(1))
+    assert sorted(row.labels.tolist()) == [0, 1, 2]
+    assert row.cams.shape == (3, 8, 4)
+    assert row.scores.sum() == pytest.approx(1)
+    (best,) = tiny(top_k=1).localize(colors(1), [[0, 1, 2]])
+    assert best.labels.tolist() == row.labels[:1].tolist()
+    assert best.boxes.shape == (1,)
+    assert [target.label for target in best.targets] == [0, 1, 2]
+
+
+def test_labels_follow_their_images_into_later_batches():
+    rows = tiny(batch_size=2).localize(colors(5), [[0], [], [1, 2], [2], [1]])
+    assert [[target.label for target in row.targets] for row in rows] == [[0], [], [1, 2], [2], [1]]
+
+
+def test_boxes_are_made_of_the_rounded_maps(tiny_localizer):
+    # 0.20001 is above a fifth, and what float16 makes of it below: the stored map ends half way down.
+    maps_BNHW = np.full((1, 3, 8, 4), 0.20001, np.float32)
+    maps_BNHW[:, :, :4] = 1
+    three = np.ones((1, 3), np.float32)
+    maps = Maps(np.array([[0, 1, 2]], np.int32), three, three, maps_BNHW, np.array([0]))
+    frame = Frame(320, 320, 32)
+    image = Prepared(torch.zeros(3, 32, 32, dtype=torch.uint8), frame)
+    (row,) = tiny_localizer.finish(maps, [image]).rows()
+    assert boxes_from_cam(maps_BNHW[0, 0], frame).tolist() == [[0, 0, 320, 320]]
+    assert corners(row.boxes).tolist() == [boxes_from_cam(row.cams[0], frame)[0].tolist()] * 3
+    assert (row.boxes["ymax"] < 200).all()
+
+
+def test_sigmoid_scoring():
+    package = replace(tiny_package(), scoring="sigmoid")
+    localizer = Localizer(package, device="cpu", precision="float32", top_k=3)
+    (photo,) = colors(1)
+    maps = localizer.forward([localizer.prepare(photo)], [[1]])
+    np.testing.assert_allclose(maps.scores_BN, 1 / (1 + np.exp(-maps.logits_BN)), rtol=1e-5)
+    (row,) = localizer.localize([photo])
+    np.testing.assert_array_equal(row.scores, maps.scores_BN[0, :3])
+    assert abs(row.scores.sum() - 1) > 0.1  # not shares of one
+
+
+def test_maps_too_large_for_float16_are_an_error():
+    to_float16(np.array([65504.0, -65504.0], np.float32))
+    for value in (65520.0, -70000.0, np.inf, np.nan):
+        with pytest.raises(MapOverflowError):
+            to_float16(np.array([1, value], np.float32))
+    package = tiny_package()
+    with torch.no_grad():
+        package.network.classifier.weight *= 1e7
+    with pytest.raises(MapOverflowError, match="float16"):
+        Localizer(package, device="cpu", precision="float32").localize(colors(1))
+
+
+def test_two_localizers_of_one_package():
+    package = tiny_package()
+    first = Localizer(package, device="cpu", precision="bfloat16")
+    second = Localizer(package, device="cpu", precision="bfloat16")
+    images = colors(2)
+    for one, other in zip(first.localize(images), second.localize(images), strict=True):
+        np.testing.assert_array_equal(one.cams, other.cams)
+
+
+def test_a_package_stays_as_it_was_loaded():
+    package = tiny_package()
+    before = {key: tensor.clone() for key, tensor in package.network.state_dict().items()}
+    Localizer(package, device="cpu", precision="bfloat16")
+    for key, tensor in package.network.state_dict().items():
+        assert tensor.dtype == before[key].dtype
+        assert torch.equal(tensor, before[key])
+
+
+def test_only_failures_and_nothing_at_all(tiny_localizer):
+    rows = tiny_localizer.localize([b"", b"x"], [[], [1]])
+    assert [row.status for row in rows] == ["decode_error", "unsupported"]
+    assert tiny_localizer.localize([]) == []
+    with pytest.raises(UsageError, match="1 lists of labels for 2 images"):
+        tiny_localizer.localize([b"", b""], [[]])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 0},
+        {"box_rule": "cam21"},
+        {"precision": "float8"},
+        {"input_size": 12},
+        {"input_size": -4},
+        {"resize": "pad"},
+        {"batch_size": -1},
+    ],
+    ids=str,
+)
+def test_options_that_cannot_work(options):
+    with pytest.raises(UsageError):
+        Localizer(tiny_package(), device="cpu", **({"precision": "float32"} | options))
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_that_the_network_lacks(tiny_localizer, label):
+    with pytest.raises(UsageError):
+        tiny_localizer.localize(colors(1), [[label]])

@@ -1,0 +1,144 @@
+"""Where time goes: every thread's seconds, bytes and images counted, whatever ends them."""
+
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from time import monotonic, sleep
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from camworker.inference.shard import Done, localize_items, run_shard
+from camworker.inference.stage_timer import STAGES, Spent, Stages
+from camworker.inputs.sources import open_source
+from support.factories import photograph, photographs_of, plan_of
+
+
+def test_threads_add_up():
+    stages = Stages()
+
+    def work(_):
+        with stages.timed("boxes"):
+            sleep(0.05)
+        stages.read(b"12345")
+        stages.prepared()
+
+    started = monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(8)))
+    wall = monotonic() - started
+    spent = stages.spent
+    assert 0.4 <= spent.seconds["boxes"] <= 4 * wall
+    assert [spent.seconds[stage] for stage in STAGES if stage != "boxes"] == [0, 0, 0]
+    assert spent.read_bytes == 40
+    assert stages.waiting == 8
+    stages.taken(3)
+    assert stages.waiting == 5
+    stages.empty()
+    assert stages.waiting == 0
+
+
+def test_what_fails_took_time_as_well():
+    stages = Stages()
+    with suppress(OSError), stages.timed("commit"):
+        sleep(0.02)
+        raise OSError
+    assert stages.spent.seconds["commit"] >= 0.02
+
+
+def test_what_is_counted_later_leaves_an_account_as_it_was():
+    stages = Stages()
+    before = stages.spent
+    with stages.timed("network"):
+        sleep(0.01)
+    assert before == Spent()
+    assert stages.spent != before
+
+
+def test_accounts_are_sums_and_differences():
+    one = Spent({"fetch_decode": 1.0, "network": 2.0, "boxes": 0.5, "commit": 0.0}, 10)
+    other = Spent({"fetch_decode": 0.5, "network": 0.5, "boxes": 0.5, "commit": 0.5}, 4)
+    assert one + other == Spent({"fetch_decode": 1.5, "network": 2.5, "boxes": 1.0, "commit": 0.5}, 14)
+    assert one - other == Spent({"fetch_decode": 0.5, "network": 1.5, "boxes": 0.0, "commit": -0.5}, 6)
+
+
+def test_a_generator_is_timed_item_by_item_and_not_its_consumer(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def slow():
+        for number in range(3):
+            now[0] += 1
+            yield number
+        now[0] += 0.5  # until it knows that there are no more
+
+    stages = Stages()
+    got = []
+    for number in stages.timed_each("fetch_decode", slow()):
+        got.append(number)
+        now[0] += 100
+    assert got == [0, 1, 2]
+    assert stages.spent.seconds["fetch_decode"] == 3.5
+
+
+def shard(ledger, plan, localizer, stages, number=0, decoders=3):
+    return run_shard(
+        ledger,
+        plan,
+        number,
+        localizer,
+        decoders=decoders,
+        about={},
+        on_batch=lambda rows: None,
+        stages=stages,
+    )
+
+
+def test_a_shard_says_what_it_took_and_an_adopted_one_nothing(ledger, folder, tiny_localizer):
+    (folder / "04.png").write_bytes(b"<html>")
+    plan = plan_of(ledger, folder, 6)
+    (folder / "05.png").unlink()
+    stages = Stages()
+    first, second = (shard(ledger, plan, tiny_localizer, stages, number) for number in (0, 1))
+    sizes = [path.stat().st_size for path in sorted(folder.iterdir())]
+    assert first.spent.read_bytes == sum(sizes[:5])
+    assert second.spent.read_bytes == sum(sizes[5:])
+    for done in (first, second):
+        assert all(0 < done.spent.seconds[stage] <= 3 * done.seconds for stage in STAGES)
+    assert stages.spent.read_bytes == first.spent.read_bytes + second.spent.read_bytes
+    assert stages.waiting == 0
+    assert shard(ledger, plan, tiny_localizer, stages) == Done(first.part, 0.0)
+
+
+def test_images_wait_for_the_network_and_none_do_when_nobody_wants_them(folder, tiny_localizer):
+    stages = Stages()
+    batches = localize_items(photographs_of(folder), tiny_localizer, decoders=2, verify=True, stages=stages)
+    next(batches)
+    deadline = monotonic() + 30
+    while not stages.waiting and monotonic() < deadline:
+        sleep(0.01)
+    assert 0 < stages.waiting <= 7  # of eleven images four have come back
+    batches.close()
+    assert stages.waiting == 0
+
+
+def test_rows_of_parquet_files_count_as_they_are_read(tmp_path, tiny_localizer):
+    images = [photograph(n) for n in range(6)]
+    pq.write_table(pa.table({"image_id": list("abcdef"), "image": images}), tmp_path / "in.parquet")
+    source = open_source(str(tmp_path / "in.parquet"), tiny_localizer.package.classes)
+    stages = Stages()
+    rows = localize_items(
+        source.items, tiny_localizer, decoders=1, verify=False, tables=source.tables, stages=stages
+    )
+    assert sum(table.num_rows for table, _ in rows) == 6
+    assert stages.spent.read_bytes == sum(map(len, images))
+
+
+def test_the_parts_are_the_same_whether_anybody_counts(ledger, folder, tiny_localizer):
+    plan = plan_of(ledger, folder)
+    key = shard(ledger, plan, tiny_localizer, Stages()).part.key
+    counted = pq.read_table(io.BytesIO(ledger.store.read(key)))
+    ledger.store._objects.pop(key)
+    shard(ledger, plan, tiny_localizer, None)
+    assert pq.read_table(io.BytesIO(ledger.store.read(key))).equals(counted)

@@ -1,0 +1,140 @@
+"""Alerts, dashboard and scraping: expressions that parse, of metrics and labels that are exported."""
+
+import json
+import re
+from typing import Any
+
+import promql_parser
+import pytest
+
+from support.infra_files import INFRA, documents, the
+
+FOLDER = INFRA / "observability"
+
+# What is exported, with its labels beside recipe.
+METRICS: dict[str, set[str]] = {
+    "ray_camworker_images_total": {"status"},
+    "ray_camworker_stage_seconds_total": {"stage"},
+    "ray_camworker_read_bytes_total": set(),
+    "ray_camworker_queue_depth": set(),
+    "ray_camworker_gpu_busy_ratio": set(),
+    "ray_camworker_shards_total": {"outcome"},
+    "ray_camworker_shards_waiting": set(),
+    "ray_camworker_workers": set(),
+}
+VALUES = {
+    "outcome": {"done", "failed", "lost"},
+    "stage": {"fetch_decode", "network", "boxes", "commit"},
+    "status": {"ok"},
+}
+# Of kube-state-metrics.
+OTHERS = {"kube_cronjob_status_last_successful_time": {"cronjob"}}
+
+
+def dashboard() -> dict[str, Any]:
+    return json.loads((FOLDER / "dashboard.json").read_text())
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in documents(FOLDER / "alerts.yml")[0]["groups"] for rule in group["rules"]]
+
+
+def expressions() -> list[str]:
+    shown = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
+    return [*shown, *(rule["expr"] for rule in alerts())]
+
+
+def selectors(expression: Any) -> list[Any]:
+    """Every selector of metrics in an expression that was parsed."""
+    if isinstance(expression, promql_parser.VectorSelector):
+        return [expression]
+    parts = [
+        getattr(expression, name)
+        for name in ("expr", "lhs", "rhs", "param", "vector_selector")
+        if getattr(expression, name, None) is not None
+    ]
+    parts += getattr(expression, "args", None) or []
+    return [found for part in parts for found in selectors(part)]
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_an_expression_uses_what_is_exported(expression: str) -> None:
+    found = selectors(promql_parser.parse(expression))
+    assert found
+    for selector in found:
+        labels = METRICS.get(selector.name, set()) | {"recipe"}
+        if selector.name not in METRICS:
+            labels = OTHERS[selector.name]
+        for matcher in selector.matchers.matchers:
+            assert matcher.name in labels, f"{selector.name} has no label {matcher.name}"
+            assert matcher.name not in VALUES or matcher.value in VALUES[matcher.name]
+    for grouped in re.findall(r"by \(([^)]*)\)", expression):
+        asked = {name.strip() for name in grouped.split(",")}
+        assert all(asked <= METRICS[selector.name] | {"recipe"} for selector in found)
+
+
+def test_counters_are_never_read_without_their_rate() -> None:
+    """But for shards that were lost, of which the first one counts."""
+    for expression in expressions():
+        for selector in selectors(promql_parser.parse(expression)):
+            if selector.name.endswith("_total") and 'outcome="lost"' not in expression:
+                assert re.search(rf"(rate|increase)\({selector.name}", expression)
+
+
+def test_every_metric_is_shown() -> None:
+    shown = {
+        selector.name
+        for panel in dashboard()["panels"]
+        for target in panel["targets"]
+        for selector in selectors(promql_parser.parse(target["expr"]))
+    }
+    assert shown == set(METRICS)
+
+
+def test_every_alert_says_what_to_do() -> None:
+    for rule in alerts():
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"Camworker\w+", rule["alert"])
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert set(rule["annotations"]) == {"summary", "action"}
+        assert re.fullmatch(r"\d+m", rule.get("for", "0m"))
+    assert len({rule["alert"] for rule in alerts()}) == len(alerts())
+
+
+def test_the_alert_of_the_night_names_the_cron_job() -> None:
+    (overdue,) = (rule for rule in alerts() if rule["alert"] == "CamworkerNightlyOverdue")
+    assert f'cronjob="{the("CronJob")["metadata"]["name"]}"' in overdue["expr"]
+
+
+def test_the_dashboard_is_whole() -> None:
+    content = dashboard()
+    assert content["uid"] == "camworker"
+    panels = content["panels"]
+    assert [panel["id"] for panel in panels] == list(range(1, len(panels) + 1))
+    cells = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(cells) == len(set(cells)), "panels lie on one another"
+    assert max(x for x, _ in cells) == 23
+    variables = {variable["name"] for variable in content["templating"]["list"]}
+    used = set(re.findall(r"\$\{?([a-z]+)", json.dumps(panels)))
+    assert used == variables == {"datasource", "recipe"}
+
+
+def test_both_kinds_of_cluster_are_scraped() -> None:
+    (content,) = documents(FOLDER / "prometheus.yml")
+    assert content["rule_files"] == ["alerts.yml"]
+    jobs = {job["job_name"]: job for job in content["scrape_configs"]}
+    assert jobs["ray"]["file_sd_configs"] == [{"files": ["/tmp/ray/prom_metrics_service_discovery.json"]}]
+    (discovery,) = jobs["kuberay"]["kubernetes_sd_configs"]
+    assert discovery["namespaces"]["names"] == [the("Namespace")["metadata"]["name"]]
+    cluster = the("RayJob")["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        ports = {
+            port["name"]: port["containerPort"]
+            for port in group["template"]["spec"]["containers"][0]["ports"]
+        }
+        assert ports["metrics"] == 8080

@@ -1,0 +1,67 @@
+"""Scale: what a shard asks of S3, the tables of infra/SCALE.md, the driver with many workers (simulated)."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from camworker.inference.localizer import Localizer
+from camworker.inference.shard import run_shard
+from camworker.inputs.sources import open_source
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.plan import write_generation
+from camworker.storage.store import open_store
+from support.cli_runner import ENVIRONMENT
+from support.factories import TINY_CLASSES, photograph
+from support.fake_s3 import small_s3
+from support.paths import TESTS
+from support.seaweedfs import found_by_boto3
+
+SCALE = TESTS.parent / "infra" / "SCALE.md"
+
+
+def benchmark(name: str, *options: str) -> str:
+    """What a script of tests/benchmarks prints."""
+    command = [sys.executable, TESTS / "benchmarks" / f"{name}.py", *options]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_document_has_the_tables_that_are_computed() -> None:
+    document = SCALE.read_text().splitlines()
+    assert not [line for line in benchmark("arithmetic").splitlines() if line not in document]
+
+
+def test_what_a_shard_asks_of_s3(tiny_localizer: Localizer) -> None:
+    """Of a small plan file one answer holds all; of a large one two more hold its index and its rows."""
+    with small_s3() as s3, found_by_boto3(s3.environment):
+        s3.objects |= {f"bucket/in/{number}.png": photograph(number) for number in range(12)}
+        ledger = Ledger(open_store("s3://bucket/out"), "r0123456789ab")
+        items = open_source("s3://bucket/in", TINY_CLASSES).items
+        plan = write_generation(ledger, 1, items, 4, verify=True)
+        s3.requests.clear()
+        run_shard(ledger, plan, 1, tiny_localizer, decoders=2, about={}, on_batch=lambda rows: None)
+    part = f"bucket/out/{ledger.part_key(1, 1)}"
+    assert Counter(s3.requests) == {
+        f"HEAD {part}": 1,
+        f"GET bucket/out/{plan.files[0].key}": 1,
+        **{f"GET bucket/in/{name}": 1 for name in items["image_id"].to_pylist()[4:8]},
+        f"PUT {part}": 1,
+    }
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_with_many_workers_every_shard_is_done_once_though_some_are_lost() -> None:
+    # No more losses than attempts that a shard has beside its last one: by chance all may strike the same.
+    options = {"workers": 100, "hosts": 4, "shards": 300, "seconds": 3, "losses": 12, "most-losses": 2}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    came_to = json.loads(benchmark("simulate", *words).splitlines()[-1])
+    assert came_to["hosts_lost"] >= 1
+    assert came_to["workers_replaced"] >= 25
+    assert (came_to["stopped"], came_to["lost"]) == (None, 0)
+    assert came_to["done"] == came_to["results_kept"] == came_to["parts_committed"] == 300
+    assert came_to["rss_mb_peak"] - came_to["rss_mb_before"] < 100

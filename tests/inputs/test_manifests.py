@@ -1,0 +1,258 @@
+"""Manifests of URIs, and the labels that tables give to images."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from camworker.errors import Failure, UsageError
+from camworker.inputs.fetch import fetches
+from camworker.inputs.sources import open_source
+from camworker.schemas import ITEMS
+from support.factories import CLASSES, column, items_of
+
+
+def write(path, columns):
+    """A table as Parquet, or text as it is."""
+    if isinstance(columns, str):
+        path.write_text(columns)
+    else:
+        pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder with three images, for manifests and labels to speak of."""
+    (tmp_path / "in/deep").mkdir(parents=True)
+    for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg"):
+        (tmp_path / "in" / name).write_bytes(name.encode())
+    return tmp_path / "in"
+
+
+# URIs
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_manifest(images, suffix):
+    uris = ["007.jpg", "b #1%20.jpg", str(images / "deep/c.jpg"), "deep/../deep/gone.jpg"]
+    table = "uri\n" + "\n".join(uris) if suffix == "csv" else {"uri": uris}
+    source = open_source(write(images / f"list.{suffix}", table), CLASSES)
+    # Without ids the uri is the id, as it was written; relative ones start at the table's folder.
+    assert column(source.items, "image_id") == column(source.items, "identity") == uris
+    assert column(source.items, "uri") == [
+        *(str(images / name) for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg", "deep/gone.jpg"))
+    ]
+    assert source.items.schema.equals(ITEMS)
+    assert not source.verifiable
+    got = [fetch() for fetch in fetches(source.items, verify=False)]
+    assert got[:3] == [b"007.jpg", b"b #1%20.jpg", b"deep/c.jpg"]
+    assert isinstance(got[3], Failure)
+    assert got[3].status == "read_error"
+
+
+def test_a_manifest_may_have_a_column_of_that_name(images):
+    """CSV holds no bytes: a column called image is one more that is not needed."""
+    items = items_of(write(images / "list.csv", "image_id,image,uri\n1,a cat,007.jpg\n"))
+    assert column(items, "uri") == [str(images / "007.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", r"row 2: http://\.\.\. cannot be read"),
+        ("file:///etc/passwd", r"row 2: file://\.\.\. cannot be read"),
+        ("https://user:canary@host/a.jpg", "row 2: a URI holds credentials"),
+        ("s3://key:canary@bucket/a.jpg", "row 2: a URI holds credentials"),
+        ("s3://bucket/a.jpg?X-Amz-Signature=canary", "row 2: a URI holds credentials"),
+        ("s3:///a.jpg", "names no bucket"),
+        ("/etc/passwd", "row 2: /etc/passwd lies in none of .*/in: name its folder with --local-root"),
+        ("../secret.jpg", r"row 2: .*/secret\.jpg lies in none of .*/in"),
+        ("deep/../../in2/a.jpg", r"row 2: .*/in2/a\.jpg lies in none of"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_uris_of_elsewhere_are_refused_before_anything_runs(images, suffix, uri, message):
+    columns = f"uri\n007.jpg\n{uri}\n" if suffix == "csv" else {"uri": ["007.jpg", uri]}
+    with pytest.raises(UsageError, match=message) as caught:
+        items_of(write(images / f"list.{suffix}", columns))
+    assert "canary" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_folders_that_were_given_may_be_named(images, tmp_path, monkeypatch):
+    (tmp_path / "lists").mkdir()
+    path = write(tmp_path / "lists/list.csv", f"uri\n../in/007.jpg\n{images}/deep/c.jpg\n")
+    with pytest.raises(UsageError, match="--local-root"):
+        items_of(path)
+    with pytest.raises(UsageError, match=r"row 1: .*/in/007\.jpg"):
+        items_of(path, roots=[str(images / "deep")])
+    monkeypatch.chdir(tmp_path)
+    for roots in (["in"], [str(images)], [str(images / "deep"), str(tmp_path)]):
+        assert column(items_of(path, roots=roots), "uri") == [f"{images}/007.jpg", f"{images}/deep/c.jpg"]
+
+
+def test_manifests_in_a_folder_may_name_files_anywhere_in_it(images):
+    """What was given on the command line is INPUT, not the folder of each file in it."""
+    write(images / "deep/list.parquet", {"uri": ["../007.jpg"]})
+    for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg"):
+        (images / name).rename(images / f"{name}.data")
+    assert column(items_of(str(images)), "uri") == [f"{images}/007.jpg"]
+
+
+def test_uris_in_s3_are_taken_as_they_are(images):
+    uris = ["s3://one/a b.jpg", "s3://two/#?%41/../x", "007.jpg"]
+    source = open_source(write(images / "list.parquet", {"uri": uris}), CLASSES)
+    assert column(source.items, "uri") == [*uris[:2], str(images / "007.jpg")]
+    # Nobody knows an ETag of the local one.
+    columns = {"uri": uris, "etag": ['"a-2"', "b", "c"], "size": [1, 2, 3]}
+    source = open_source(write(images / "list.parquet", columns), CLASSES)
+    assert column(source.items, "identity") == ["a-2-1", "b-2", "c-3"]
+    assert not source.verifiable
+    columns = {name: values[:2] for name, values in columns.items()}
+    assert open_source(write(images / "list.parquet", columns), CLASSES).verifiable
+
+
+def test_etag_and_size_are_the_identity(images):
+    text = 'image_id,uri,etag,size\n007,007.jpg,"0123",7\n08,deep/c.jpg,abc,10\n'
+    items = items_of(write(images / "list.csv", text))
+    assert column(items, "image_id") == ["007", "08"]
+    assert column(items, "identity") == ["0123-7", "abc-10"]
+    assert column(items, "size") == [7, 10]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("given", ["size", "etag"])
+def test_one_of_etag_and_size_is_no_identity(images, suffix, given):
+    table = {"uri": ["007.jpg"], given: [7]}
+    path = write(images / f"list.{suffix}", f"uri,{given}\n007.jpg,7\n" if suffix == "csv" else table)
+    assert column(items_of(path), "identity") == ["007.jpg"]
+
+
+def test_identity_column_overrides_etag_and_size(images):
+    text = "uri,etag,size,version\n007.jpg,a,7,012\n"
+    assert column(items_of(write(images / "l.csv", text), identity_column="version"), "identity") == ["012"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "uri,etag,size\n007.jpg,a,7\nb.jpg,b,\n",
+        "uri,etag,size\n007.jpg,a,7 kB\n",
+        "image_id,uri\n1,007.jpg\n,b.jpg\n",
+        "image_id,uri\n1,007.jpg\n2,\n",
+    ],
+    ids=["no size", "size in words", "no id", "no uri"],
+)
+def test_cells_that_cannot_be_planned(images, text):
+    with pytest.raises(UsageError):
+        items_of(write(images / "list.csv", text))
+
+
+# Labels in the input
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array([1, None, 0]),
+        pa.array([1, None, 0], pa.uint8()),
+        pa.array([1.0, None, 0.0]),  # as pandas writes integers with gaps
+        pa.array(["dog", None, "cat"]),
+        pa.array(["dog", None, "cat"]).dictionary_encode(),
+        pa.array(["n02", None, "n01"]),
+        pa.array(["1", None, "0"]),
+        pa.array([[1, 1], None, [0]]),
+        pa.array([["dog"], [], ["cat", None]]),
+        pa.array([["dog"], [], ["cat"]], pa.large_list(pa.large_string())),
+    ],
+    ids=lambda labels: str(labels.type),
+)
+def test_label_column(tmp_path, labels):
+    table = {"id": [1, 2, 3], "image": [b""] * 3, "label": labels}
+    assert column(items_of(write(tmp_path / "t.parquet", table)), "labels") == [[1], [], [0]]
+
+
+def test_several_labels_are_ascending_and_once(tmp_path):
+    table = {"id": [1, 2], "image": [b""] * 2, "label": [[3, 0, 3, 1], [2]]}
+    assert column(items_of(write(tmp_path / "t.parquet", table)), "labels") == [[0, 1, 3], [2]]
+
+
+@pytest.mark.parametrize("second", ["1", "dog", ""])
+def test_labels_with_gaps_in_csv(images, second):
+    """An empty cell is no label, also where the others are names."""
+    path = write(images / "list.csv", f"uri,label\n007.jpg,\ndeep/c.jpg,{second}\n")
+    assert column(items_of(path), "labels") == [[], [1] if second else []]
+
+
+def test_labels_that_are_all_missing(tmp_path):
+    table = {"id": [1], "image": [b""], "label": pa.nulls(1)}
+    assert column(items_of(write(tmp_path / "t.parquet", table)), "labels") == [[]]
+
+
+def test_tables_with_and_without_labels(tmp_path):
+    write(tmp_path / "a.parquet", {"id": [1], "image": [b""], "label": ["dog"]})
+    write(tmp_path / "b.parquet", {"id": [2], "image": [b""]})
+    assert column(items_of(str(tmp_path)), "labels") == [[1], []]
+
+
+# --image-labels
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("names", [True, False])
+def test_image_labels(images, suffix, names):
+    rows = [("deep/c.jpg", 3), ("007.jpg", 1), ("deep/c.jpg", 0), ("007.jpg", 1), ("not in the input", 1)]
+    rows = [(i, ("cat", "dog", "n03", "n04")[label] if names else label) for i, label in rows]
+    table = {"image_id": [i for i, _ in rows], "label": [label for _, label in rows]}
+    if suffix == "csv":
+        table = "image_id,label\n" + "".join(f"{i},{label}\n" for i, label in rows)
+    labels = write(images.parent / f"labels.{suffix}", table)
+    items = items_of(str(images), image_labels=labels)
+    assert column(items, "image_id") == ["007.jpg", "b #1%20.jpg", "deep/c.jpg"]
+    assert column(items, "labels") == [[1], [], [0, 3]]
+    assert items.schema.equals(ITEMS)
+
+
+def test_ids_in_labels_stay_text(tmp_path):
+    table = {"image_id": ["007", "7"], "image": [b"", b""]}
+    labels = write(tmp_path / "labels.csv", "image_id,label\n007,1\n")
+    items = items_of(write(tmp_path / "t.parquet", table), image_labels=labels)
+    assert column(items, "labels") == [[1], []]
+
+
+def test_image_labels_join_the_column(tmp_path):
+    table = {"id": [1, 2, 3], "image": [b""] * 3, "label": ["dog", "cat", None]}
+    labels = write(tmp_path / "labels.csv", "image_id,label\n1,0\n1,1\n3,2\n2,\n3,\n")
+    items = items_of(write(tmp_path / "t.parquet", table), image_labels=labels)
+    assert column(items, "labels") == [[0, 1], [0], [2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id,label\n007.jpg,cow\n", "column 'label': 1 labels.*'cow'"),
+        ("image_id,label\n007.jpg,4\n", "'4'"),
+        ("image_id,label\n007.jpg,-1\n", "'-1'"),
+        ("image_id,label\n007.jpg,0.5\n", "not fractions"),
+        ("image_id,label\n007.jpg,bird\n", "two classes each.*'bird'"),
+        ("image_id,label\n7.jpg,1\n", "no image_id is among the input's.*'7.jpg' against '007.jpg'"),
+        ("image,label\n007.jpg,1\n", "no column 'image_id': it has image, label"),
+        ("image_id\n007.jpg\n", "no column 'label'"),
+        ("", "cannot be read as CSV"),
+    ],
+)
+def test_image_labels_that_cannot_be_used(images, text, message):
+    with pytest.raises(UsageError, match=message):
+        items_of(str(images), image_labels=write(images.parent / "labels.csv", text))
+
+
+def test_image_labels_of_an_empty_table(images):
+    table = {"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())}
+    labels = write(images.parent / "labels.csv", "image_id,label\n007.jpg,1\n")
+    with pytest.raises(UsageError):
+        items_of(write(images.parent / "t.parquet", table), image_labels=labels)
+
+
+def test_image_labels_that_are_not_there(images):
+    with pytest.raises(UsageError, match=r"nowhere\.csv"):
+        items_of(str(images), image_labels=str(images / "nowhere.csv"))

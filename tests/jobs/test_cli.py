@@ -1,0 +1,111 @@
+"""The command line: help for every command, one clear line and exit code 2 for bad usage."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.cli import COMMANDS
+from support.cli_runner import camworker, photographs
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return photographs(tmp_path_factory.mktemp("cli") / "photos", 3)
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    done = camworker(*command, "--help")
+    assert done.code == 0
+    assert "usage: camworker" in done.out
+    assert not done.err
+
+
+BAD_USAGE = {
+    "a path that is not there": (["localize", "{tmp}/absent", "--output", "{tmp}/out"], "does not exist"),
+    "an unknown network": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--network", "resnet999"],
+        "unknown network 'resnet999': choose efficientnet_lite0",
+    ),
+    "labels that are no table": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--image-labels", "{photos}/0000.jpg"],
+        "cannot be read as Parquet",
+    ),
+    "a label that the network lacks": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--image-labels", "{tmp}/labels.csv"],
+        "1 labels are not among the network's 1000 classes ('unicorn')",
+    ),
+    "a folder without images": (["localize", "{tmp}", "--output", "{tmp}/../out"], "holds neither images"),
+    "an output around the input": (["localize", "{photos}", "--output", "{photos}/.."], "holds the input"),
+    "an unknown box rule": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--box-rule", "cam99"],
+        "unknown box rule 'cam99': choose from cam20",
+    ),
+    "an input too small for a map": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--input-size", "64"],
+        "raise --input-size",
+    ),
+    "weights that run code": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--weights", "{tmp}/labels.csv"],
+        "weights are a .safetensors, .pt or .pth file",
+    ),
+    "a number out of range": (["localize", "{photos}", "--output", "x", "--top-k", "0"], "at least 1"),
+    "a cluster that is not there": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--address", "127.0.0.1:1"],
+        "no Ray cluster answers at 127.0.0.1:1",
+    ),
+    "more workers than cores": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--workers", "9999"],
+        "--workers 9999: there are",
+    ),
+    "a share of a GPU below none": (
+        ["localize", "{photos}", "--output", "x", "--gpus-per-worker", "-1"],
+        "has to be a number between 0 and 64",
+    ),
+    "parts too large": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--input-size", "512", "--shard-size", "99999"],
+        "parts would be over 64 MB",
+    ),
+    "a report where a file is": (
+        ["summarize", "{tmp}/out", "--truth", "x", "--report", "{photos}/0000.jpg"],
+        "cannot be a folder",
+    ),
+    "a sheet of no images": (["preview", "{tmp}/out", "--to", "x", "--count", "0"], "at least 1"),
+    "columns of a folder": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--id-column", "name"],
+        "are for tables",
+    ),
+    "removals by the first images": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--remove-missing", "--limit", "1"],
+        "--remove-missing needs the whole listing",
+    ),
+    "removals by a sample": (
+        ["localize", "{photos}", "--output", "{tmp}/out", "--remove-missing", "--sample", "1"],
+        "--remove-missing needs the whole listing",
+    ),
+    "no such command": (["lokalize"], "invalid choice: 'lokalize'"),
+    "an output without predictions": (["summarize", "{tmp}", "--truth", "x"], "holds no predictions"),
+    "an output that is not there": (["status", "{tmp}/absent"], "holds no predictions"),
+}
+
+
+STARTS_RAY = ("a cluster that is not there", "more workers than cores")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[pytest.mark.ray] if case in STARTS_RAY else []) for case in BAD_USAGE],
+)
+def test_bad_usage_is_one_clear_line_and_nothing_is_written(case: str, photos: Path, tmp_path: Path) -> None:
+    arguments, message = BAD_USAGE[case]
+    (tmp_path / "labels.csv").write_text("image_id,label\n0000.jpg,unicorn\n")
+    before = sorted(tmp_path.rglob("*"))
+    started = time.monotonic()
+    done = camworker(*(part.format(tmp=tmp_path, photos=photos) for part in arguments))
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not done.out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert time.monotonic() - started < 60  # no cluster was waited for; not a measurement

@@ -1,0 +1,187 @@
+"""camworker export: options, what it tells, what it refuses; in this process, and in one without torch."""
+
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from camworker.exports.export import _FORMATS
+from camworker.exports.provenance import FORMATS
+from camworker.exports.weak_labels import Choice, Counts, labelled_images
+from camworker.inference.localizer import Localizer
+from camworker.inputs.sources import open_source
+from camworker.ledger.ledger import Ledger
+from camworker.schemas import ITEMS
+from camworker.storage.store import LocalStore
+from jobs.cli import main
+from support.cli_runner import camworker
+from support.export_rows import recipe
+from support.factories import TINY_CLASSES, photograph, run_generation, tiny_package
+
+RECIPE = "r0123456789ab"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """Eight photographs and a file that is none, localized; all are known to hold a dog."""
+    root = tmp_path_factory.mktemp("export")
+    (root / "in").mkdir()
+    for number in range(8):
+        (root / f"in/{number}.png").write_bytes(photograph(number))
+    (root / "in/8.png").write_bytes(b"no image")
+    items = open_source(str(root / "in"), TINY_CLASSES).items
+    labels = pa.array([[1]] * items.num_rows, pa.list_(pa.int32()))
+    items = items.set_column(items.schema.get_field_index("labels"), ITEMS.field("labels"), labels)
+    ledger = Ledger(LocalStore(root / "out"), RECIPE)
+    ledger.write_recipe(recipe(TINY_CLASSES.names, top_k=3))
+    localizer = Localizer(tiny_package(), device="cpu", precision="float32")
+    run_generation(ledger, localizer, items, size=4)
+    ledger.commit_run(1, {"generation": 1, "parts": []})
+    return root / "out"
+
+
+def images(out, **choice):
+    ledger = Ledger(LocalStore(out), RECIPE)
+    return list(labelled_images(ledger, ledger.read_recipe(), Choice(**choice), Counts()))
+
+
+def results(capsys, out, tmp_path, *options):
+    """What --json tells of a coco-results export, and the export."""
+    path = tmp_path / "results.json"
+    assert main(["export", str(out), "--format", "coco-results", "--to", str(path), "--json", *options]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["path"] == str(path)
+    return told, json.loads(path.read_text())
+
+
+def refusal(capsys, out, *options):
+    assert main(["export", str(out), "--format", "coco", *map(str, options)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_formats_that_are_offered_are_those_that_are_written():
+    assert tuple(_FORMATS) == FORMATS
+
+
+def test_what_json_tells(capsys, out, tmp_path):
+    told, boxes = results(capsys, out, tmp_path)
+    assert told == {
+        "recipe": RECIPE,
+        "format": "coco-results",
+        "path": str(tmp_path / "results.json"),
+        "complete": True,
+        "images": 8,
+        "boxes": 8,
+        "failed": {"unsupported": 1},
+        "empty_images": 0,
+        "labels_of_other_classes": 0,
+        "labels_under_min_score": 0,
+        "boxes_without_area": 0,
+        "unreadable": {},
+    }
+    assert [box["image_id"] for box in boxes] == list(range(1, 9))
+
+
+def test_min_score_and_box_rank(capsys, out, tmp_path):
+    scores = sorted((score for image in images(out, ranks=3) for score in image.scores), reverse=True)
+    told, boxes = results(capsys, out, tmp_path, "--box-rank", "3", "--min-score", repr(scores[9]))
+    assert sorted((box["score"] for box in boxes), reverse=True) == scores[:10]
+    assert told["labels_under_min_score"] == 24 - 10
+    assert told["empty_images"] == 8 - told["images"]
+
+
+def test_targets(capsys, out, tmp_path):
+    told, boxes = results(capsys, out, tmp_path, "--targets")
+    assert told["boxes"] == len(boxes) == 8
+    assert {box["category_id"] for box in boxes} == {2}
+
+
+@pytest.mark.parametrize("given", ["cat,bird", "0, 2", '"bird" , cat', "FILE"])
+def test_classes(capsys, out, tmp_path, given):
+    if given == "FILE":
+        given = str(tmp_path / "names.txt")
+        (tmp_path / "names.txt").write_text("cat\n\n 2 \n")
+    told, boxes = results(capsys, out, tmp_path, "--classes", given, "--box-rank", "3")
+    assert {box["category_id"] for box in boxes} == {1, 3}
+    assert (told["boxes"], told["labels_of_other_classes"]) == (16, 8)
+
+
+def test_box_rule(capsys, out, tmp_path):
+    _, stored = results(capsys, out, tmp_path)
+    (tmp_path / "results.json").unlink()
+    _, same = results(capsys, out, tmp_path, "--box-rule", "cam20")
+    (tmp_path / "results.json").unlink()
+    _, other = results(capsys, out, tmp_path, "--box-rule", "maxboxacc:0.4")
+    assert same == stored
+    assert [box["image_id"] for box in other] == [box["image_id"] for box in stored]
+    assert other != stored
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format(capsys, out, tmp_path, form):
+    assert main(["export", str(out), "--format", form, "--to", str(tmp_path / "to")]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"8 boxes of 8 images in {tmp_path / 'to'}"
+    assert told[1] == "left out: 1 images that could not be localized (1 unsupported)"
+    assert [path.name for path in tmp_path.iterdir()] == ["to"]
+
+
+def test_an_unfinished_generation_is_told(capsys, out, tmp_path):
+    ledger = Ledger(LocalStore(tmp_path / "out"), RECIPE)
+    ledger.write_recipe(recipe(TINY_CLASSES.names, top_k=3))
+    items = open_source(str(out.parent / "in"), TINY_CLASSES).items
+    run_generation(ledger, Localizer(tiny_package(), device="cpu"), items)
+    told, _ = results(capsys, tmp_path / "out", tmp_path)
+    assert told["complete"] is False
+    assert main(["export", str(tmp_path / "out"), "--format", "coco", "--to", str(tmp_path / "c.json")]) == 0
+    assert "run localize again" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_refusals(capsys, out, tmp_path):
+    to = tmp_path / "to.json"
+    assert "no predictions" in refusal(capsys, tmp_path / "nothing", "--to", to)
+    assert "r000000000000" in refusal(capsys, out, "--to", to, "--recipe", "r000000000000")
+    assert "--box-rank" in refusal(capsys, out, "--to", to, "--targets", "--box-rank", "2")
+    assert "top 3" in refusal(capsys, out, "--to", to, "--box-rank", "4")
+    assert "'unicorn'" in refusal(capsys, out, "--to", to, "--classes", "cat,unicorn")
+    assert "names no class" in refusal(capsys, out, "--to", to, "--classes", " ,")
+    assert "UTF-8" in refusal(capsys, out, "--to", to, "--classes", out.parent / "in/0.png")
+    assert "box rule" in refusal(capsys, out, "--to", to, "--box-rule", "nonsense")
+    assert "local" in refusal(capsys, out, "--to", "s3://bucket/key")
+    assert "only localize writes" in refusal(capsys, out, "--to", out / "predictions/boxes.json")
+    assert "only localize writes" in refusal(capsys, out, "--to", out / "ledger/x/y")
+    to.write_text("mine")
+    assert "exists already" in refusal(capsys, out, "--to", to)
+    assert to.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [to]
+
+
+@pytest.mark.parametrize(
+    "options", [["--format", "pascal"], ["--min-score", "2"], ["--box-rank", "0"], ["--format", "coco"]]
+)
+def test_arguments_that_cannot_work(options):
+    done = camworker("export", "out", *(["--to", "x"] if "coco" not in options else []), *options)
+    assert done.code == 2
+    assert len(done.err.splitlines()) == 1
+
+
+def test_neither_torch_nor_ray_is_loaded(out, tmp_path):
+    arguments = [
+        "export",
+        str(out),
+        "--format",
+        "coco",
+        "--to",
+        str(tmp_path / "to"),
+        "--box-rule",
+        "cam:0.3",
+    ]
+    code = f"import sys, jobs.cli; print(jobs.cli.main({arguments})); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *_, exit_code, loaded = done.stdout.splitlines()
+    assert exit_code == "0"
+    assert "camworker.exports" in loaded.split()
+    assert not {"torch", "ray", "torchvision"} & set(loaded.split())

@@ -1,0 +1,178 @@
+"""The ledger: keys as they are documented, and records that are written once."""
+
+import dataclasses
+import json
+
+import pytest
+
+from camworker.errors import UsageError
+from camworker.ledger.ledger import Ledger, Part, Plan, PlanFile, open_ledger, recipe_id, recipes
+from camworker.storage.store import LocalStore, MemoryStore
+
+RECIPE = "r0123456789ab"
+OTHER = "rba9876543210"
+
+
+@pytest.fixture(params=["local", "memory"])
+def ledger(request, tmp_path):
+    return Ledger(LocalStore(tmp_path) if request.param == "local" else MemoryStore(), RECIPE)
+
+
+def make_plan(ledger, generation=1, **changes):
+    files = (
+        PlanFile(ledger.plan_file_key(generation, 0), "aa", 0, (3, 3)),
+        PlanFile(ledger.plan_file_key(generation, 2), "bb", 2, (1,)),
+    )
+    return dataclasses.replace(Plan(ledger.recipe, generation, files, True), **changes)
+
+
+def keys(ledger):
+    return sorted(entry.key for entry in ledger.store.list())
+
+
+def test_keys(ledger):
+    """Readers and other programs know these names: they are spelled out here."""
+    assert ledger.part_key(1, 2) == f"predictions/recipe={RECIPE}/part-0001-000002.parquet"
+    assert ledger.part_key(1234, 567890) == f"predictions/recipe={RECIPE}/part-1234-567890.parquet"
+    assert ledger.plan_file_key(7, 0) == f"ledger/recipe={RECIPE}/plan-0007/0.parquet"
+    ledger.write_recipe({})
+    ledger.commit_plan(make_plan(ledger, 7))
+    ledger.commit_run(7, {})
+    assert keys(ledger) == [
+        f"ledger/recipe={RECIPE}/plan-0007.json",
+        f"ledger/recipe={RECIPE}/recipe.json",
+        f"ledger/recipe={RECIPE}/run-0007.json",
+    ]
+
+
+def test_recipe_is_written_once(ledger):
+    content = {"network": "größe", "mean": [0.5, 0.25]}
+    ledger.write_recipe(content)
+    ledger.write_recipe({"network": "other"})
+    assert ledger.read_recipe() == content
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_plan_round_trip(ledger, verify):
+    plan = make_plan(ledger, 3, verify=verify)
+    assert ledger.commit_plan(plan) is True
+    assert ledger.read_plan(3) == plan
+    assert ledger.read_plan(3).hash == plan.hash
+
+
+def test_plan_says_what_it_holds(ledger):
+    plan = make_plan(ledger)
+    assert (plan.items, plan.shards) == (7, 3)
+    ledger.commit_plan(plan)
+    record = json.loads(ledger.store.read(f"ledger/recipe={RECIPE}/plan-0001.json"))
+    assert (record["items"], record["shards"], record["hash"]) == (7, 3, plan.hash)
+
+
+def test_the_first_plan_stays(ledger):
+    first = make_plan(ledger)
+    ledger.commit_plan(first)
+    assert ledger.commit_plan(make_plan(ledger, verify=False)) is False
+    assert ledger.read_plan(1) == first
+
+
+def test_plan_hash_tells_plans_apart(ledger):
+    plan = make_plan(ledger)
+    other_file = dataclasses.replace(plan.files[0], sha256="cc")
+    others = [
+        make_plan(ledger, recipe=OTHER),
+        make_plan(ledger, generation=2),
+        make_plan(ledger, files=(other_file, plan.files[1])),
+        make_plan(ledger, files=plan.files[::-1]),
+        make_plan(ledger, files=plan.files[:1]),
+    ]
+    assert len({p.hash for p in [plan, *others]}) == 6
+    # Where it was stored does not make it another plan.
+    moved = dataclasses.replace(plan.files[0], key="elsewhere")
+    assert make_plan(ledger, files=(moved, plan.files[1])).hash == plan.hash
+
+
+def test_generations_are_committed_plans(ledger):
+    assert ledger.generations() == []
+    for generation in (2, 10, 1):
+        ledger.commit_plan(make_plan(ledger, generation))
+    ledger.store.create(ledger.plan_file_key(11, 0), b"of a planner that died")
+    ledger.store.create(f"ledger/recipe={RECIPE}/plan-0012.json.bak", b"")
+    ledger.store.create(f"ledger/recipe={RECIPE}/old/plan-0013.json", b"")
+    Ledger(ledger.store, OTHER).commit_plan(make_plan(Ledger(ledger.store, OTHER), 14))
+    assert ledger.generations() == [1, 2, 10]
+
+
+def test_run_record_is_written_once(ledger):
+    assert ledger.read_run(1) is None
+    part = Part(0, ledger.part_key(1, 0), 3, 100, "aa", {"ok": 2, "read_error": 1})
+    assert ledger.commit_run(1, {"parts": [dataclasses.asdict(part)]}) is True
+    assert ledger.commit_run(1, {"parts": []}) is False
+    assert Part(**ledger.read_run(1)["parts"][0]) == part
+    assert ledger.read_run(2) is None
+
+
+def test_parts_ascend(ledger):
+    assert ledger.parts() == {}
+    for generation, shard in ((2, 0), (1, 10), (1, 2)):
+        ledger.store.create(ledger.part_key(generation, shard), b"")
+    assert list(ledger.parts().items()) == [
+        ((1, 2), ledger.part_key(1, 2)),
+        ((1, 10), ledger.part_key(1, 10)),
+        ((2, 0), ledger.part_key(2, 0)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "part-0001-000009.parquet.tmp",
+        ".part-0001-000009.parquet.swp",
+        "part-1-9.parquet",
+        "apart-0001-000009.parquet",
+        "_SUCCESS",
+        # A copy that somebody put aside is not the part, and must not stand for it.
+        "backup/part-0001-000009.parquet",
+        "backup/part-0001-000001.parquet",
+        "zz/part-0001-000001.parquet",
+    ],
+)
+def test_parts_ignore_foreign_files(ledger, name):
+    ledger.store.create(ledger.part_key(1, 1), b"")
+    ledger.store.create(f"predictions/recipe={RECIPE}/{name}", b"")
+    ledger.store.create(f"predictions/recipe={OTHER}/part-0001-000009.parquet", b"")
+    assert ledger.parts() == {(1, 1): ledger.part_key(1, 1)}
+
+
+def test_recipes_of_an_output(ledger):
+    assert recipes(ledger.store) == []
+    for name in (RECIPE, OTHER):
+        Ledger(ledger.store, name).write_recipe({})
+    ledger.store.create("ledger/recipe=r123/recipe.json", b"{}")
+    ledger.store.create(f"ledger/copy/ledger/recipe={RECIPE}/recipe.json", b"{}")
+    ledger.store.create("ledger/recipe=rffffffffffff/plan-0001.json", b"{}")
+    assert recipes(ledger.store) == sorted([RECIPE, OTHER])
+
+
+def test_open_ledger(ledger):
+    store = ledger.store
+    with pytest.raises(UsageError, match="OUT holds no predictions"):
+        open_ledger(store, None, "OUT")
+    ledger.write_recipe({})
+    assert open_ledger(store, None, "OUT").recipe == RECIPE
+    assert open_ledger(store, RECIPE, "OUT").recipe == RECIPE
+    with pytest.raises(UsageError, match=f"no recipe {OTHER}: it holds {RECIPE}"):
+        open_ledger(store, OTHER, "OUT")
+    with pytest.raises(UsageError):
+        open_ledger(store, "", "OUT")
+
+    Ledger(store, OTHER).write_recipe({})
+    with pytest.raises(UsageError, match=f"several recipes.*{RECIPE}, {OTHER}"):
+        open_ledger(store, None, "OUT")
+    assert open_ledger(store, OTHER, "OUT").recipe == OTHER
+
+
+def test_recipe_id_is_a_name():
+    name = recipe_id({"a": 1})
+    assert name[0] == "r"
+    assert len(name) == 13
+    assert int(name[1:], 16) >= 0

@@ -1,0 +1,205 @@
+"""What is planned: recipes, selection, and generations that hold every item once."""
+
+import dataclasses
+import random
+import threading
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from camworker.errors import CommitError, UsageError
+from camworker.ledger import plan as planning
+from camworker.ledger.ledger import Ledger, recipe_id
+from camworker.ledger.plan import (
+    make_recipe,
+    read_shard,
+    row_bytes,
+    select,
+    shard_size,
+    write_generation,
+)
+from camworker.schemas import PLAN, CamShape
+from camworker.storage.store import MemoryStore
+from support.factories import ids, make_items
+
+RECIPE = "r0123456789ab"
+
+
+# The recipe
+
+
+def test_recipe_does_not_depend_on_the_order_of_what_was_asked():
+    asked = {"network": "n", "preprocessing": {"mean": [1, 2], "std": [3]}, "top_k": 5}
+    shuffled = {"top_k": 5, "preprocessing": {"std": [3], "mean": [1, 2]}, "network": "n"}
+    assert recipe_id(make_recipe(asked)) == recipe_id(make_recipe(shuffled))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"network": "m"}, {"top_k": 6}, {"top_k": "5"}, {"mean": [2, 1]}, {"mean": [1, 2, 3]}, {"new": None}],
+)
+def test_recipe_changes_with_any_value(change):
+    asked = {"network": "n", "mean": [1, 2], "top_k": 5}
+    assert recipe_id(make_recipe({**asked, **change})) != recipe_id(make_recipe(asked))
+
+
+@pytest.mark.parametrize("name", ["ALGORITHM", "SCHEMA_VERSION"])
+def test_recipe_changes_with_the_code(monkeypatch, name):
+    before = recipe_id(make_recipe({"network": "n"}))
+    monkeypatch.setattr(planning, name, getattr(planning, name) + 1)
+    assert recipe_id(make_recipe({"network": "n"})) != before
+
+
+# Selection
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, "abc"), (2, "ab"), (3, "abc"), (9, "abc")])
+def test_limit_takes_the_first(limit, expected):
+    assert ids(select(make_items(*"abc"), limit=limit, sample=None, seed=0)) == list(expected)
+
+
+def test_sample_is_of_ids_and_not_of_places():
+    names = [f"{n}.jpg" for n in range(300)]
+    sampled = ids(select(make_items(*names), limit=None, sample=40, seed=7))
+    assert len(sampled) == 40
+    assert sampled == [name for name in names if name in sampled], "the listing's order is kept"
+    shuffled = random.Random(1).sample(names, len(names))
+    again = ids(select(make_items(*shuffled), limit=None, sample=40, seed=7))
+    assert set(again) == set(sampled)
+    assert again == [name for name in shuffled if name in sampled]
+    assert set(ids(select(make_items(*names), limit=None, sample=40, seed=8))) != set(sampled)
+
+
+def test_a_larger_sample_holds_the_smaller():
+    items = make_items(*map(str, range(100)))
+    small, large = (set(ids(select(items, limit=None, sample=n, seed=0))) for n in (10, 30))
+    assert small < large
+
+
+@pytest.mark.parametrize("sample", [3, 4, 1000])
+def test_a_sample_of_all_is_all(sample):
+    assert ids(select(make_items(*"cab"), limit=None, sample=sample, seed=0)) == list("cab")
+
+
+def test_sample_is_drawn_from_the_limit():
+    items = make_items(*map(str, range(100)))
+    assert set(ids(select(items, limit=10, sample=5, seed=0))) < set(map(str, range(10)))
+
+
+# Generations
+
+
+@pytest.mark.parametrize(
+    ("items", "workers", "asked", "expected"),
+    [
+        (10**6, 1, None, 4096),
+        (1600, 4, None, 100),
+        (1601, 4, None, 101),
+        (3, 4, None, 1),
+        (0, 1, None, 1),
+        (10, 1, 7, 7),
+        (10**6, 1, 9000, 9000),
+    ],
+)
+def test_shard_size(items, workers, asked, expected):
+    assert shard_size(items, workers, 490, asked) == expected
+
+
+def test_a_shard_never_makes_a_part_over_64_megabytes():
+    # 5 maps of 64 x 64 and as many known ones are 81,920 bytes a row.
+    each = row_bytes(5, CamShape(5, 64, 64))
+    assert each == 2 * 10 * 64 * 64
+    size = shard_size(10**6, 1, each)
+    assert 64_000_000 - 2 * each < size * (each + 2048) <= 64_000_000
+    with pytest.raises(UsageError, match=f"{size} images is the most"):
+        shard_size(10**6, 1, each, size + 1)
+    assert shard_size(10**6, 1, 10**9) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 50), st.integers(1, 20), st.integers(1, 30), st.integers(1, 60))
+def test_every_item_is_in_one_shard(count, size, per_file, piece):
+    """However the items come: they are cut anew."""
+    ledger, items = Ledger(MemoryStore(), RECIPE), make_items(*map(str, range(count)), labels=[4, 2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_ITEMS_PER_FILE", per_file)
+        pieces = (items.slice(start, piece) for start in range(0, count, piece))
+        plan = write_generation(ledger, 1, pieces, size, verify=True)
+    shards = [read_shard(ledger, plan, shard) for shard in range(plan.shards)]
+    assert (plan.items, plan.shards) == (count, -(-count // size))
+    assert [i for shard in shards for i in ids(shard)] == ids(items)
+    assert all(shard.num_rows == size for shard in shards[:-1])
+    for number, shard in enumerate(shards):
+        assert shard.schema.equals(PLAN)
+        assert set(shard["shard"].to_pylist()) == {number}
+        assert shard["labels"].to_pylist() == [[4, 2]] * shard.num_rows
+    assert all(sum(file.rows) <= max(per_file, size) for file in plan.files)
+
+
+def test_a_plan_file_has_a_row_group_per_shard(ledger):
+    plan = write_generation(ledger, 1, make_items(*"abcde"), 2, verify=True)
+    with ledger.store.open(f"ledger/recipe={RECIPE}/plan-0001/0.parquet") as file:
+        metadata = pq.ParquetFile(file).metadata
+    groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    assert (groups, plan.files[0].rows) == ([2, 2, 1], (2, 2, 1))
+
+
+def test_who_is_late_gets_the_first_planners_plan(ledger):
+    first = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    second = write_generation(ledger, 1, make_items(*"xyz"), 1, verify=False)
+    assert second == first
+    assert ids(read_shard(ledger, second, 0)) == ["a", "b"]
+
+
+def test_planners_at_the_same_time_agree():
+    for _ in range(20):
+        ledger, start, plans = Ledger(MemoryStore(), RECIPE), threading.Barrier(4), []
+
+        def plan(name, ledger=ledger, start=start, plans=plans):
+            items = make_items(*(f"{name}{n}" for n in range(5)))
+            start.wait()
+            plans.append(write_generation(ledger, 1, items, 2, verify=True))
+
+        threads = [threading.Thread(target=plan, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(plans) == 4
+        assert len({p.hash for p in plans}) == 1
+        held = [i for shard in range(3) for i in ids(read_shard(ledger, plans[0], shard))]
+        assert held == [f"{held[0][0]}{n}" for n in range(5)], "the items of one planner, and whole"
+
+
+def test_what_a_dead_planner_left_does_not_disturb(ledger):
+    ledger.store.create(ledger.plan_file_key(1, 0), b"of a planner that died")
+    plan = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    assert [file.key for file in plan.files] == [ledger.plan_file_key(1, 1)]
+    assert ids(read_shard(ledger, plan, 1)) == ["c"]
+
+
+@pytest.mark.parametrize("shard", [-1, 2, 100])
+def test_a_shard_that_is_not_planned(ledger, shard):
+    plan = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    with pytest.raises(CommitError, match=f"does not hold shard {shard}"):
+        read_shard(ledger, plan, shard)
+
+
+def test_a_plan_file_that_holds_another_shard(ledger):
+    plan = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    shifted = dataclasses.replace(plan, files=(dataclasses.replace(plan.files[0], first_shard=1),))
+    with pytest.raises(CommitError):
+        read_shard(ledger, shifted, 1)
+
+
+def test_a_damaged_plan_file_is_noticed(ledger):
+    """A flipped bit would be another image's path: the plan says which bytes it is made of."""
+    plan = write_generation(ledger, 1, make_items(*"abc"), 4, verify=True)
+    data = bytearray(ledger.store.read(plan.files[0].key))
+    data[data.index(b"/in/a") + 4] ^= 1
+    copy = MemoryStore()
+    copy.create(plan.files[0].key, bytes(data))
+    with pytest.raises((CommitError, OSError)):
+        read_shard(Ledger(copy, ledger.recipe), plan, 0)

@@ -1,0 +1,135 @@
+"""Following a run from its ledger: what is seen of it, what a look costs, and when it is over."""
+
+from collections import Counter
+
+import pytest
+
+from camworker.ledger.lease import take
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.plan import write_generation
+from camworker.ledger.progress import Follower
+from camworker.storage.store import open_store
+from support.factories import photograph, photographs_of, run, run_generation
+
+pytest_plugins = ["support.s3_fixtures"]
+
+RECIPE = "r0123456789ab"
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def plan(ledger, folder):
+    """Eleven images, of which one is broken, in shards of two."""
+    (folder / "03.png").write_bytes(photograph(3)[:100])
+    ledger.write_recipe({"of": ledger.recipe})
+    return write_generation(ledger, 1, photographs_of(folder), 2, verify=True)
+
+
+def finish(ledger, number):
+    ledger.commit_run(number, {})
+
+
+def test_parts_are_counted_as_they_arrive(ledger, plan, tiny_localizer, clock):
+    run(ledger, plan, tiny_localizer, 0)
+    follower = Follower(ledger.store, clock=clock)
+    seen = follower.look()[0]
+    assert (seen.recipe, seen.generation, seen.planned, seen.shards) == (RECIPE, 1, 11, 6)
+    assert (seen.parts, seen.done, seen.images) == (1, 2, Counter(ok=2))
+    run(ledger, plan, tiny_localizer, 1)
+    run(ledger, plan, tiny_localizer, 5)
+    seen = follower.look()[0]
+    assert (seen.parts, seen.done, seen.images) == (3, 5, Counter(ok=4, decode_error=1))
+    finish(ledger, 1)
+    assert follower.look() is None
+
+
+def test_speed_is_that_of_parts_that_were_seen_to_arrive(ledger, plan, tiny_localizer, clock):
+    run(ledger, plan, tiny_localizer, 0)
+    follower = Follower(ledger.store, clock=clock)
+    assert follower.look()[0].images_per_second is None
+    clock.now = 50.0
+    run(ledger, plan, tiny_localizer, 1)
+    assert follower.look()[0].images_per_second is None
+    # From here on: two images in ten seconds, then no other for as long.
+    clock.now = 60.0
+    run(ledger, plan, tiny_localizer, 2)
+    seen = follower.look()[0]
+    assert seen.images_per_second == pytest.approx(0.2)
+    assert seen.seconds_left == pytest.approx(25.0)
+    clock.now = 70.0
+    seen = follower.look()[0]
+    assert seen.images_per_second == pytest.approx(0.1)
+    assert seen.seconds_left == pytest.approx(50.0)
+
+
+def test_it_is_over_when_all_is_complete_and_nobody_is_at_work(ledger, plan, folder, tiny_localizer):
+    today = Clock()
+    follower = Follower(ledger.store, today=today)
+    assert follower.look()[0].holder is None
+    lease = take(ledger.store, RECIPE, clock=today)
+    assert follower.look()[0].holder.pid == lease._link.pid
+    for shard in range(plan.shards):
+        run(ledger, plan, tiny_localizer, shard)
+    finish(ledger, 1)
+    # The same run may plan again: it does.
+    assert follower.look() == []
+    (folder / "new.png").write_bytes(photograph(99))
+    items = photographs_of(folder).slice(11)
+    again = write_generation(ledger, 2, items, 2, verify=True)
+    seen = follower.look()
+    assert [(each.generation, each.planned, each.done) for each in seen] == [(2, 1, 0)]
+    run(ledger, again, tiny_localizer)
+    assert follower.look()[0].done == 1
+    finish(ledger, 2)
+    lease.release()
+    assert follower.look() is None
+
+
+def test_a_killed_run_elsewhere_counts_as_at_work_until_its_lease_ends(ledger, folder, tiny_localizer):
+    today = Clock()
+    run_generation(ledger, tiny_localizer, photographs_of(folder))
+    finish(ledger, 1)
+    link = take(ledger.store, RECIPE, clock=today)
+    follower = Follower(ledger.store, today=today)
+    assert follower.look() == []
+    today.now = link._link.until + 61
+    assert follower.look() is None
+
+
+def test_a_look_in_s3_costs_few_requests(small, folder, tiny_localizer):
+    """A listing of one generation, whether it is complete, whether the lease went on; a part is read once."""
+    store = open_store("s3://bucket/out")
+    ledger = Ledger(store, RECIPE)
+    run_generation(ledger, tiny_localizer, photographs_of(folder), size=2)
+    finish(ledger, 1)
+    plan = write_generation(ledger, 2, photographs_of(folder), 2, verify=True)
+    run(ledger, plan, tiny_localizer, 0)
+    lease = take(store, RECIPE)
+    follower = Follower(store)
+    assert follower.look()[0].done == 2
+    small.page = 1  # the six parts of the first generation would be as many pages
+    small.requests.clear()
+    assert follower.look()[0].done == 2
+    home = f"bucket/out/ledger/recipe={RECIPE}"
+    expected = ["GET bucket", f"GET {home}/run-0002.json", f"HEAD {home}/lease/00000002.json"]
+    assert sorted(small.requests) == expected
+    assert lease.renew()
+    run(ledger, plan, tiny_localizer, 3)
+    small.requests.clear()
+    assert follower.look()[0].done == 4
+    parts = {request for request in small.requests if request.endswith(".parquet")}
+    assert parts == {f"GET bucket/out/{ledger.part_key(2, 3)}"}

@@ -1,0 +1,140 @@
+"""Intervals of a summary's figures, and recipes compared image by image."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from camworker.metrics.confidence import poisson_weights, wilson
+from camworker.metrics.ground_truth.truth import hash_ids
+from camworker.metrics.summary import FIGURES, TruthFacts, compare, compute
+from camworker.metrics.tally import Tally
+from support.prediction_rows import (
+    BY_CELLS,
+    CELL,
+    FAR,
+    HALF,
+    WHOLE,
+    figures,
+    known,
+    measure,
+    row,
+    stepped,
+    table,
+    tallied,
+    truth,
+)
+
+
+def test_a_share_of_images_has_wilson_s_interval() -> None:
+    rows = table(*(row(i, [(1 + (i == "b"), WHOLE)], known(1, WHOLE)) for i in "abcd"))
+    result = figures(rows, truth(*((i, 1, WHOLE if i in "ab" else FAR) for i in "abcd")))
+    assert result["top1_classification_error"] == 1 / 4
+    assert result["top1_classification_error_ci95"] == wilson(1, 4)
+    assert result["top1_localization_error_ci95"] == wilson(3, 4)
+    assert result["gt_known_localization_accuracy_ci95"] == wilson(2, 4)
+
+
+def test_labels_without_a_box_do_not_widen_localization() -> None:
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE)) for i in "abcd"))
+    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, FAR), ("c", 1, None), ("d", 1, None)))
+    assert result["top1_classification_error_ci95"] == wilson(0, 4)
+    assert result["top1_localization_error_ci95"] == wilson(1, 2)
+
+
+def percentiles(drawn: np.ndarray) -> list[float]:
+    return np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975]).tolist()
+
+
+def test_images_of_several_labels_have_the_bootstrap_s_interval() -> None:
+    ids = [str(n) for n in range(200)]
+    rows = table(*(row(i, [(1, WHOLE), (2, WHOLE)]) for i in ids))
+    true = truth(*((i, label, WHOLE) for n, i in enumerate(ids) for label in (1, 2 + n % 2)))
+    result = figures(rows, true)
+    assert result["top5_classification_error"] == 0.25
+    weights = poisson_weights(hash_ids(pa.array(ids))).T.astype(float)
+    drawn = (weights * (np.arange(200) % 2)).sum(1) / (2 * weights.sum(1))
+    assert result["top5_classification_error_ci95"] == pytest.approx(percentiles(drawn))
+    # The labels of an image come and go together: 0.25 +- 1.96 x 0.25 / sqrt(200).
+    low, high = result["top5_classification_error_ci95"]
+    assert high - low == pytest.approx(2 * 1.96 * 0.25 / 200**0.5, rel=0.25)
+
+
+def test_every_replicate_takes_its_own_best_threshold() -> None:
+    corners = [HALF] * 6 + [CELL] * 5 + [FAR]
+    rows, true = stepped(*corners)
+    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    weights = poisson_weights(hash_ids(rows["image_id"].combine_chunks())).T.astype(float)
+    low, high = weights[:, :6].sum(1), weights[:, 6:11].sum(1)
+    drawn = np.maximum(low, high) / weights.sum(1)
+    assert result["max_box_acc"] == 0.5
+    assert result["max_box_acc_ci95"] == pytest.approx(percentiles(drawn))
+    assert result["max_box_acc_v2_ci95"] == pytest.approx(percentiles(drawn))
+
+
+def test_means_over_classes_have_the_bootstrap_s_interval() -> None:
+    labels = np.arange(40) % 4 % 3  # class 0 twice as often
+    ids = [str(n) for n in range(40)]
+    rows = table(*(row(i, [(k, WHOLE)], known(k, WHOLE)) for i, k in zip(ids, labels.tolist(), strict=True)))
+    hits = np.arange(40) % 5 < 2
+    true = truth(
+        *((i, k, WHOLE if hit else FAR) for i, k, hit in zip(ids, labels.tolist(), hits, strict=True))
+    )
+    result = figures(rows, true)
+    weights = poisson_weights(hash_ids(pa.array(ids))).T.astype(float)
+    by_class = [(weights * hits)[:, labels == k].sum(1) / weights[:, labels == k].sum(1) for k in range(3)]
+    assert result["corloc_ci95"] == pytest.approx(percentiles(np.nanmean(by_class, axis=0)))
+
+
+def test_two_equal_tallies_differ_by_nothing() -> None:
+    rows, true = stepped(HALF, CELL, HALF, FAR)
+    what = measure(BY_CELLS, sweep="cam")
+    tally = tallied(rows, true, what)
+    summary = compute(tally, TruthFacts.of(true, tally.seen), what, 5)
+    difference = compare(tally, tallied(rows, true, what), summary, summary)
+    for name in FIGURES:
+        if summary[name] is None:
+            assert difference[name] is difference[f"{name}_ci95"] is None
+        else:
+            assert (difference[name], difference[f"{name}_ci95"]) == (0, [0, 0])
+
+
+def recipes_of(hits: list[np.ndarray]) -> list[tuple[Tally, dict[str, Any]]]:
+    """A tally and its summary for each recipe; hits [N]: whether it localizes an image."""
+    found = []
+    for of_recipe in hits:
+        rows = table(
+            *(row(str(n), [(1, WHOLE)], known(1, WHOLE if hit else FAR)) for n, hit in enumerate(of_recipe))
+        )
+        true = truth(*((str(n), 1, WHOLE) for n in range(len(of_recipe))))
+        tally = tallied(rows, true, measure(sweep=None))
+        found.append((tally, compute(tally, TruthFacts.of(true, tally.seen), measure(sweep=None), 5)))
+    return found
+
+
+def test_a_paired_interval_is_narrower_where_recipes_agree() -> None:
+    first = np.arange(120) % 3 > 0
+    second = first | (np.arange(120) % 20 == 0)  # right where the first is, and on two more
+    (ours, one), (theirs, two) = recipes_of([first, second])
+    name = "gt_known_localization_accuracy"
+    difference = compare(ours, theirs, one, two)
+    assert difference[name] == pytest.approx((second.sum() - first.sum()) / 120)
+    low, high = difference[f"{name}_ci95"]
+    assert 0 <= low < difference[name] < high
+    unpaired = np.hypot(*(np.diff(summary[f"{name}_ci95"])[0] for summary in (one, two)))
+    assert high - low < 0.5 * unpaired
+    weights = poisson_weights(hash_ids(pa.array([str(n) for n in range(120)]))).T.astype(float)
+    drawn = (weights * (second.astype(float) - first)).sum(1) / weights.sum(1)
+    assert [low, high] == pytest.approx(percentiles(drawn))
+    back = compare(theirs, ours, two, one)
+    assert back[name] == -difference[name]
+    assert back[f"{name}_ci95"] == pytest.approx([-high, -low])
+
+
+def test_what_either_recipe_lacks_is_not_compared() -> None:
+    (ours, one), (theirs, two) = recipes_of([np.array([True, False]), np.array([True, True])])
+    difference = compare(ours, theirs, one, {**two, "corloc": None, "corloc_ci95": None})
+    assert difference["corloc"] is difference["corloc_ci95"] is None
+    assert difference["max_box_acc"] is None
+    assert difference["gt_known_localization_accuracy"] == 0.5

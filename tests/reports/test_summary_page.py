@@ -1,0 +1,302 @@
+"""The page of a summary: what it says, when it says it, and that it is safe and sound HTML."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from camworker.frame import Frame
+from camworker.metrics.ground_truth.truth import Truth
+from camworker.metrics.published_results import is_whole_ilsvrc_validation
+from camworker.metrics.summary import FIGURES, TruthFacts
+from camworker.reports.render import Section, make_known_card
+from camworker.reports.summary_page import (
+    ERROR_TITLES,
+    TITLES,
+    differing,
+    threshold_sentence,
+    verdict,
+    why_missing,
+    write_summary,
+)
+from support.summaries import HOSTILE, RECIPE, WHOLE, box, broken, four_of_each, predictions, row, summary_of
+from support.summary_pages import Page, write
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    card = make_known_card(
+        HOSTILE,
+        f"map of {HOSTILE}",
+        np.ones((2, 2)),
+        np.zeros((20, 20, 3), np.uint8),
+        Frame(20, 20, 32),
+        (0, 0, 20, 10),
+        [(1, 2, 3, 4)],
+        HOSTILE,
+    )
+    return write(tmp_path_factory.mktemp("page"), *four_of_each(), sections=(Section(HOSTILE, [card]),))
+
+
+def test_the_headline_gives_value_interval_and_denominator(page: Page) -> None:
+    assert page.row("top-1 localization error")[:3] == ["75.00%", "30.06 to 95.44", "4 labels"]
+    assert page.row("GT-known localization accuracy")[:3] == ["50.00%", "15.00 to 85.00", "4 labels"]
+    assert page.row("CorLoc, mean over classes")[::2][:2] == ["33.33%", "3 classes"]
+    assert page.row("MaxBoxAcc at threshold 0.00 (upper bound)")[0] == "50.00%"
+    assert page.row("MaxBoxAcc, threshold fixed at 0.20")[:3] == ["50.00%", "15.00 to 85.00", "4 labels"]
+    assert page.row("PxAP") == ["not supported: the truth has no masks"]
+
+
+def test_what_users_named_is_escaped_and_nothing_is_fetched(page: Page) -> None:
+    assert "script" not in page.tags
+    assert page.text.count("&lt;script&gt;") >= 7  # output, class, unknown class, section, card, caption, alt
+    addresses = [a[name] or "" for _, a in page.attributes for name in ("src", "href", "action") if name in a]
+    assert addresses
+    assert all(re.match(r"#[a-z]+$|data:image/jpeg;base64,", address) for address in addresses)
+    assert "default-src 'none'" in page.text
+
+
+def test_every_link_leads_somewhere(page: Page) -> None:
+    ids = {a["id"] for _, a in page.attributes if "id" in a}
+    links = {(a["href"] or "")[1:] for tag, a in page.attributes if tag == "a"}
+    assert links <= ids
+    assert "figures" in links
+
+
+def test_tables_pictures_and_charts_are_named_for_those_who_do_not_see_them(page: Page) -> None:
+    assert all(a.get("alt") for tag, a in page.attributes if tag == "img")
+    assert all("scope" in a or a.get("aria-hidden") for tag, a in page.attributes if tag == "th")
+    pictures = [a for tag, a in page.attributes if tag == "svg"]
+    assert all(a.get("role") == "img" or a.get("aria-hidden") == "true" for a in pictures)
+    assert page.text.count('role="img"') == 3
+    assert 'lang="en"' in page.text
+
+
+def test_errors_sizes_and_classes_have_their_numbers(page: Page) -> None:
+    for kind, count, share in (
+        ("correct", "1", "25.0%"),
+        ("wrong_class", "1", "25.0%"),
+        ("part", "0", "0.0%"),
+    ):
+        assert page.row(ERROR_TITLES[kind])[:2] == [count, share]
+    assert page.row("80 to 100%") == ["2", "100.0%", "50.0%", "100.0%"]
+    assert page.row("5 to 10%") == ["1", "0.0%", "0.0%", "0.0%"]
+    assert page.row("20 to 40%") == ["0", "\u2013", "\u2013", "\u2013"]
+    assert page.row("cat")[:2] == ["2", "100.0%"]
+    assert page.row(HOSTILE)[:2] == ["1", "0.0%"]
+
+
+def test_baselines_failures_and_what_did_not_match_are_told(page: Page) -> None:
+    assert page.row("a box over the whole image") == ["\u2013", "66.67%", "\u2013", "3"]
+    assert "1 of 4 labels are left out here" in page.text
+    assert page.row("decode_error") == ["the image is damaged", "1"]
+    assert "1 of 5 images failed (20.00%)" in page.text
+    assert page.row("images without truth") == ["1", "without"]
+    assert page.row("images of the truth that are not among these predictions") == ["1", "unseen"]
+    assert page.row("rows of the truth of 2 classes that the network lacks")[0] == "3"
+    assert page.row("truth: iscrowd")[0] == "3"
+    assert "Expected calibration error 41.67% (15 bins, n = 3 images" in page.text
+
+
+def test_the_threshold_is_owned_to(page: Page, tmp_path: Path) -> None:
+    assert "it is an upper bound. For comparison, with the threshold fixed at 0.20" in page.text
+    ids = [f"{n}.jpg" for n in range(40)]
+    rows = predictions(*(row(image_id, [(0, WHOLE)], {0: WHOLE}) for image_id in ids))
+    truth = Truth.of_rows(ids, [0] * 40, [WHOLE] * 40)
+    chosen = write(tmp_path, rows, truth, select=0.25)
+    numbers = re.search(r"\(n = (\d+) labels\).*others\s*\(n = (\d+)\): no upper bound", chosen.text, re.S)
+    assert numbers
+    assert int(numbers[1]) + int(numbers[2]) == 40
+    assert 2 <= int(numbers[1]) <= 20
+    assert "chosen on 25% of the images" in chosen.text
+    assert "(upper bound)" not in chosen.text
+    assert chosen.row("MaxBoxAcc, threshold fixed at 0.20")[2] == f"{numbers[2]} labels"
+
+
+def test_without_a_sweep_there_is_no_sentence_on_it() -> None:
+    summary, _ = summary_of(*four_of_each(), box_rule="dtbox")
+    assert threshold_sentence(summary) is None
+
+
+def test_an_unfinished_generation_is_told(page: Page, tmp_path: Path) -> None:
+    assert "unfinished" not in page.text
+    assert "A generation is unfinished" in write(tmp_path, *four_of_each(), complete=False).text
+
+
+BOXES = Truth.of_rows(["a", "b"], [0, 0], [WHOLE, WHOLE])
+LABELS = Truth.of_rows(["a", "b"], [0, 0])
+KNOWN = (row("a", [(0, WHOLE)], {0: WHOLE}), row("b", [(0, WHOLE)], {0: WHOLE}))
+NO_MAPS = (row("a", [(0, WHOLE)]), row("b", [(0, WHOLE)], {0: WHOLE}))
+FEW = {**RECIPE, "top_k": 2, "class_names": ["cat", "dog", "bird", "cow", "hen", "pig"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "truth", "recipe", "about", "why"),
+    [
+        ("pxap", KNOWN, BOXES, RECIPE, {}, "the truth has no masks"),
+        ("top1_localization_error", KNOWN, LABELS, RECIPE, {}, "the truth has no boxes"),
+        ("corloc", KNOWN, LABELS, RECIPE, {}, "the truth has no boxes"),
+        ("gt_known_localization_accuracy", NO_MAPS, BOXES, RECIPE, {}, "1 known labels have no map"),
+        ("pointing_game_accuracy", NO_MAPS, BOXES, RECIPE, {}, "localize with --image-labels"),
+        ("max_box_acc", NO_MAPS, BOXES, RECIPE, {}, "1 known labels have no map"),
+        ("top5_classification_error", KNOWN, BOXES, FEW, {}, "rank 2 classes; localize with --top-k 5"),
+        ("max_box_acc", KNOWN, BOXES, RECIPE, {"box_rule": "dtbox"}, "dtbox has no threshold to sweep"),
+        ("max_box_acc_v2", KNOWN, BOXES, RECIPE, {"select": 1e-9}, "one share of the images holds none"),
+        ("corloc", (row("z", [(0, WHOLE)]),), BOXES, RECIPE, {"box_rule": "dtbox"}, "no image has truth"),
+        ("pointing_game_accuracy", KNOWN, LABELS, RECIPE, {}, "no image has such truth"),
+    ],
+)  # fmt: skip
+def test_a_missing_figure_says_why(
+    name: str, rows: tuple, truth: Truth, recipe: dict, about: dict, why: str, tmp_path: Path
+) -> None:
+    summary, facts = summary_of(predictions(*rows), truth, recipe, **about)
+    assert summary[name] is None
+    said = why_missing(name, summary, facts, recipe)
+    assert said.startswith("not supported: ")
+    assert why in said
+    page = write(tmp_path, predictions(*rows), truth, recipe, **about)
+    assert page.row(TITLES[name]) == [said]
+
+
+def test_every_figure_has_a_title_and_stands_in_the_headline(page: Page) -> None:
+    assert set(TITLES) == set(FIGURES)
+    shown = {" ".join(cells[0].split()) for cells in page.cells if cells}
+    assert all(any(title.startswith(wanted) for title in shown) for wanted in TITLES.values())
+
+
+def test_a_page_of_failures_alone_is_a_page(tmp_path: Path) -> None:
+    page = write(tmp_path, predictions(broken("a", "poison"), broken("b", "removed?")), BOXES)
+    assert page.row("poison") == ["the image killed its decoder", "1"]
+    assert page.row("removed?") == ["", "1"]
+    assert page.row("top-1 classification error")[0] == "100.00%"
+    assert "no image whose size is known" in page.text
+
+
+# --- beside the paper
+
+
+ILSVRC_IDS = [f"n{n:08d}" for n in range(1000)]
+ILSVRC = {**RECIPE, "class_ids": ILSVRC_IDS}
+WHOLE_SET = TruthFacts(50_000, 80_477, True, False, {}, {}, (), "ILSVRC2012_val_00000001.JPEG")
+COVERED = {"images_with_truth": 50_000}
+
+
+@pytest.mark.parametrize(
+    "image", ["ILSVRC2012_val_00000001", "val/ILSVRC2012_val_00050000.JPEG", "ILSVRC2012_val_00031337.jpg"]
+)
+def test_the_whole_validation_set_stands_beside_the_paper(image: str) -> None:
+    facts = TruthFacts(**{**vars(WHOLE_SET), "first_image": image})
+    assert is_whole_ilsvrc_validation(COVERED, facts, ILSVRC)
+
+
+@pytest.mark.parametrize(
+    ("covered", "facts", "recipe"),
+    [
+        ({"images_with_truth": 49_999}, {}, {}),
+        ({}, {"images": 49_999}, {}),
+        ({}, {"boxes": False}, {}),
+        ({}, {"unknown": {"dragon": 1}}, {}),
+        ({}, {"first_image": "ILSVRC2012_test_00000001.JPEG"}, {}),
+        ({}, {"first_image": "0001.jpg"}, {}),
+        ({}, {"first_image": None}, {}),
+        ({}, {}, {"class_ids": None}),
+        ({}, {}, {"class_ids": ILSVRC_IDS[:-1]}),
+        ({}, {}, {"class_ids": [*ILSVRC_IDS[:-1], ILSVRC_IDS[0]]}),
+        ({}, {}, {"class_ids": [*ILSVRC_IDS[:-1], "cat"]}),
+    ],
+)
+def test_nothing_less_does(covered: dict, facts: dict, recipe: dict) -> None:
+    changed = TruthFacts(**{**vars(WHOLE_SET), **facts})
+    assert not is_whole_ilsvrc_validation({**COVERED, **covered}, changed, {**ILSVRC, **recipe})
+
+
+def test_the_papers_figures_come_with_how_they_were_made(page: Page, tmp_path: Path) -> None:
+    assert "GoogLeNet-GAP" not in page.text
+    summary, _ = summary_of(*four_of_each())
+    path = write_summary(
+        tmp_path, {**summary, **COVERED}, [ILSVRC], WHOLE_SET, [], output="out", truth="truth.parquet"
+    )
+    beside = Page(path)
+    assert beside.row("tiny, views single, cam20: this recipe") == ["75.00", "50.00", "50.00", "25.00"]
+    assert beside.row("GoogLeNet-GAP") == ["56.40", "43.00", "35.0", "13.2"]
+    assert beside.row("AlexNet-GAP") == ["67.19", "52.16", "51.1", "26.3"]
+    assert beside.row("AlexNet") == ["65.17", "52.64", "\u2013", "\u2013"]
+    groups = [cells[0] for cells in beside.cells if cells and cells[0].startswith("the paper: ")]
+    assert groups == ["the paper: class activation maps", "the paper: backpropagation"]
+    assert "ten crops" in beside.text
+    assert "dtbox" in beside.text
+
+
+# --- recipes side by side
+
+
+@pytest.mark.parametrize(
+    ("name", "interval", "said"),
+    [
+        ("top1_localization_error", [-0.2, -0.1], "better"),
+        ("top1_localization_error", [0.1, 0.2], "worse"),
+        ("corloc", [0.1, 0.2], "better"),
+        ("corloc", [-0.2, -0.1], "worse"),
+        ("corloc", [-0.1, 0.2], ""),
+        ("corloc", [0.0, 0.2], ""),
+        ("corloc", [-0.2, 0.0], ""),
+        ("corloc", None, ""),
+    ],
+)
+def test_a_difference_is_marked_where_its_interval_excludes_zero(
+    name: str, interval: list[float] | None, said: str
+) -> None:
+    assert verdict(name, interval) == said
+
+
+def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
+    assert 'id="compared"' not in page.text
+    figures = dict.fromkeys(FIGURES, 0.25) | {"pxap": None}
+    differences: dict[str, Any] = dict.fromkeys(FIGURES, -0.5) | {"pxap": None}
+    differences |= {f"{name}_ci95": [-0.75, -0.125] for name in FIGURES} | {"pxap_ci95": None}
+    other = {"recipe": "r999999999999", **figures, "difference": differences}
+    flipped = {**RECIPE, "views": "flip", "preprocessing": {**RECIPE["preprocessing"], "input_size": 64}}
+    text = write(tmp_path, *four_of_each(), others=(flipped,), compared=[other])
+    found = [cells for cells in text.cells if cells and cells[0] == "top-1 localization error"][1]
+    assert [" ".join(cell.split()) for cell in found[1:]] == [
+        "75.00%",
+        "25.00%-50.00 [-75.00, -12.50] better",
+    ]
+    assert text.row("views") == ["single", "flip"]
+    assert text.row("input size") == ["32", "64"]
+    assert len([cells for cells in text.cells if cells and cells[0] == "PxAP"]) == 1  # only in the headline
+
+
+def test_only_settings_that_differ_are_named() -> None:
+    other = {**RECIPE, "weights": "1" * 64, "output_stride": 16, "class_names": ["a", "b", "c"]}
+    assert differing([RECIPE, RECIPE]) == []
+    named = dict(differing([RECIPE, other]))
+    assert set(named) == {"weights", "output stride", "class names"}
+    assert named["output stride"] == ["default", "16"]
+    assert named["weights"] == ["000000000000\u2026", "111111111111\u2026"]
+
+
+def test_the_page_says_where_all_classes_are(tmp_path: Path) -> None:
+    names = [f"class {n}" for n in range(40)]
+    recipe = {**RECIPE, "class_names": names}
+    rows = predictions(*(row(name, [(n, WHOLE)], {n: WHOLE}) for n, name in enumerate(names)))
+    page = write(tmp_path, rows, Truth.of_rows(names, list(range(40)), [WHOLE] * 40), recipe)
+    told = " ".join(page.text.split())
+    assert (
+        "The 15 best and 15 worst of 40 classes with at least 1 label; <code>per_class.csv</code> has all."
+        in told
+    )
+
+
+def test_boxes_of_a_card_are_drawn_in_pixels_of_the_original(page: Page) -> None:
+    assert page.text.count('<rect class="predicted" x="0.0" y="0.0" width="20.0" height="10.0"/>') == 2
+    assert page.text.count('<rect class="true" x="1.0" y="2.0" width="2.0" height="2.0"/>') == 2
+
+
+def test_the_hand_made_rows_are_what_they_say() -> None:
+    assert box(1, WHOLE)["xmax"] == 20
+    summary, _ = summary_of(*four_of_each())
+    assert summary["units"] == 4
+    assert summary["errors"]["no_box"] == 1

@@ -1,0 +1,238 @@
+"""What goes wrong with S3, done by a small one of our own: bounded retries, lost answers, broken listings."""
+
+import multiprocessing
+import threading
+
+import pyarrow as pa
+import pytest
+
+from camworker.errors import ChangedError, UsageError
+from camworker.inputs.fetch import fetches, read_file
+from camworker.inputs.sources import open_source
+from camworker.storage import s3, s3_boto3, s3_obstore
+from camworker.storage.probe import refuse_replacing
+from camworker.storage.store import S3Store, open_store, open_uri, read_uri
+from support.factories import CLASSES, make_items
+
+pytest_plugins = ["support.s3_fixtures"]
+
+DATA = bytes(range(256)) * 200
+# One that obstore names, and one that only boto3 can.
+KEYS = ["a/b.bin", "a//b\n.bin"]
+ODD = ["a//b", "/a", "a/", "x/../y.jpg", "./a", "..", "line\nfeed", "dots..", "%41", "a b+c'\"#?", "ä\x7f"]
+
+
+@pytest.fixture(autouse=True)
+def brief_pauses(small, monkeypatch):
+    """Retries without waiting long for each other."""
+    monkeypatch.setattr(s3, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
+
+
+def asked(small, method="", key=""):
+    return len([r for r in small.requests if r.startswith(f"{method} bucket/{key}".lstrip())])
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("fault", [500, 503, "reset", "short"])
+def test_a_read_is_tried_again(small, key, fault):
+    small.objects[f"bucket/{key}"] = DATA
+    small.fault = lambda method, name, count: fault if count < 2 else None
+    assert s3.read(f"s3://bucket/{key}") == DATA
+    assert asked(small, "GET") == 3
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("fault", [503, "reset"])
+def test_tries_have_an_end(small, key, fault, monkeypatch):
+    small.objects[f"bucket/{key}"] = DATA
+    small.fault = lambda method, name, count: fault
+    with pytest.raises(OSError, match=r"^s3://bucket/a"):
+        s3.read(f"s3://bucket/{key}")
+    assert asked(small, "GET") == s3_boto3.ATTEMPTS
+    with pytest.raises(OSError, match=r"^s3://bucket/a"):
+        s3.create(f"s3://bucket/{key}", DATA)
+    assert asked(small, "PUT") == s3_boto3.ATTEMPTS
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("fault", [500, 503, "reset", "lost"])
+def test_a_create_whose_answer_was_lost_is_ours(small, key, fault):
+    small.fault = lambda method, name, count: fault if method == "PUT" and count < 1 else None
+    assert s3.create(f"s3://bucket/{key}", DATA) is True
+    assert small.objects == {f"bucket/{key}": DATA}
+    assert s3.create(f"s3://bucket/{key}", b"other") is False
+    assert small.objects == {f"bucket/{key}": DATA}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_conflict_says_nothing_yet(small, key):
+    """409: another PUT was under way. Where nothing came of it, ours goes through."""
+    small.fault = lambda method, name, count: 409 if method == "PUT" and count < 2 else None
+    assert s3.create(f"s3://bucket/{key}", DATA) is True
+    assert small.objects == {f"bucket/{key}": DATA}
+    small.fault = lambda method, name, count: 409 if method == "PUT" else None
+    assert s3.create(f"s3://bucket/{key}", b"other") is False
+    small.objects.clear()
+    with pytest.raises(OSError, match="refuses to create"):
+        s3.create(f"s3://bucket/{key}", DATA)
+
+
+@pytest.mark.parametrize("key", ODD)
+def test_every_key_is_read_as_it_is(small, key):
+    uri = f"s3://bucket/p/{key}"
+    assert s3.create(uri, key.encode())
+    assert small.objects == {f"bucket/p/{key}": key.encode()}
+    assert not s3.create(uri, b"other")
+    assert s3.read(uri, s3.identity_of(s3.head(uri).etag, len(key.encode()))) == key.encode()
+    with s3.open_file(uri) as file:
+        assert (file.read(1), file.read()) == (key.encode()[:1], key.encode()[1:])
+    assert [entry.key for entry in S3Store("s3://bucket/p").list()] == [key]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_was_replaced_is_changed(small, key):
+    uri = f"s3://bucket/{key}"
+    small.objects[f"bucket/{key}"] = DATA
+    found = s3.head(uri)
+    identity = s3.identity_of(found.etag, found.size)
+    assert read_uri(uri, identity) == DATA
+    with open_uri(uri, identity) as file:
+        assert file.read() == DATA
+    for other in (DATA[::-1], DATA[:-1]):
+        small.objects[f"bucket/{key}"] = other
+        assert read_file(uri, identity).status == "changed"
+        with pytest.raises(ChangedError), open_uri(uri, identity):
+            pass
+    # Of a store that has no ETags the size tells.
+    with pytest.raises(ChangedError):
+        read_uri(uri, f"-{len(DATA)}")
+    assert read_uri(uri, f"-{len(DATA) - 1}") == DATA[:-1]
+    del small.objects[f"bucket/{key}"]
+    assert read_file(uri, identity).status == "read_error"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_file_is_of_one_version_to_its_end(small, key):
+    small.objects[f"bucket/{key}"] = DATA * 10
+    with S3Store("s3://bucket").open(key) as file:
+        assert file.read(10) == DATA[:10]
+        small.objects[f"bucket/{key}"] = DATA[::-1] * 10
+        file.seek(len(DATA) * 5)
+        with pytest.raises(ChangedError):
+            file.read(len(DATA))
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_too_large_is_not_read(small, key, monkeypatch):
+    small.objects[f"bucket/{key}"] = DATA
+    monkeypatch.setattr("camworker.inputs.fetch.MAX_FILE_BYTES", len(DATA) - 1)
+    failure = read_file(f"s3://bucket/{key}")
+    assert failure.status == "too_large"
+    assert str(len(DATA)) in failure.reason
+
+
+def test_an_empty_object_is_a_file(small):
+    small.objects["bucket/empty"] = b""
+    with s3.open_file("s3://bucket/empty") as file:
+        assert (file.read(), file.seek(0, 2)) == (b"", 0)
+
+
+# Listings
+
+
+@pytest.mark.parametrize("fault", [500, "reset", 403])
+def test_a_listing_that_breaks_off_raises(small, fault):
+    small.objects |= {f"bucket/p/{n:03d}.jpg": b"" for n in range(30)}
+    small.page = 10
+    small.fault = lambda method, name, count: fault if count >= 2 else None
+    entries = open_store("s3://bucket/p").list()
+    with pytest.raises((OSError, UsageError), match=r"s3://bucket/p"):
+        list(entries)
+
+
+@pytest.mark.parametrize("fault", [500, "reset"])
+def test_of_a_listing_that_breaks_off_nothing_is_planned(small, fault):
+    small.objects |= {f"bucket/p/{n:03d}.jpg": b"" for n in range(30)}
+    small.page = 10
+    assert open_source("s3://bucket/p", CLASSES).items.num_rows == 30
+    asked_before = len(small.requests)
+    small.fault = lambda method, name, count: fault if len(small.requests) > asked_before + 2 else None
+    with pytest.raises(UsageError, match="could not be listed to its end, nothing was planned"):
+        open_source("s3://bucket/p", CLASSES)
+
+
+def test_a_listing_that_fails_for_a_while_is_whole(small):
+    small.objects |= {f"bucket/p/{n:03d}.jpg": b"" for n in range(30)}
+    small.page = 10
+    small.fault = lambda method, name, count: 503 if count in (1, 2, 4) else None
+    assert len({entry.key for entry in open_store("s3://bucket/p").list()}) == 30
+
+
+# The probe
+
+
+def test_a_store_that_keeps_to_create_only_passes_the_probe(small):
+    store = open_store("s3://bucket/out")
+    refuse_replacing(store, "s3://bucket/out")
+    first = dict(small.objects)
+    assert [name.removeprefix("bucket/out/") for name in first] == ["ledger/probe"]
+    # From then on it is one PUT, and nothing new lies there.
+    before = asked(small, "PUT")
+    refuse_replacing(store, "s3://bucket/out")
+    assert asked(small, "PUT") == before + 1
+    assert small.objects == first
+
+
+def test_a_store_that_replaces_is_refused(small):
+    small.conditions = False
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"s3://bucket/out replaces .*--single-writer") as caught:
+            refuse_replacing(open_store("s3://bucket/out"), "s3://bucket/out")
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("fault", [403, 501, "reset"])
+def test_a_store_that_cannot_be_written_is_refused(small, fault):
+    small.fault = lambda method, name, count: fault
+    with pytest.raises(UsageError, match="cannot write to s3://bucket/out: ") as caught:
+        refuse_replacing(open_store("s3://bucket/out"), "s3://bucket/out")
+    assert str(caught.value).isprintable()
+
+
+# Processes and threads
+
+
+def _read_in_child(uri, queue):
+    queue.put((s3_obstore.is_usable(), s3.read(uri), s3.create(f"{uri}.new", b"child")))
+
+
+def test_a_forked_child_reads_too(small):
+    """obstore's threads do not come along: what waits for them waits for ever."""
+    small.objects["bucket/a"] = DATA
+    assert s3.read("s3://bucket/a") == DATA
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_read_in_child, args=("s3://bucket/a", queue))
+    child.start()
+    try:
+        assert queue.get(timeout=30) == (False, DATA, True)
+    finally:
+        child.kill()
+        child.join()
+    assert s3_obstore.is_usable()
+    assert s3.read("s3://bucket/a") == DATA
+
+
+def test_bytes_of_s3_come_ahead_of_their_use(small):
+    """Whoever takes functions has their bytes on the way: eight requests meet before the first is used."""
+    small.objects |= {f"bucket/{n}.jpg": b"%d" % n for n in range(8)}
+    together = threading.Barrier(8)
+    met = []
+    small.fault = lambda method, name, count: met.append(together.wait(20))
+    items = make_items(*(f"{n}.jpg" for n in range(8)))
+    uris = pa.array([f"s3://bucket/{n}.jpg" for n in range(8)])
+    items = items.set_column(items.schema.get_field_index("uri"), "uri", uris)
+    functions = list(fetches(items, verify=False))
+    assert [function() for function in functions] == [b"%d" % n for n in range(8)]
+    assert sorted(met) == list(range(8))

@@ -1,0 +1,114 @@
+"""What the tests of exports share: rows made by hand, ledgers of them, names that are hard to write."""
+
+import io
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from camworker.exports.export import export
+from camworker.exports.weak_labels import Choice, Counts, labelled_images
+from camworker.inference.predictions import TARGET_BOX_DTYPE, FailedPrediction, Prediction, Target
+from camworker.ledger.ledger import Ledger
+from camworker.schemas import ITEMS, CamShape
+from camworker.storage.store import MemoryStore
+from support.row_tables import make_boxes, predictions_table
+
+RECIPE = "r0123456789ab"
+NASTY = ("\"<b>' & co: #1", "line\nbreak\r\ttab", "gr\u00fcn \u65e5\u672c \U0001f600", "\x7f\x85\u2028\ufeff")
+NAMES = ("cat", "dog", "bird", "bird", *NASTY)
+SHAPE = CamShape(2, 4, 4)
+# A map of one hot cell: row 1, column 2.
+HOT = np.array([[0, 0, 0, 0], [0, 0, 8, 0], [0, 0, 0, 0], [0, 0, 0, 0]], np.float16)
+
+# Image ids that differ in what file names must not hold, or file systems do not tell apart.
+IDS = (
+    *("a.jpg", "a.png", "A.jpg", "a_jpg", "a/jpg", "a jpg", "../a.jpg", "/a.jpg"),
+    *("a\\jpg", "a\0jpg", "a\njpg"),
+)
+
+
+def recipe(names=NAMES, **changes):
+    """As recipe.json holds it, as far as exports read it."""
+    size = {"preprocessing": {"input_size": 32, "resize": "squash"}, "views": "single"}
+    return {"network": "tiny", "class_names": names, "class_ids": None, "box_rule": "cam20", "top_k": 2} | (
+        size | changes
+    )
+
+
+def boxes_of(label, score, corners, rank):
+    """corners: of each box."""
+    return make_boxes(label, score, np.array(corners, np.float32).reshape(-1, 4), rank)
+
+
+def known(label, score, *corners, cam=HOT):
+    """A target."""
+    boxes = boxes_of(label, score, corners, 1)[list(TARGET_BOX_DTYPE.names)].astype(TARGET_BOX_DTYPE)
+    return Target(label, score, cam, boxes)
+
+
+def seen(*ranked, size=(200, 100), targets=(), cams=None):
+    """A row that is ok. ranked: (label, score, corners...) for each of the two ranks."""
+    ranked = [*ranked, (1, 0.01, (0, 0, 1, 1))][:2]
+    return Prediction(
+        *size,
+        labels=np.array([label for label, *_ in ranked], np.int32),
+        names=tuple(NAMES[label] for label, *_ in ranked),
+        scores=np.array([score for _, score, *_ in ranked], np.float32),
+        cams=np.zeros((2, 4, 4), np.float16) if cams is None else cams,
+        boxes=np.concatenate(
+            [boxes_of(label, score, corners, n) for n, (label, score, *corners) in enumerate(ranked, 1)]
+        ),
+        targets=tuple(targets),
+    )
+
+
+def commit(ledger, rows, generation=1, shard=0, **item):
+    """A part with these rows: image id -> prediction."""
+    item = {"uri": "/in/a b.jpg", "identity": "1", "labels": [], "size": 1, **item}
+    items = pa.Table.from_pylist([{**item, "image_id": image_id} for image_id in rows], ITEMS)
+    buffer = io.BytesIO()
+    pq.write_table(predictions_table(items, generation, list(rows.values()), SHAPE), buffer)
+    assert ledger.store.create(ledger.part_key(generation, shard), buffer.getvalue())
+
+
+def ledger_of(rows, **changes):
+    """A ledger in memory with one part. changes: of the recipe."""
+    ledger = Ledger(MemoryStore(), RECIPE)
+    ledger.write_recipe(recipe(**changes))
+    commit(ledger, rows)
+    return ledger
+
+
+ROWS = {
+    "a": seen(
+        (0, 0.9, (1, 2, 30, 40)),
+        (2, 0.3, (5, 6, 7, 8), (9, 9, 11, 12)),
+        targets=[known(3, 0.2, (0, 0, 9, 9))],
+    ),
+    "b": FailedPrediction("decode_error", "because"),
+    "c": seen((1, 0.5, (0, 0, 200, 100)), (0, 0.25, (3, 3, 3, 9))),
+}
+
+
+def exported(ledger, form, path, **choice):
+    """path, with an export in it that holds something."""
+    counts = export(ledger, form, path, Choice(**choice))
+    assert counts.images
+    return path
+
+
+def every_class():
+    """An image for each class, with corners that float32 rounds."""
+    return {
+        f"{label}/../\u00e9 {name[:3]}.jpg": seen(
+            (label, 0.1 + label / 10, (0.1, 1 / 3, 199.9 - label, 100 * 0.7))
+        )
+        for label, name in enumerate(NAMES)
+    }
+
+
+def stored(ledger, **choice):
+    """What every reader has to find: image id -> LabelledImage."""
+    images = labelled_images(ledger, ledger.read_recipe(), Choice(**choice), Counts())
+    return {image.image_id: image for image in images}

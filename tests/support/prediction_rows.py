@@ -1,0 +1,128 @@
+"""Rows of predictions beside their truth, by hand: what the tests of the metrics judge."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from camworker.inference.predictions import (
+    TARGET_BOX_DTYPE,
+    AnyPrediction,
+    FailedPrediction,
+    Prediction,
+    Target,
+)
+from camworker.metrics.ground_truth.truth import Truth
+from camworker.metrics.matching import COLUMNS, Criteria
+from camworker.metrics.summary import TruthFacts, compute
+from camworker.metrics.tally import Measure, Tally
+from camworker.schemas import CamShape
+from support.factories import make_items
+from support.row_tables import make_boxes, predictions_table
+
+Corners = tuple[float, float, float, float]
+Row = tuple[str, AnyPrediction]
+
+WHOLE, LEFT, FAR = (0, 0, 100, 100), (0, 0, 50, 100), (90, 90, 99, 99)
+CLASSES = 8
+NOWHERE = np.zeros((2, 2))
+
+
+def known(label: int, *corners: Corners, cam: Any = NOWHERE) -> Target:
+    """A known label with its own map, and the boxes that were made of it."""
+    boxes = make_boxes(label, 0.5, np.array(corners, np.float32), 1)
+    return Target(label, 0.5, np.asarray(cam, np.float16), boxes[list(TARGET_BOX_DTYPE.names)])
+
+
+def row(
+    image_id: str,
+    ranked: Sequence[tuple[int, Corners]],
+    *targets: Target,
+    size: tuple[int, int] = (100, 100),
+    score: float = 0.5,
+    cams: Any = None,
+) -> Row:
+    """A row from its (label, box) pairs; boxes of one label that follow one another are of one rank."""
+    labels = list(dict.fromkeys(label for label, _ in ranked))
+    boxes = [
+        make_boxes(label, score, np.array([corners], np.float32), labels.index(label) + 1)
+        for label, corners in ranked
+    ]
+    return image_id, Prediction(
+        *size,
+        np.array(labels, np.int32),
+        tuple(f"class {label}" for label in labels),
+        np.full(len(labels), score, np.float32),
+        np.zeros((0, 0, 0), np.float16) if cams is None else np.asarray(cams, np.float16),
+        np.concatenate(boxes),
+        targets,
+    )
+
+
+def broken(image_id: str, status: Any = "decode_error") -> Row:
+    return image_id, FailedPrediction(status, "because")
+
+
+def part(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2), generation: int = 1) -> pa.Table:
+    """A part as localize writes it. shape: of the CAMs; rows without any get zeros."""
+    made = [
+        replace(p, cams=np.zeros(shape, np.float16)) if p.cams is not None and not p.cams.size else p
+        for _, p in rows
+    ]
+    if not rows:
+        return part(broken("x"), shape=shape).slice(0, 0)
+    return predictions_table(make_items(*(i for i, _ in rows)), generation, made, CamShape(*shape))
+
+
+def table(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2)) -> pa.Table:
+    """The columns that judging reads."""
+    return part(*rows, shape=shape).select([*COLUMNS, "cams"])
+
+
+def truth(*rows: tuple[str, int, Corners | None], **facts: Any) -> Truth:
+    """Truth from rows of image, label and box; None: the label alone."""
+    nothing = (np.nan,) * 4
+    corners = np.array([nothing if box is None else box for _, _, box in rows], np.float32).reshape(-1, 4)
+    return Truth.of_rows([i for i, _, _ in rows], [label for _, label, _ in rows], corners, **facts)
+
+
+def criteria(input_size: int = 32, map_shape: tuple[int, int] = (2, 2), **how: Any) -> Criteria:
+    return Criteria(input_size, "squash", "single", map_shape, **how)
+
+
+def measure(how: Criteria | None = None, **what: Any) -> Measure:
+    return Measure(how or criteria(), CLASSES, **what)
+
+
+def figures(rows: pa.Table, true: Truth, what: Measure | None = None, places: int = 5) -> dict[str, Any]:
+    """What a summary says of rows."""
+    what = what or measure()
+    tally = Tally().update(rows, true, what)
+    return compute(tally, TruthFacts.of(true, tally.seen), what, places)
+
+
+def tallied(rows: pa.Table, true: Truth, what: Measure | None = None) -> Tally:
+    """A tally of these rows alone."""
+    return Tally().update(rows, true, what or measure())
+
+
+# What most tests need: one image, and all is right.
+RIGHT = row("a", [(1, WHOLE)], known(1, WHOLE))
+A = truth(("a", 1, WHOLE))
+
+# A map of 4 x 4 cells in a frame of 4 pixels: a cell is 25 pixels of an image of 100. Its box is the upper
+# half below 0.25 and one cell from there on.
+HALF, CELL = (0, 0, 100, 50), (0, 0, 25, 25)
+STEP = np.zeros((4, 4))
+STEP[:2] = 0.25
+STEP[0, 0] = 1
+BY_CELLS = criteria(4, (4, 4))
+
+
+def stepped(*corners: Any) -> tuple[pa.Table, Truth]:
+    """Images "0", "1" ... that all have STEP, with these true boxes."""
+    ids = [str(n) for n in range(len(corners))]
+    rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=STEP)) for i in ids), shape=(1, 4, 4))
+    return rows, truth(*((i, 1, box) for i, box in zip(ids, corners, strict=True)))

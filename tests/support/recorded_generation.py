@@ -1,0 +1,55 @@
+"""A generation as localize leaves it: plan, parts and run record, without a cluster."""
+
+from dataclasses import asdict
+
+from camworker.inference.shard import run_shard
+from camworker.ledger.ledger import Ledger, recipe_id
+from camworker.ledger.plan import write_generation
+from camworker.storage.store import LocalStore
+from support.factories import TINY_CLASSES
+
+RECIPE = {
+    "network": "tiny",
+    "class_names": list(TINY_CLASSES.names),
+    "class_ids": None,
+    "preprocessing": {"input_size": 32, "resize": "squash"},
+    "views": "single",
+    "box_rule": "cam20",
+    "top_k": 3,
+    "scoring": "softmax",
+    "precision": "float32",
+}
+
+
+def open_output(out):
+    """The ledger of an output of the tiny network, its recipe recorded."""
+    ledger = Ledger(LocalStore(out), recipe_id(RECIPE))
+    ledger.write_recipe(RECIPE)
+    return ledger
+
+
+def complete_generation(ledger, localizer, items, *, generation=1, size=4, shards=None):
+    """Plan items, commit the parts of these shards, and the run record if they are all (default)."""
+    plan = write_generation(ledger, generation, items, size, verify=True)
+    chosen = range(plan.shards) if shards is None else shards
+    about = {"decoders": 2, "about": {}, "on_batch": lambda statuses: None}
+    parts = [run_shard(ledger, plan, shard, localizer, **about).part for shard in chosen]
+    if len(parts) == plan.shards:
+        record_run(ledger, plan, parts)
+    return plan
+
+
+def record_run(ledger, plan, parts):
+    images = {}
+    for part in parts:
+        for status, count in part.images.items():
+            images[status] = images.get(status, 0) + count
+    record = {
+        "recipe": plan.recipe,
+        "generation": plan.generation,
+        "plan_hash": plan.hash,
+        "items": plan.items,
+        "images": images,
+        "parts": [asdict(part) for part in parts],
+    }
+    assert ledger.commit_run(plan.generation, record)

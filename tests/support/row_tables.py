@@ -1,0 +1,131 @@
+"""Tables made row by row: the plain way, which a batch's columns are held to, and how tests lay out rows."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from camworker.errors import Failure
+from camworker.inference.predictions import (
+    BOX_DTYPE,
+    TARGET_BOX_DTYPE,
+    AnyPrediction,
+    OfClasses,
+    Prediction,
+    Predictions,
+    Target,
+)
+from camworker.schemas import CamShape, predictions_schema
+
+_SCHEMA = predictions_schema(CamShape(1, 1, 1))
+BOX = _SCHEMA.field("boxes").type.value_type
+TARGET = _SCHEMA.field("targets").type.value_type
+TARGET_BOX = TARGET.field("boxes").type.value_type
+
+
+def make_boxes(label: int, score: float, corners_N4: NDArray[np.float32], rank: int) -> np.ndarray:
+    """Boxes of one class as BOX_DTYPE, in the order given."""
+    boxes = np.empty(len(corners_N4), BOX_DTYPE)
+    boxes["rank"], boxes["label"], boxes["score"] = rank, label, score
+    for column, corner in enumerate(("xmin", "ymin", "xmax", "ymax")):
+        boxes[corner] = corners_N4[:, column]
+    return boxes
+
+
+def columns_of(predictions: Sequence[AnyPrediction], shape: CamShape) -> Predictions:
+    """The columns of rows as a Localizer would have made them."""
+    good = [row for row in predictions if isinstance(row, Prediction)]
+    names = {int(label): name for row in good for label, name in zip(row.labels, row.names, strict=True)}
+    best = [
+        Target(int(label), float(score), cam_hw, row.boxes[row.boxes["rank"] == rank])
+        for row in good
+        for rank, (label, score, cam_hw) in enumerate(zip(row.labels, row.scores, row.cams, strict=True), 1)
+    ]
+    return Predictions(
+        [None if isinstance(row, Prediction) else Failure(row.status, row.error) for row in predictions],
+        [names.get(label, f"class {label}") for label in range(1 + max(names, default=0))],
+        np.array([(row.width, row.height) for row in good], np.int32).reshape(-1, 2),
+        _of_classes(best, shape),
+        _of_classes([target for row in good for target in row.targets], shape),
+        np.array([len(row.targets) for row in good], np.int64),
+    )
+
+
+def _of_classes(found: Sequence[Target], shape: CamShape) -> OfClasses:
+    boxes = np.empty(sum(len(one.boxes) for one in found), BOX_DTYPE)
+    for name in TARGET_BOX_DTYPE.names or ():
+        boxes[name] = np.concatenate([one.boxes[name] for one in found]) if found else 0
+    counts = np.array([len(one.boxes) for one in found], np.int64)
+    boxes["rank"] = np.repeat(np.arange(len(found)) % shape.k + 1, counts)
+    cams = [one.cam for one in found]
+    return OfClasses(
+        np.array([one.label for one in found], np.int32),
+        np.array([one.score for one in found], np.float32),
+        np.array(cams, np.float16).reshape(-1, shape.h, shape.w),
+        boxes,
+        counts,
+    )
+
+
+def predictions_table(
+    items: pa.Table, generation: int, predictions: Sequence[AnyPrediction], shape: CamShape
+) -> pa.Table:
+    """Rows of a part: items (PLAN or ITEMS) beside their predictions, in the same order."""
+    if len(predictions) != items.num_rows:
+        raise ValueError(f"{len(predictions)} predictions for {items.num_rows} items")
+    schema = predictions_schema(shape)
+    columns = {name: items[name].combine_chunks() for name in ("image_id", "uri", "source_row", "identity")}
+    columns["generation"] = pa.array(np.full(len(predictions), generation, np.int32))
+    for name in ("status", "error", "width", "height"):
+        columns[name] = pa.array([getattr(p, name) for p in predictions], schema.field(name).type)
+    for name in ("labels", "scores"):
+        columns[name] = _lists([getattr(p, name) for p in predictions], schema.field(name).type)
+    columns["names"] = pa.array([p.names for p in predictions], pa.list_(pa.string()))
+    columns["boxes"] = _box_lists([p.boxes for p in predictions], BOX_DTYPE, BOX)
+    columns["cams"] = _tensors([p.cams for p in predictions], schema.field("cams").type)
+    columns["targets"] = _target_lists([p.targets for p in predictions])
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _offsets(lengths: Iterable[int]) -> pa.Array:
+    return pa.array(np.cumsum([0, *lengths]), pa.int32())
+
+
+def _lists(values: Sequence[Sequence[float] | np.ndarray], kind: pa.ListType) -> pa.Array:
+    flat = np.concatenate([np.asarray(v, kind.value_type.to_pandas_dtype()).ravel() for v in values])
+    return pa.ListArray.from_arrays(_offsets(map(len, values)), pa.array(flat, kind.value_type))
+
+
+def _box_lists(values: Sequence[np.ndarray | tuple[()]], dtype: np.dtype, kind: pa.StructType) -> pa.Array:
+    flat = np.concatenate([np.empty(0, dtype), *(v for v in values if len(v))])
+    fields = [pa.array(np.ascontiguousarray(flat[f.name]), f.type) for f in kind]
+    return pa.ListArray.from_arrays(
+        _offsets(map(len, values)), pa.StructArray.from_arrays(fields, fields=list(kind))
+    )
+
+
+def _target_lists(values: Sequence[tuple[Target, ...]]) -> pa.Array:
+    flat = [target for targets in values for target in targets]
+    arrays = [
+        pa.array([t.label for t in flat], pa.int32()),
+        pa.array([t.score for t in flat], pa.float32()),
+        _lists([t.cam.ravel() for t in flat], pa.list_(pa.float16()))
+        if flat
+        else pa.array([], pa.list_(pa.float16())),
+        _box_lists([t.boxes for t in flat], TARGET_BOX_DTYPE, TARGET_BOX),
+    ]
+    return pa.ListArray.from_arrays(
+        _offsets(map(len, values)), pa.StructArray.from_arrays(arrays, fields=list(TARGET))
+    )
+
+
+def _tensors(values: Sequence[np.ndarray | None], kind: pa.FixedShapeTensorType) -> pa.Array:
+    size = int(np.prod(kind.shape))
+    flat = np.zeros((len(values), size), np.float16)
+    for row, value in enumerate(values):
+        if value is not None:
+            flat[row] = value.reshape(size)
+    missing = pa.array([value is None for value in values], pa.bool_())
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), size, mask=missing)
+    return pa.ExtensionArray.from_storage(kind, storage)

@@ -1,0 +1,143 @@
+"""Summaries of a few rows made by hand, and a small output, for the tests of pages and tables."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from camworker.inference.localizer import Localizer
+from camworker.ledger.ledger import Ledger
+from camworker.metrics.ground_truth.truth import Truth
+from camworker.metrics.matching import Criteria
+from camworker.metrics.summary import TruthFacts, compute
+from camworker.metrics.tally import Measure, Tally
+from camworker.reports.summary_tables import full_summary
+from camworker.schemas import CamShape, predictions_schema
+from camworker.storage.store import open_store
+from support.factories import TINY_CLASSES, photographs_of, run_generation
+
+HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'
+SCHEMA = predictions_schema(CamShape(5, 2, 2))
+SIDE = 20  # of every image, in pixels
+WHOLE, LEFT, CORNER = (0, 0, 20, 20), (0, 0, 10, 20), (0, 0, 5, 5)
+
+RECIPE: dict[str, Any] = {
+    "network": "tiny",
+    "weights": "0" * 64,
+    "class_names": ["cat", HOSTILE, "bird"],
+    "class_ids": None,
+    "preprocessing": {"input_size": 32, "resize": "squash", "mean": [0.5], "std": [0.5]},
+    "scoring": "softmax",
+    "output_stride": None,
+    "views": "single",
+    "box_rule": "cam20",
+    "top_k": 5,
+    "precision": "float32",
+}
+
+Box = tuple[int, int, int, int]
+
+
+def box(label: int, corners: Box) -> dict[str, Any]:
+    return {"label": label, "score": 0.5, **dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True))}
+
+
+def row(
+    image_id: str, ranked: list[tuple[int, Box]], known: dict[int, Box] | None = None, *, score: float = 0.75
+) -> dict[str, Any]:
+    """A row that is ok: classes with a box each, the first with this score; known labels with their boxes.
+
+    A known label's map is highest in its top left quarter.
+    """
+    return {
+        "image_id": image_id,
+        "status": "ok",
+        "width": SIDE,
+        "height": SIDE,
+        "labels": [label for label, _ in ranked],
+        "names": [str(label) for label, _ in ranked],
+        "scores": [score] + [0.0] * (len(ranked) - 1),
+        "boxes": [{"rank": rank, **box(*pair)} for rank, pair in enumerate(ranked, 1)],
+        "targets": [
+            {"label": label, "score": score, "cam": [4.0, 1.0, 1.0, 0.0], "boxes": [box(label, corners)]}
+            for label, corners in (known or {}).items()
+        ],
+    }
+
+
+def broken(image_id: str, status: str = "decode_error") -> dict[str, Any]:
+    return {"image_id": image_id, "status": status}
+
+
+def predictions(*rows: dict[str, Any]) -> pa.Table:
+    names = [*Measure(CRITERIA, 3).columns]
+    return pa.Table.from_pylist(
+        [{"labels": [], "scores": [], "boxes": [], "targets": [], **row} for row in rows],
+        pa.schema([SCHEMA.field(name) for name in names]),
+    )
+
+
+CRITERIA = Criteria.of_recipe(RECIPE, (2, 2))
+
+
+def tally_of(rows: pa.Table, truth: Truth, measure: Measure) -> tuple[Tally, TruthFacts]:
+    tally = Tally().update(rows, truth, measure)
+    return tally, TruthFacts.of(truth, tally.seen)
+
+
+def summary_of(
+    rows: pa.Table,
+    truth: Truth,
+    recipe: dict[str, Any] = RECIPE,
+    *,
+    select: float | None = None,
+    box_rule: str = "cam20",
+    **about: Any,
+) -> tuple[dict[str, Any], TruthFacts]:
+    """What summarize makes of rows, with what its report adds; about: keys of the summary to replace."""
+    measure = Measure(
+        CRITERIA, len(recipe["class_names"]), None if box_rule == "dtbox" else "maxboxacc", select
+    )
+    tally, facts = tally_of(rows, truth, measure)
+    summary = {
+        "recipe": "r0123456789ab",
+        "complete": True,
+        "box_rule": box_rule,
+        "iou_convention": "half-open",
+        "select_threshold_on": select,
+        **compute(tally, facts, measure, min(5, recipe["top_k"])),
+        "compared": [],
+        **about,
+    }
+    return full_summary(summary, tally, facts, recipe["class_names"]), facts
+
+
+def four_of_each() -> tuple[pa.Table, Truth]:
+    """Four images with truth: right, wrong class, box too large, failed; one more on either side."""
+    rows = predictions(
+        row("a", [(0, WHOLE), (2, WHOLE)], {0: WHOLE}, score=0.95),
+        row("b", [(2, WHOLE), (0, WHOLE)], {0: LEFT}, score=0.75),
+        row(HOSTILE, [(1, WHOLE)], {1: WHOLE}, score=0.55),
+        broken("d"),
+        row("without", [(1, WHOLE)], score=0.5),
+    )
+    truth = Truth.of_rows(
+        ["a", "b", HOSTILE, "d", "unseen"],
+        [0, 0, 1, 2, 2],
+        [WHOLE, WHOLE, CORNER, WHOLE, WHOLE],
+        unknown={"dragon": 2, HOSTILE: 1},
+        notes={"iscrowd": 3},
+    )
+    return rows, truth
+
+
+def localized(out: Path, photos: Path, localizer: Localizer, *, generation: int = 1) -> Ledger:
+    """An output of these photographs, their classes in turn: 0, 1, 2, 0, ... Shards of four."""
+    ledger = Ledger(open_store(str(out)), "r0123456789ab")
+    ledger.write_recipe({**RECIPE, "class_names": list(TINY_CLASSES.names)})
+    items = photographs_of(photos)
+    column = items.schema.field("labels")
+    labels = pa.array([[n % 3] for n in range(items.num_rows)], column.type)
+    items = items.set_column(items.schema.get_field_index("labels"), column, labels)
+    run_generation(ledger, localizer, items, generation=generation, size=4)
+    return ledger

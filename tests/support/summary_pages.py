@@ -1,0 +1,69 @@
+"""The page of a summary, written for tests and read strictly."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from camworker.metrics.ground_truth.truth import Truth
+from camworker.reports.render import Section
+from camworker.reports.summary_page import write_summary
+from support.summaries import HOSTILE, RECIPE, summary_of
+
+_VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """A page read strictly: its tags have to close. cells: the text of each row of its tables."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.text = path.read_text(encoding="utf-8")
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[list[str]] = []
+        self._open: list[str] = []
+        self.feed(self.text)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self._open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        elif tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self._open):
+            self.cells[-1][-1] += data
+
+    def row(self, title: str) -> list[str]:
+        """The first table row of this title, its cells in one spelling of white space."""
+        cells = next(cells for cells in self.cells if cells and " ".join(cells[0].split()) == title)
+        return [" ".join(cell.split()) for cell in cells[1:]]
+
+
+def write(
+    folder: Path,
+    rows: Any,
+    truth: Truth,
+    recipe: dict[str, Any] = RECIPE,
+    sections: tuple[Section, ...] = (),
+    others: tuple[dict[str, Any], ...] = (),
+    **about: Any,
+) -> Page:
+    summary, facts = summary_of(rows, truth, recipe, **about)
+    path = write_summary(
+        folder, summary, [recipe, *others], facts, sections, output=HOSTILE, truth="truth.csv"
+    )
+    return Page(path)

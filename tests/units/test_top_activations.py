@@ -1,0 +1,192 @@
+"""Class-specific units: which units, what excites them, how passes merge, patches, the table, the page."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from camworker.inference.localizer import Localizer, Prepared
+from camworker.networks.gap import GapNetwork
+from camworker.reports.units_page import classes_on_page, cut_patch, write_units_page
+from camworker.units.collect import excite, peaks
+from camworker.units.receptive_field import effective_side
+from camworker.units.table import UNITS, units_table
+from camworker.units.top_activations import PEAK, Excitations, Excited, patch_boxes, units_of_classes
+from support.factories import photographs_of
+
+HOSTILE = '<script>alert("x")</script>'
+
+
+def numbered(folder: Path) -> pa.Table:
+    items = photographs_of(folder)
+    return items.append_column("number", pa.array(np.arange(items.num_rows)))
+
+
+def peak(value: float, number: int = 0, mean: float = 0.0, y: int = 0, x: int = 0) -> tuple:
+    return (value, mean, number, y, x, 100, 50)
+
+
+def test_the_units_of_largest_weight_come_first_and_of_equal_ones_the_lower() -> None:
+    weights_KC = np.array([[0.5, 2.0, -1.0, 2.0], [0.0, 0.0, 0.0, -1.0]], np.float32)
+    assert units_of_classes(weights_KC, [0, 1], 3).tolist() == [[1, 3, 0], [0, 1, 2]]
+    assert units_of_classes(weights_KC, [1], 9).tolist() == [[0, 1, 2, 3]]
+
+
+# Few values, so that many are equal, as under a ReLU6.
+batches_of_peaks = st.lists(
+    st.tuples(st.sampled_from([0.0, 1.0, 5.5, 6.0, float("nan"), -1.0]), st.sampled_from([0.5, 1.0])),
+    min_size=2,
+    max_size=40,
+).flatmap(lambda values: st.tuples(st.just(values), st.permutations(range(len(values) // 2))))
+
+
+@given(batches_of_peaks, st.integers(1, 5), st.data())
+def test_merged_passes_equal_a_single_one(drawn: tuple, count: int, data: st.DataObject) -> None:
+    values, order = drawn
+    images = len(values) // 2
+    peaks_BU = np.array(
+        [[peak(*values[2 * b + u][:1], b, values[2 * b + u][1]) for u in (0, 1)] for b in range(images)], PEAK
+    )
+    single = Excitations.none(2, count).update(peaks_BU)
+    parts = [Excitations.none(2, count) for _ in range(3)]
+    for b in order:
+        at = data.draw(st.integers(0, 2))
+        parts[at] = parts[at].update(peaks_BU[b : b + 1])
+    one, two, three = parts
+    for merged in (one.merge(two).merge(three), three.merge(one.merge(two)), two.merge(three).merge(one)):
+        assert (merged.best_UN == single.best_UN).all()
+    for u in (0, 1):
+        real = sorted((-p["value"], -p["mean"], p["number"]) for p in peaks_BU[:, u] if p["value"] > 0)
+        found = [(-p["value"], -p["mean"], p["number"]) for p in single.best_UN[u][single.is_real_UN[u]]]
+        assert found == real[:count]
+
+
+def test_passes_merge_with_their_counts() -> None:
+    one = Excited(Excitations.none(1, 2), Counter(ok=3), np.array([1, 2]))
+    two = Excited(Excitations.none(1, 2), Counter(ok=1, poison=1), np.array([0, 1]))
+    both = one.merge(two)
+    assert both.images == {"ok": 4, "poison": 1}
+    assert both.seen_K.tolist() == [1, 3]
+
+
+def test_a_peak_lies_in_the_middle_of_what_is_seen_then_first_in_row_order() -> None:
+    maps_BUHW = torch.zeros(1, 3, 5, 4)
+    maps_BUHW[0, 0, 1:4, 1:4] = 6.0  # a plateau
+    maps_BUHW[0, 1, 2, 3] = 1.0
+    maps_BUHW[0, 2, 0, 3] = maps_BUHW[0, 2, 4, 0] = 2.0  # twins
+    found = peaks(maps_BUHW)[0]
+    assert list(zip(found["y"].tolist(), found["x"].tolist(), strict=True)) == [(2, 2), (2, 3), (0, 3)]
+    assert found["value"].tolist() == [6, 1, 2]
+    assert found["mean"] == pytest.approx([54 / 20, 1 / 20, 4 / 20])
+
+
+def test_patches_lie_inside_the_image_and_follow_the_frame() -> None:
+    peaks_UN = np.array([[peak(1.0, y=0, x=0), peak(1.0, y=3, x=3), peak(1.0, y=2, x=1), peak(0.0)]], PEAK)
+    squash = patch_boxes(peaks_UN, (4, 4), 16, 40, "squash")
+    # The image is 100 x 50, so that 40 input pixels are 100 wide and 50 high.
+    assert squash[0].tolist() == [[0, 0, 40, 20], [60, 30, 100, 50], [17.5, 21.25, 57.5, 41.25], [0] * 4]
+    crop = patch_boxes(peaks_UN, (4, 4), 16, 40, "crop")
+    assert crop[0].tolist() == [[25, 0, 45, 20], [55, 30, 75, 50], [33.75, 21.25, 53.75, 41.25], [0] * 4]
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+def test_the_side_of_a_box_filter_holds_half_of_it(stride: int) -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(stride))
+    network = GapNetwork(
+        body, features=body, logits=lambda f: f.mean((2, 3)), classifier=None, classes=4, pooling="avg"
+    )
+    side = effective_side(network, torch.randn(2, 3, 7 * stride, 7 * stride))
+    assert abs(side - stride * 0.5**0.5) <= 1
+
+
+def test_a_pass_finds_what_every_map_shows(folder: Path, tiny_localizer: Localizer) -> None:
+    (folder / "03.png").write_bytes(b"no picture")
+    told: list[str] = []
+    units_U = np.array([2, 9, 11], np.int32)
+    excited = excite(
+        numbered(folder), tiny_localizer, units_U, 4, decoders=2, verify=True, on_batch=told.extend
+    )
+    assert excited.images == Counter(told) == {"ok": 10, "unsupported": 1}
+    assert excited.seen_K.sum() == 10
+    names = sorted(path.name for path in folder.iterdir())
+    maxima = {}
+    for number, name in enumerate(names):
+        image = tiny_localizer.prepare((folder / name).read_bytes())
+        if isinstance(image, Prepared):
+            maps_CHW = tiny_localizer.features([image])[0][0].numpy()
+            maxima[number] = (maps_CHW, 20 + number)
+    for u, unit in enumerate(units_U):
+        best = sorted(maxima, key=lambda n: (-maxima[n][0][unit].max(), -maxima[n][0][unit].mean()))
+        found = excited.excitations.best_UN[u][excited.excitations.is_real_UN[u]]
+        assert len(found)
+        assert found["number"].tolist() == best[: len(found)]
+        for entry in found:
+            maps_CHW, width = maxima[int(entry["number"])]
+            assert maps_CHW[unit, entry["y"], entry["x"]] == pytest.approx(entry["value"], rel=1e-5)
+            assert entry["value"] == pytest.approx(maps_CHW[unit].max(), rel=1e-5)
+            assert (entry["width"], entry["height"]) == (width, 40)
+
+
+def a_table() -> pa.Table:
+    best_UN = np.array(
+        [[peak(3.0, 7), peak(2.0, 5)], [peak(0.0), peak(0.0)], [peak(6.0, 5), peak(0.0)]], PEAK
+    )
+    items = pa.table(
+        {
+            "image_id": ["b", HOSTILE],
+            "uri": ["/in/b", "/in/t.parquet"],
+            "source_row": pa.array([None, 4], pa.int64()),
+            "number": [7, 5],
+        }
+    )
+    weights_KC = np.array([[0.5, 0.25, 0.0], [0.0, 0.5, 1.0]], np.float32)
+    boxes_UN4 = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
+    units_KU = np.array([[2, 1], [0, 1]], np.int32)
+    return units_table([1, 0], ("cat", HOSTILE), units_KU, weights_KC, Excitations(best_UN), boxes_UN4, items)
+
+
+def test_the_table_has_a_row_a_patch_in_the_order_asked_for() -> None:
+    table = a_table()
+    assert table.schema == UNITS
+    rows = table.to_pylist()
+    assert [(row["label"], row["place"], row["unit"], row["patch"]) for row in rows] == [
+        (1, 1, 2, 1),
+        (0, 1, 0, 1),
+        (0, 1, 0, 2),
+    ]
+    assert [row["weight"] for row in rows] == [1.0, 0.5, 0.5]
+    assert [(row["image_id"], row["source_row"]) for row in rows] == [(HOSTILE, 4), ("b", None), (HOSTILE, 4)]
+    assert [row["xmin"] for row in rows] == [16, 0, 4]
+
+
+def test_the_page_escapes_names_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    rows = a_table().to_pylist()
+    source = cut_patch(np.full((50, 100, 3), 90, np.uint8), (16.0, 17.0, 18.0, 19.0))
+    pictures = {(HOSTILE, (16.0, 17.0, 18.0, 19.0)): source}
+    page = write_units_page(
+        tmp_path,
+        classes_on_page(rows, [(1, HOSTILE, 2), (0, "cat", 1)], pictures),
+        network="tiny",
+        images=2,
+        failed={"poison": 1},
+        total=3,
+        by_count=True,
+        side=9,
+        input_size=32,
+    ).read_text()
+    assert "<script" not in page
+    assert page.count('src="data:image/jpeg;base64,') == 1
+    assert page.count("cannot be read any more") == 2
+    assert "2 of 3" in page
+    assert "1 poison" in page
+
+
+def test_a_patch_at_the_edge_has_a_pixel_at_least() -> None:
+    photo_HW3 = np.zeros((5, 4, 3), np.uint8)
+    assert cut_patch(photo_HW3, (4.0, 5.0, 4.0, 5.0)).startswith("data:image/jpeg")
