@@ -9,8 +9,8 @@ from typing import IO, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camworker.errors import DamagedError, UsageError
-from camworker.ledger.inventory import READ_ERRORS, first_line, planned_again, recorded_parts, take_stock
+from camworker.errors import CorruptedError, UsageError
+from camworker.ledger.inventory import READ_ERRORS, first_line, inventory_parts, planned_again, recorded_parts
 from camworker.ledger.ledger import Ledger, Part, open_ledger
 from camworker.storage.parquet import open_parquet
 from camworker.storage.store import open_store
@@ -22,7 +22,7 @@ def latest(out: str, recipe: str | None = None, columns: Sequence[str] | None = 
     """The current row of every image: of the latest generation that has one, removed images left out.
 
     out: what localize was given as --output. recipe: needed where out holds several. columns:
-    default all. Raises UsageError when there is nothing to read or the recipe is not named, DamagedError
+    default all. Raises UsageError when there is nothing to read or the recipe is not named, CorruptedError
     when parts are lost or what is read of them is not as it was written.
     """
     tables = list(iter_latest(open_ledger(open_store(out), recipe, out), columns))
@@ -46,10 +46,10 @@ def iter_latest(
 def committed_parts(ledger: Ledger) -> dict[tuple[int, int], str]:
     """Parts by (generation, shard).
 
-    Raises UsageError where nothing is committed yet, DamagedError where a part that a run record names
+    Raises UsageError where nothing is committed yet, CorruptedError where a part that a run record names
     is not there (and no later generation holds its images) or has another size.
     """
-    stock = take_stock(ledger)
+    stock = inventory_parts(ledger)
     for part in stock.misshapen.values():
         size = stock.listed[part.key]
         raise _damaged(part.key, f"has {size} bytes where its run record says {part.bytes}")
@@ -107,7 +107,7 @@ def count_statuses(ledger: Ledger, keys: Sequence[str]) -> Counter[str]:
 
 
 def _read(ledger: Ledger, key: str, columns: list[str] | None, record: Part | None = None) -> pa.Table:
-    """Columns of a part. Raises DamagedError where they, or with record any byte, are not as written."""
+    """Columns of a part. Raises CorruptedError where they, or with record any byte, are not as written."""
     try:
         if record is None:
             with ledger.store.open(key) as file:
@@ -127,5 +127,5 @@ def _parse(file: IO[bytes], columns: list[str] | None) -> pa.Table:
     return table
 
 
-def _damaged(key: str, what: str) -> DamagedError:
-    return DamagedError(f"{key} {what}: run camworker verify OUT")
+def _damaged(key: str, what: str) -> CorruptedError:
+    return CorruptedError(f"{key} {what}: run camworker verify OUT")

@@ -6,7 +6,7 @@ CamworkerError
 ├── CommitError        a part is not what its plan says, or another writer's part disagrees with ours
 ├── LeaseHeldError     another run works on the same recipe; the command line exits with 4
 ├── ChangedError       an object is no longer the one that was planned
-├── DamagedError       committed bytes are gone or not as they were; the command line exits with 5
+├── CorruptedError       committed bytes are gone or not as they were; the command line exits with 5
 └── MapOverflowError   a class activation map holds a value that float16 cannot
 
 An image that cannot be read or decoded is expected and is no exception: functions return a Failure,
@@ -46,7 +46,7 @@ class ChangedError(CamworkerError):
     """The object's identity differs from the planned one: it was replaced in the meantime."""
 
 
-class DamagedError(CamworkerError):
+class CorruptedError(CamworkerError):
     """What was committed is gone, cut short or altered; the message is one line that names it."""
 
 

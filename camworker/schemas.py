@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from camworker.inference.predictions import OfClasses, Predictions
+from camworker.inference.predictions import ClassMaps, Predictions
 
 SCHEMA_VERSION: Final = 1
 
@@ -128,7 +128,7 @@ def _boxes(boxes_L: np.ndarray, kind: pa.StructType) -> pa.StructArray:
     return pa.StructArray.from_arrays(fields, fields=list(kind))
 
 
-def _targets(known: OfClasses, shape: CamShape) -> pa.StructArray:
+def _targets(known: ClassMaps, shape: CamShape) -> pa.StructArray:
     cells = np.full(len(known.labels_M), shape.h * shape.w)
     arrays = [
         pa.array(known.labels_M),

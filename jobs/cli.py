@@ -6,7 +6,7 @@ import sys
 from typing import Final, NoReturn
 
 from camworker import __version__
-from camworker.errors import DamagedError, UsageError
+from camworker.errors import CorruptedError, UsageError
 from jobs.console import INCOMPLETE, USAGE, VERIFICATION_FAILED, Console
 
 # One module each, with HELP, add_arguments(parser) and run(args, console) -> exit code.
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"camworker {args.command}: {error}", file=sys.stderr)
         return USAGE
-    except DamagedError as error:
+    except CorruptedError as error:
         print(f"camworker {args.command}: {error}", file=sys.stderr)
         return VERIFICATION_FAILED
     except KeyboardInterrupt:

@@ -67,9 +67,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _refuse_inside(to, args.output)
 
     from camworker.exports.export import export
-    from camworker.exports.weak_labels import Choice
+    from camworker.exports.weak_labels import LabelSelection
 
-    choice = Choice(
+    choice = LabelSelection(
         classes=_classes(args.classes, ledger.read_recipe()),
         ranks=args.box_rank or 1,
         min_score=args.min_score,

@@ -25,9 +25,9 @@ def follow(store: Store, console: Console) -> None:
 
     Without a terminal, a line for each every 30 s. Raises OSError, DamagedError where a part is.
     """
-    from camworker.ledger.progress import Follower
+    from camworker.ledger.progress import ProgressMonitor
 
-    follower = Follower(store)
+    follower = ProgressMonitor(store)
     if sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Bars(*columns, TextColumn("{task.fields[said]}"), console=RichConsole(stderr=True)) as bars:

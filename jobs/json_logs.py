@@ -55,7 +55,7 @@ def in_job() -> bool:
 
 
 @contextmanager
-def where(**names: Any) -> Iterator[None]:
+def log_context(**names: Any) -> Iterator[None]:
     """Records inside, of this thread, say recipe, generation or shard as given here."""
     token = _WHERE.set({**_WHERE.get(), **names})
     try:

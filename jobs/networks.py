@@ -45,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    from camworker.networks.registry import NAMES, build, default_pooling
+    from camworker.networks.registry import NAMES, create_network, default_pooling
 
     names = args.names or [*NAMES, *_OTHERS]
     for name in args.names:
         if name not in NAMES and not name.partition(":")[2]:
-            build(name, classes=1)  # raises, and knows the names
+            create_network(name, classes=1)  # raises, and knows the names
     console.say(f"{'network':<36}{'parameters':>12}  {'map at ' + str(args.input_size):<12}localizes")
     rows = []
     for name in names:
@@ -67,11 +67,11 @@ def _check(name: str, input_size: int, pooling: Any) -> dict[str, Any]:
     """Build a network of 1000 classes with random weights, and try its head."""
     from camworker.errors import NetworkError
     from camworker.networks.gap import check_gap_head
-    from camworker.networks.registry import build
+    from camworker.networks.registry import create_network
 
     row: dict[str, Any] = {"network": name, "parameters": None, "map": None, "passes": False, "reason": None}
     try:
-        network = build(name, classes=1000, pooling=pooling)
+        network = create_network(name, classes=1000, pooling=pooling)
         row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
         row["map"] = list(check_gap_head(network, input_size))
         row["passes"] = True

@@ -40,18 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     from camworker.networks.gap import Preprocessing
-    from camworker.networks.package import make, save
-    from camworker.networks.registry import build, default_pooling
+    from camworker.networks.package import build_package, save
+    from camworker.networks.registry import create_network, default_pooling
     from camworker.networks.state_dicts import read_state
     from camworker.training.labelled_images import read_class_names
 
     classes = read_class_names(args.class_names)
-    given: Any = build(args.network, classes=1, pooling=args.pooling or default_pooling(args.network))
+    given: Any = create_network(
+        args.network, classes=1, pooling=args.pooling or default_pooling(args.network)
+    )
     own = given.preprocessing
     preprocessing = Preprocessing(
         args.input_size or own.input_size, tuple(args.mean or own.mean), tuple(args.std or own.std)
     )
-    package = make(
+    package = build_package(
         args.network,
         read_state(args.weights),
         classes,

@@ -31,7 +31,7 @@ class Workers:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class NodeCapacity:
     """What a node has for workers."""
 
     cores: int
@@ -109,24 +109,24 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def fit_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
+def plan_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
     """As many workers as the connected cluster holds, or as asked; see divide."""
     here = ray.get_runtime_context().get_node_id()
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     # A driver that a job reserved cores for holds them on its own node.
     nodes[here] = available_resources_per_node().get(here, nodes[here])
-    rooms = [Room(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in nodes.values()]
-    return divide(rooms, asked, gpus_per_worker)
+    rooms = [NodeCapacity(int(node.get("CPU", 0)), node.get("GPU", 0.0)) for node in nodes.values()]
+    return allocate(rooms, asked, gpus_per_worker)
 
 
 def local_workers(asked: int | None, gpus_per_worker: float | None) -> Workers:
     """fit_workers for this machine, without Ray."""
     import torch
 
-    return divide([Room(_local_cores(), torch.cuda.device_count())], asked, gpus_per_worker)
+    return allocate([NodeCapacity(_local_cores(), torch.cuda.device_count())], asked, gpus_per_worker)
 
 
-def divide(nodes: Sequence[Room], asked: int | None, gpus_per_worker: float | None) -> Workers:
+def allocate(nodes: Sequence[NodeCapacity], asked: int | None, gpus_per_worker: float | None) -> Workers:
     """Cores and GPUs over workers: one for each GPU (or share of one), without GPUs one for a few cores.
 
     A worker lies on one node, and all have as many cores. Raises UsageError for more workers than there

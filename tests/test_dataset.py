@@ -14,7 +14,7 @@ from camworker.dataset import (
     map_shape,
     read_latest,
 )
-from camworker.errors import DamagedError, UsageError
+from camworker.errors import CorruptedError, UsageError
 from camworker.inference.predictions import FailedPrediction, Prediction
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
@@ -203,5 +203,5 @@ def test_a_flipped_bit_is_noticed(tmp_path, out, tiny_localizer, folder, column,
     data = bytearray(part.read_bytes())
     data[end - 1] ^= 1  # the last byte of the page: its values, not its header
     part.write_bytes(data)
-    with pytest.raises(DamagedError, match="CRC"):
+    with pytest.raises(CorruptedError, match="CRC"):
         latest(out)

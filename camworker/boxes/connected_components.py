@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from camworker.boxes.numba_jit import compiled
+from camworker.boxes.numba_jit import jit
 
 # Columns of a region. Boxes are half-open.
 XMIN, YMIN, XMAX, YMAX, PIXELS = range(5)
@@ -19,7 +19,7 @@ _ROOM: Final = 64  # regions to begin with; more is made where a map has them
 _ONES: Final = np.uint64(0x0101010101010101)
 
 
-@compiled
+@jit
 def _runs_of(row_W: Any, level: Any, mask: Any, words: Any, runs: Any) -> int:
     """The runs of values above level in a row: their number. mask, also seen as words, is room for it."""
     for x in range(len(row_W)):
@@ -40,7 +40,7 @@ def _runs_of(row_W: Any, level: Any, mask: Any, words: Any, runs: Any) -> int:
     return ends >> 1
 
 
-@compiled
+@jit
 def _root(regions: Any, region: int) -> int:
     while regions[region, _PARENT] != region:
         regions[region, _PARENT] = regions[regions[region, _PARENT], _PARENT]
@@ -48,7 +48,7 @@ def _root(regions: Any, region: int) -> int:
     return region
 
 
-@compiled
+@jit
 def _take_in(regions: Any, a: int, b: int) -> None:
     """Give region a what b has. Rows come in order, but b may have begun above a."""
     regions[a, XMIN] = min(regions[a, XMIN], regions[b, XMIN])
@@ -58,8 +58,8 @@ def _take_in(regions: Any, a: int, b: int) -> None:
     regions[a, PIXELS] += regions[b, PIXELS]
 
 
-@compiled
-def regions_above(map_HW: Any, level: Any) -> Any:
+@jit
+def components_above(map_HW: Any, level: Any) -> Any:
     """The 8-connected regions of map_HW > level: int64 [N, 5], in the order of their first pixels in rows.
 
     Columns: XMIN, YMIN, XMAX, YMAX, PIXELS.

@@ -30,7 +30,7 @@ def score_map(cam_hw: NDArray[np.floating]) -> NDArray[np.float32]:
     return map_HW / highest if 0 < highest < np.inf else zeros
 
 
-def boxes_at(score_HW: NDArray[np.floating], tau: float) -> NDArray[np.int32]:
+def contour_boxes(score_HW: NDArray[np.floating], tau: float) -> NDArray[np.int32]:
     """V2: the box of every contour at threshold tau, in OpenCV's order: int32 [N, 4], N >= 1.
 
     score_HW in 0..1. Mask floor(255 s) > floor(tau max floor(255 s)); contours of holes count. A box is
@@ -39,7 +39,7 @@ def boxes_at(score_HW: NDArray[np.floating], tau: float) -> NDArray[np.int32]:
     return _boxes(_contours(score_HW, tau), score_HW.shape)
 
 
-def largest(score_HW: NDArray[np.floating], tau: float) -> NDArray[np.int32]:
+def largest_contour_box(score_HW: NDArray[np.floating], tau: float) -> NDArray[np.int32]:
     """V1: the box of the contour of largest cv2.contourArea, of equals the first: int32 [4].
 
     Everything else as boxes_at has it.

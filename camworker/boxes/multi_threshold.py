@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from camworker.boxes.numba_jit import compiled
+from camworker.boxes.numba_jit import jit
 
 # Columns of a node, which is a component or a hole. Boxes are half-open; areas are doubled, so whole numbers.
 PARENT, XMIN, YMIN, XMAX, YMAX, PIXELS, AREA, AROUND, HOLE = range(9)
@@ -19,7 +19,7 @@ FIELDS: Final = 9
 _START, _END, _NODE, _GAP = range(4)  # of a run; _GAP: the node of the gap behind it
 
 
-@compiled
+@jit
 def _root(nodes: Any, t: int, node: int) -> int:
     while nodes[node, t, PARENT] != node:
         nodes[node, t, PARENT] = nodes[nodes[node, t, PARENT], t, PARENT]
@@ -27,7 +27,7 @@ def _root(nodes: Any, t: int, node: int) -> int:
     return node
 
 
-@compiled
+@jit
 def _join(nodes: Any, t: int, a: int, b: int) -> int:
     """One component of two; the one that was met first in row order stays."""
     a, b = _root(nodes, t, a), _root(nodes, t, b)
@@ -38,7 +38,7 @@ def _join(nodes: Any, t: int, a: int, b: int) -> int:
     return b
 
 
-@compiled
+@jit
 def _grow(nodes: Any, t: int, node: int, y: int, start: int, end: int) -> None:
     """Add a run of pixels. Rows come in order, so that ymin is the node's first."""
     nodes[node, t, XMIN] = min(nodes[node, t, XMIN], start)
@@ -47,7 +47,7 @@ def _grow(nodes: Any, t: int, node: int, y: int, start: int, end: int) -> None:
     nodes[node, t, PIXELS] += end - start
 
 
-@compiled
+@jit
 def _new(nodes: Any, t: int, node: int, y: int, around: int, hole: int) -> None:
     nodes[node, t, PARENT] = node
     nodes[node, t, XMIN], nodes[node, t, YMIN] = 1 << 30, y
@@ -56,7 +56,7 @@ def _new(nodes: Any, t: int, node: int, y: int, around: int, hole: int) -> None:
     nodes[node, t, AROUND], nodes[node, t, HOLE] = around, hole
 
 
-@compiled
+@jit
 def _shared(start: int, end: int, above_start: int, above_end: int) -> int:
     """Twice the area of polygons through pixel centres that two touching runs span between their rows.
 
@@ -68,7 +68,7 @@ def _shared(start: int, end: int, above_start: int, above_end: int) -> int:
     return 2 * (overlap - 1) + (start != above_start) + (end != above_end)
 
 
-@compiled
+@jit
 def _add_run(
     nodes: Any,
     counts: Any,
@@ -107,7 +107,7 @@ def _add_run(
     return first
 
 
-@compiled
+@jit
 def _add_gaps(
     nodes: Any,
     counts: Any,
@@ -150,7 +150,7 @@ def _add_gaps(
         runs[here, i, t, _GAP] = node
 
 
-@compiled
+@jit
 def _settle(nodes: Any, t: int, count: int) -> None:
     """Give roots what their members gathered, and to each component the area of the holes in it."""
     for node in range(count - 1, 0, -1):
@@ -169,8 +169,8 @@ def _settle(nodes: Any, t: int, count: int) -> None:
             nodes[around, t, AREA] += nodes[node, t, AREA]
 
 
-@compiled
-def scan(levels: Any, thresholds: int, nodes: Any, counts: Any, runs: Any) -> bool:
+@jit
+def label_all_thresholds(levels: Any, thresholds: int, nodes: Any, counts: Any, runs: Any) -> bool:
     """Fill nodes [capacity, thresholds, fields] and counts [thresholds]. False: capacity is too small.
 
     levels [H, W]: how many thresholds lie below each pixel. Node 0 of a threshold is the outside.

@@ -5,7 +5,7 @@ from typing import Any
 from numba import njit
 
 
-def compiled(function: Any) -> Any:
+def jit(function: Any) -> Any:
     """Compile a function at its first call; it holds no lock of the interpreter while it runs.
 
     Numba keeps the code beside the source, else in the user's cache folder, else where NUMBA_CACHE_DIR says.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camworker.boxes.dtbox import dt_boxes, on_original
-from camworker.boxes.maxboxacc import SIDE, largest, score_map
+from camworker.boxes.maxboxacc import SIDE, largest_contour_box, score_map
 from camworker.errors import UsageError
 from camworker.frame import Frame, to_original
 
@@ -153,7 +153,7 @@ def _parse(rule: str) -> tuple[str, float]:
 def _boxes_above(map_HW: NDArray[np.float32], name: str, threshold: float) -> NDArray[np.int64]:
     """Boxes of cam:T or cam20-multi on a map as it is, or _NOTHING where none of its values is positive."""
     # Numba takes a third of a second to import, which those who only check a rule need not wait for.
-    from camworker.boxes.connected_components import PIXELS, regions_above
+    from camworker.boxes.connected_components import PIXELS, components_above
 
     peak = map_HW.max()
     if not peak > 0:
@@ -161,7 +161,7 @@ def _boxes_above(map_HW: NDArray[np.float32], name: str, threshold: float) -> ND
     level = np.float32(threshold) * peak
     if not level < peak:  # a threshold next to 1 can round to it; the peak itself stays
         level = np.nextafter(peak, np.float32(0))
-    regions_N5 = regions_above(map_HW, level)
+    regions_N5 = components_above(map_HW, level)
     pixels_N = regions_N5[:, PIXELS]
     if name == "cam":
         chosen = [pixels_N.argmax()]  # of equals the first
@@ -173,4 +173,4 @@ def _boxes_above(map_HW: NDArray[np.float32], name: str, threshold: float) -> ND
 
 def _largest_contour(cam_hw: NDArray[np.floating], tau: float, size: tuple[int, int]) -> Boxes:
     """V1's box of maxboxacc, in pixels of something of size (width, height)."""
-    return (largest(score_map(cam_hw), tau) * np.array([size * 2]) / SIDE).astype(np.float32)
+    return (largest_contour_box(score_map(cam_hw), tau) * np.array([size * 2]) / SIDE).astype(np.float32)

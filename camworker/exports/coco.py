@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from camworker.exports.provenance import About
+from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 
-def write_dataset(images: Iterable[LabelledImage], about: About, path: Path) -> None:
+def write_dataset(images: Iterable[LabelledImage], about: ExportInfo, path: Path) -> None:
     """Write the data set form, with file_name the image id and each box's score beside it."""
     head = {
         "info": {"description": "weak labels by camworker", **about.as_dict()},
@@ -40,7 +40,7 @@ def write_dataset(images: Iterable[LabelledImage], about: About, path: Path) -> 
         file.write("\n]}\n")
 
 
-def write_results(images: Iterable[LabelledImage], about: About, path: Path) -> None:
+def write_results(images: Iterable[LabelledImage], about: ExportInfo, path: Path) -> None:
     """Write the results form, which pycocotools' loadRes reads beside a data set of the same output."""
     with open(path, "x", encoding="ascii") as file:
         file.write("[")

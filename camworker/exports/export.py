@@ -14,8 +14,8 @@ from camworker.classes import Classes
 from camworker.errors import UsageError
 from camworker.exports import coco, hugging_face, label_studio, voc, yolo
 from camworker.exports.file_names import check_xml_names, distinct_names
-from camworker.exports.provenance import About
-from camworker.exports.weak_labels import Choice, Counts, LabelledImage, labelled_images
+from camworker.exports.provenance import ExportInfo
+from camworker.exports.weak_labels import Counts, LabelledImage, LabelSelection, labelled_images
 from camworker.ledger.ledger import Ledger
 
 
@@ -23,7 +23,7 @@ from camworker.ledger.ledger import Ledger
 class _Format:
     """How a format is written. is_file: one file, else a folder. with_bytes: it holds the images too."""
 
-    write: Callable[[Iterator[LabelledImage], About, Path], None]
+    write: Callable[[Iterator[LabelledImage], ExportInfo, Path], None]
     is_file: bool = False
     with_bytes: bool = False
     is_xml: bool = False
@@ -43,7 +43,7 @@ def export(
     ledger: Ledger,
     name: str,
     target: Path,
-    choice: Choice,
+    choice: LabelSelection,
     on_image: Callable[[Counts], None] = lambda counts: None,
 ) -> Counts:
     """Write the chosen boxes of the current rows to target, in the format of that name (see FORMATS).
@@ -74,7 +74,7 @@ def export(
     return counts
 
 
-def _checked(choice: Choice, recipe: dict[str, Any]) -> Choice:
+def _checked(choice: LabelSelection, recipe: dict[str, Any]) -> LabelSelection:
     if choice.ranks > recipe["top_k"]:
         raise UsageError(f"these rows hold the top {recipe['top_k']}: the box rank is at most that")
     if choice.box_rule is None:
@@ -82,10 +82,10 @@ def _checked(choice: Choice, recipe: dict[str, Any]) -> Choice:
     return replace(choice, box_rule=check_rule(choice.box_rule, maxboxacc=True))
 
 
-def _about(ledger: Ledger, recipe: dict[str, Any], choice: Choice) -> About:
+def _about(ledger: Ledger, recipe: dict[str, Any], choice: LabelSelection) -> ExportInfo:
     names = distinct_names(Classes.of_recipe(recipe))
     chosen = range(len(names)) if choice.classes is None else sorted(choice.classes)
-    return About(
+    return ExportInfo(
         recipe=ledger.recipe,
         network=recipe["network"],
         box_rule=choice.box_rule or recipe["box_rule"],

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.exports.file_names import image_file_name
-from camworker.exports.provenance import About
+from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 _ROWS: Final = 100  # of a row group, or less: readers hold one of them at a time
@@ -42,7 +42,7 @@ _SCHEMA: Final = pa.schema(
 )
 
 
-def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
+def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> None:
     """Write folder/data/train-00000.parquet and as many after it as about 500 MB each take."""
     data = folder / "data"
     data.mkdir(parents=True)
@@ -63,7 +63,7 @@ def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
         number += 1
 
 
-def _features(about: About) -> dict[str, Any]:
+def _features(about: ExportInfo) -> dict[str, Any]:
     """The columns as the datasets library describes them: older versions read Sequence, newer ones too."""
 
     def value(kind: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _features(about: About) -> dict[str, Any]:
     }
 
 
-def _metadata(about: About) -> dict[str, str]:
+def _metadata(about: ExportInfo) -> dict[str, str]:
     return {f"camworker.{name}": str(fact) for name, fact in about.as_dict().items()}
 
 

@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 from camworker.errors import UsageError
 from camworker.exports.file_names import xml_attribute
-from camworker.exports.provenance import About
+from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 _SERVED: Final = "/data/local-files/?d="
 
 
-def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
+def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> None:
     """Write tasks.json and label_config.xml. Raises UsageError for an image that is no file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "label_config.xml").write_text(_label_config(about), encoding="utf-8")
@@ -30,7 +30,7 @@ def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
         file.write("\n]\n")
 
 
-def _label_config(about: About) -> str:
+def _label_config(about: ExportInfo) -> str:
     labels = "".join(f"    <Label value={xml_attribute(name)}/>\n" for name in about.names)
     return (
         "<View>\n"
@@ -40,7 +40,7 @@ def _label_config(about: About) -> str:
     )
 
 
-def _task(image: LabelledImage, about: About) -> dict[str, Any]:
+def _task(image: LabelledImage, about: ExportInfo) -> dict[str, Any]:
     regions = [
         {
             "id": f"{image.number}-{place}",

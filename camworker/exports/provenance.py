@@ -9,7 +9,7 @@ FORMATS: Final = ("coco", "coco-results", "yolo", "voc", "label-studio", "huggin
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ExportInfo:
     """recipe: its id. labels: which of a row's, in words. classes: class index -> name, ascending.
 
     No two names are alike, and no box is of another class.

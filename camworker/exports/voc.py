@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from camworker.exports.file_names import safe_name, xml_text
-from camworker.exports.provenance import About
+from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 
-def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
+def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> None:
     """Write folder/Annotations/NAME.xml for each image; its element filename is the image id."""
     annotations = folder / "Annotations"
     annotations.mkdir(parents=True)
@@ -23,7 +23,7 @@ def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
             file.write(text)
 
 
-def _annotation(image: LabelledImage, about: About) -> Iterator[str]:
+def _annotation(image: LabelledImage, about: ExportInfo) -> Iterator[str]:
     yield (
         "<annotation>\n"
         f"  <filename>{xml_text(image.image_id)}</filename>\n"

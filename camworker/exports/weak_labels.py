@@ -15,7 +15,7 @@ from camworker.boxes.rules import boxes_from_cam
 from camworker.dataset import iter_latest
 from camworker.errors import Failure
 from camworker.frame import Frame, frame_size
-from camworker.inputs.fetch import fetches
+from camworker.inputs.fetch import open_fetchers
 from camworker.ledger.ledger import Ledger
 
 _IMAGE: Final = ("image_id", "uri", "source_row", "identity", "width", "height")
@@ -26,7 +26,7 @@ Framing = Callable[[int, int], Frame]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LabelSelection:
     """Which boxes become labels.
 
     classes: class indices; None takes all. ranks: how many of the top-k, the best first. min_score: in
@@ -112,7 +112,12 @@ class _Labels:
 
 
 def labelled_images(
-    ledger: Ledger, recipe: dict[str, Any], choice: Choice, counts: Counts, *, with_bytes: bool = False
+    ledger: Ledger,
+    recipe: dict[str, Any],
+    choice: LabelSelection,
+    counts: Counts,
+    *,
+    with_bytes: bool = False,
 ) -> Iterator[LabelledImage]:
     """The images that have a chosen box, part by part; counts is kept as they are drawn.
 
@@ -137,7 +142,7 @@ def labelled_images(
         before += rows.num_rows
 
 
-def _columns(choice: Choice) -> list[str]:
+def _columns(choice: LabelSelection) -> list[str]:
     """The columns that are read: no maps where none are needed."""
     columns = [*_IMAGE, "status", "generation"]
     columns += ["targets"] if choice.targets else ["labels", "scores"]
@@ -158,7 +163,7 @@ def _images(
     contents: Iterable[bytes | Failure] = repeat(b"", len(present))
     if with_bytes:
         plan = ledger.read_plan(rows["generation"][0].as_py())
-        contents = (fetch() for fetch in fetches(images, verify=plan.verify, tables=plan.tables))
+        contents = (fetch() for fetch in open_fetchers(images, verify=plan.verify, tables=plan.tables))
     end = 0
     for image, row, boxes, data in zip(images.to_pylist(), present, boxes_each, contents, strict=True):
         start, end = end, end + int(boxes)
@@ -181,7 +186,7 @@ def _images(
         )
 
 
-def choose(rows: pa.Table, choice: Choice, framing: Framing, counts: Counts) -> Chosen:
+def choose(rows: pa.Table, choice: LabelSelection, framing: Framing, counts: Counts) -> Chosen:
     """The chosen boxes of rows that are ok; what is left out is counted."""
     labels = _labels(rows, choice.targets)
     if choice.targets:

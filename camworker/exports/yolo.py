@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from camworker.exports.file_names import image_file_name, safe_name, yaml_string
-from camworker.exports.provenance import About
+from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 
-def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
+def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> None:
     """Write the folder. Images are copied: trainers restore broken files where these lie."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
@@ -33,7 +33,7 @@ def write(images: Iterable[LabelledImage], about: About, folder: Path) -> None:
             table.writerow([name, image.image_id])
 
 
-def _data_yaml(about: About) -> str:
+def _data_yaml(about: ExportInfo) -> str:
     names = "".join(f"  - {yaml_string(name)}\n" for name in about.names)
     return (
         f"# Weak labels by camworker: recipe {about.recipe}, box rule {about.box_rule}.\n"

@@ -74,7 +74,7 @@ def decode(data: bytes) -> torch.Tensor | Failure:
         raise
     except Exception as error:
         return Failure("decode_error", f"{kind}: {_reason(error)}")
-    return upright(pixels, orientation)
+    return apply_exif_orientation(pixels, orientation)
 
 
 def plain_orientation(data: bytes) -> int | None:
@@ -131,7 +131,7 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def upright(pixels_CHW: torch.Tensor, orientation: int) -> torch.Tensor:
+def apply_exif_orientation(pixels_CHW: torch.Tensor, orientation: int) -> torch.Tensor:
     """Undo an EXIF orientation (Exif 2.32, tag 0x0112)."""
     if orientation >= 5:  # 5 to 8 are 1, 6, 3 and 8's mirror images: rows and columns change places
         pixels_CHW = pixels_CHW.transpose(1, 2)

@@ -23,7 +23,7 @@ import torch
 from camworker.errors import Failure
 from camworker.frame import Frame, Resize
 from camworker.images.decode import decode, network_input
-from camworker.inference.localizer import Prepared
+from camworker.inference.localizer import PreprocessedImage
 
 # Messages both ways: a length, then that many bytes. A reply is a JSON line, then pixels if any.
 # Nothing is pickled: a decoder that was taken over must not take over its parent.
@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _CHILD: Final = (sys.executable, "-m", "camworker.images.isolated_decoder")
 
 
-class CarefulDecoder:
+class IsolatedDecoder:
     """Stands in for Localizer.prepare; an image that kills or hangs its child becomes "poison".
 
     seconds: how long one image may take. Not for several threads. Use as a context manager.
@@ -55,7 +55,7 @@ class CarefulDecoder:
     ) -> None:
         self._end()
 
-    def prepare(self, data: bytes) -> Prepared | Failure:
+    def prepare(self, data: bytes) -> PreprocessedImage | Failure:
         """Decode one image and resize it to the network's input, or say that it is poison."""
         if self._child is None:
             pipe = subprocess.PIPE
@@ -75,7 +75,7 @@ class CarefulDecoder:
             return Failure("poison", f"decoding it did not end within {self._seconds:g} s")
         return self._parse(reply)
 
-    def _parse(self, reply: bytes) -> Prepared | Failure:
+    def _parse(self, reply: bytes) -> PreprocessedImage | Failure:
         line, _, pixels = reply.partition(b"\n")
         content = json.loads(line)
         if "status" in content:
@@ -83,7 +83,7 @@ class CarefulDecoder:
         side = self._input_size
         pixels_CHW = np.frombuffer(bytearray(pixels), np.uint8).reshape(3, side, side)
         frame = Frame(content["width"], content["height"], side, self._resize)
-        return Prepared(torch.from_numpy(pixels_CHW), frame)
+        return PreprocessedImage(torch.from_numpy(pixels_CHW), frame)
 
     def _receive(self, child: "subprocess.Popen[bytes]", seconds: float | None) -> bytes:
         assert child.stdout is not None

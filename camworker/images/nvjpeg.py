@@ -10,38 +10,40 @@ import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from camworker.errors import Failure
-from camworker.images.decode import decode, plain_orientation, upright
+from camworker.images.decode import apply_exif_orientation, decode, plain_orientation
 
-# Encoded JPEGs -> their pixels, or None where the device cannot decode one.
+# DeviceJpeg JPEGs -> their pixels, or None where the device cannot decode one.
 DeviceDecoder = Callable[[Sequence[bytes]], Sequence[torch.Tensor | None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class DeviceJpeg:
     """A whole JPEG in gray or RGB, still to be decoded; orientation: as in EXIF."""
 
     data: bytes
     orientation: int
 
 
-def for_device(data: bytes) -> Encoded | None:
+def as_device_jpeg(data: bytes) -> DeviceJpeg | None:
     """What the device decodes: plain JPEGs with their end. It would make something of a torn one."""
     orientation = plain_orientation(data)
     if orientation is None or not data.rstrip(b"\0").endswith(b"\xff\xd9"):
         return None
-    return Encoded(data, orientation)
+    return DeviceJpeg(data, orientation)
 
 
-def decode_together(images: Sequence[Encoded], on_device: DeviceDecoder) -> list[torch.Tensor | Failure]:
+def decode_together(images: Sequence[DeviceJpeg], on_device: DeviceDecoder) -> list[torch.Tensor | Failure]:
     """Upright pixels [3, height, width] of each, as images.decode gives them; on the device where it can."""
     decoded = on_device([image.data for image in images])
     return [
-        upright(pixels_CHW, image.orientation) if pixels_CHW is not None else decode(image.data)
+        apply_exif_orientation(pixels_CHW, image.orientation)
+        if pixels_CHW is not None
+        else decode(image.data)
         for image, pixels_CHW in zip(images, decoded, strict=True)
     ]
 
 
-def decoder_of(device: torch.device) -> DeviceDecoder:
+def nvjpeg_decoder(device: torch.device) -> DeviceDecoder:
     """torchvision's decoder on this device."""
 
     def on_device(images: Sequence[bytes]) -> list[torch.Tensor | None]:

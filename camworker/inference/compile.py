@@ -24,7 +24,7 @@ _LOAD_SECONDS: Final = {"cpu": 0.5, "cuda": 3.0}
 _SAVED: Final = 0.25
 
 
-def repays(images: int, seconds_each: float, *, device: str, compiled: bool) -> bool:
+def is_worthwhile(images: int, seconds_each: float, *, device: str, compiled: bool) -> bool:
     """Whether compiling saves more on so many images than it takes.
 
     seconds_each: what an image takes as things are. compiled: it was done before, and is only loaded.

@@ -21,9 +21,9 @@ from camworker.cam import TEN_CROP_CELLS, class_activation_maps, merge_views, vi
 from camworker.errors import Failure, UsageError
 from camworker.frame import RESIZES, VIEWS, Frame, Resize, Views, frame_size
 from camworker.images.decode import decode, network_input
-from camworker.images.nvjpeg import DeviceDecoder, Encoded, decode_together, decoder_of, for_device
+from camworker.images.nvjpeg import DeviceDecoder, DeviceJpeg, as_device_jpeg, decode_together, nvjpeg_decoder
 from camworker.inference.pixel_network import PixelNetwork
-from camworker.inference.predictions import AnyPrediction, OfClasses, Predictions, make_boxes, to_float16
+from camworker.inference.predictions import AnyPrediction, ClassMaps, Predictions, make_boxes, to_float16
 from camworker.networks import package as weights
 from camworker.networks.registry import DEFAULT
 from camworker.schemas import CamShape
@@ -33,15 +33,15 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreprocessedImage:
     """A decoded image at the size of the frame: uint8 [3, S, S], and its way back."""
 
     pixels_CHW: torch.Tensor
     frame: Frame
 
 
-# An image on its way: Encoded until the device has decoded it, where that is how it goes.
-Received = Prepared | Failure | Encoded
+# An image on its way: DeviceJpeg until the device has decoded it, where that is how it goes.
+Received = PreprocessedImage | Failure | DeviceJpeg
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Localizer:
 
     def __init__(
         self,
-        package: weights.Package,
+        package: weights.NetworkPackage,
         *,
         device: str | torch.device | None = None,
         precision: Precision = "auto",
@@ -103,7 +103,7 @@ class Localizer:
 
         self._threads = threading.local()
         gpu = self.device.type == "cuda"
-        self._device_decoder: DeviceDecoder | None = decoder_of(self.device) if gpu else None
+        self._device_decoder: DeviceDecoder | None = nvjpeg_decoder(self.device) if gpu else None
         self._pixel_network = PixelNetwork(
             package.network,
             package.preprocessing,
@@ -161,16 +161,16 @@ class Localizer:
             results += self.finish(self.forward(prepared, labels[rows]), prepared).rows()
         return results
 
-    def prepare(self, data: bytes) -> Prepared | Failure:
+    def prepare(self, data: bytes) -> PreprocessedImage | Failure:
         """Decode one image and resize it to the network's input."""
         return self._fit(decode(data))
 
-    def _fit(self, pixels_CHW: torch.Tensor | Failure) -> Prepared | Failure:
+    def _fit(self, pixels_CHW: torch.Tensor | Failure) -> PreprocessedImage | Failure:
         if isinstance(pixels_CHW, Failure):
             return pixels_CHW
         height, width = pixels_CHW.shape[1:]
         frame = Frame(width, height, self.frame_size, self.resize)
-        return Prepared(network_input(pixels_CHW, frame), frame)
+        return PreprocessedImage(network_input(pixels_CHW, frame), frame)
 
     def stream(self) -> AbstractContextManager[object]:
         """On CUDA a stream of its own for what a thread does inside: batches of several threads overlap."""
@@ -182,29 +182,31 @@ class Localizer:
 
     def receive(self, data: bytes) -> Received:
         """Prepare one image; on CUDA leave to prepare_together what the device decodes."""
-        if self._device_decoder is not None and (encoded := for_device(data)):
+        if self._device_decoder is not None and (encoded := as_device_jpeg(data)):
             return encoded
         return self.prepare(data)
 
     @torch.inference_mode()
-    def prepare_together(self, batch: Sequence[Received]) -> list[Prepared | Failure]:
+    def prepare_together(self, batch: Sequence[Received]) -> list[PreprocessedImage | Failure]:
         """Decode and resize on the device what receive left to it."""
-        encoded = [image for image in batch if isinstance(image, Encoded)]
+        encoded = [image for image in batch if isinstance(image, DeviceJpeg)]
         if self._device_decoder is None or not encoded:
-            return [image for image in batch if not isinstance(image, Encoded)]
+            return [image for image in batch if not isinstance(image, DeviceJpeg)]
         decoded = iter(decode_together(encoded, self._device_decoder))
-        return [self._fit(next(decoded)) if isinstance(image, Encoded) else image for image in batch]
+        return [self._fit(next(decoded)) if isinstance(image, DeviceJpeg) else image for image in batch]
 
     @torch.inference_mode()
-    def forward(self, batch: Sequence[Prepared | Failure], labels: Sequence[Sequence[int]]) -> Maps | None:
+    def forward(
+        self, batch: Sequence[PreprocessedImage | Failure], labels: Sequence[Sequence[int]]
+    ) -> Maps | None:
         """Run the network: top-k classes, and the maps of these and of the known labels.
 
         The failures in batch have no row in the Maps; None where there are only failures.
         """
-        good = [index for index, image in enumerate(batch) if isinstance(image, Prepared)]
+        good = [index for index, image in enumerate(batch) if isinstance(image, PreprocessedImage)]
         if not good:
             return None
-        pixels_BCHW = self._pixels([image for image in batch if isinstance(image, Prepared)])
+        pixels_BCHW = self._pixels([image for image in batch if isinstance(image, PreprocessedImage)])
         features_VBCHW, logits_VBK = [], []
         for view in self._views:
             features_BCHW, logits_BK = self._pixel_network.look(view.of(pixels_BCHW, self.input_size))
@@ -233,9 +235,9 @@ class Localizer:
             np.array([len(own) for own in known]),
         )
 
-    def finish(self, maps: Maps | None, batch: Sequence[Prepared | Failure]) -> Predictions:
+    def finish(self, maps: Maps | None, batch: Sequence[PreprocessedImage | Failure]) -> Predictions:
         """Round the maps as they are stored, and make boxes of them, for the whole batch at once."""
-        frames = [image.frame for image in batch if isinstance(image, Prepared)]
+        frames = [image.frame for image in batch if isinstance(image, PreprocessedImage)]
         maps = maps or self._no_maps()
         cams_BNHW = to_float16(maps.maps_BNHW)
         # Of the N maps of an image its own are the K best and those known; the rest is padding.
@@ -244,7 +246,7 @@ class Localizer:
         labels_M, scores_M, cams_Mhw = maps.labels_BN[own_BN], maps.scores_BN[own_BN], cams_BNHW[own_BN]
         corners_L4, counts_M = boxes_from_cams(cams_Mhw, frames, image_M, self.box_rule)
         boxes_L = make_boxes(labels_M, scores_M, place_M + 1, corners_L4, counts_M)
-        classes = OfClasses(labels_M, scores_M, cams_Mhw, boxes_L, counts_M)
+        classes = ClassMaps(labels_M, scores_M, cams_Mhw, boxes_L, counts_M)
         return Predictions(
             [image if isinstance(image, Failure) else None for image in batch],
             self.package.classes.names,
@@ -254,19 +256,19 @@ class Localizer:
             maps.known_B,
         )
 
-    def images(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def images(self, batch: Sequence[PreprocessedImage]) -> torch.Tensor:
         """The network's input: normalised, in its precision, on its device."""
         return self._pixel_network.normalised(self._pixels(batch))
 
     @torch.inference_mode()
-    def features(self, batch: Sequence[Prepared]) -> tuple[torch.Tensor, torch.Tensor]:
+    def features(self, batch: Sequence[PreprocessedImage]) -> tuple[torch.Tensor, torch.Tensor]:
         """What enters the pooling and what leaves the head, for a single view: features_BCHW, logits_BK.
 
         Both float32, on the device.
         """
         return self._pixel_network.look(self._pixels(batch))
 
-    def _pixels(self, batch: Sequence[Prepared]) -> torch.Tensor:
+    def _pixels(self, batch: Sequence[PreprocessedImage]) -> torch.Tensor:
         """uint8 [B, 3, S, S], channels last, on the device: a quarter of what normalised ones would move."""
         # As the decoder and the resizing leave them, rows of RGB triples: one copy, in order. Those that
         # the device decoded are there already.

@@ -7,17 +7,17 @@ from typing import Final
 import torch
 
 from camworker.errors import Failure
-from camworker.inference.localizer import Localizer, Maps, Prepared
+from camworker.inference.localizer import Localizer, Maps, PreprocessedImage
 
 _log = logging.getLogger(__name__)
 
-Batch = Sequence[Prepared | Failure]
+Batch = Sequence[PreprocessedImage | Failure]
 
 # Of an allocation that failed outside its own allocators PyTorch knows words alone.
 _WORDS: Final = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-class Forward:
+class AdaptiveForward:
     """Localizer.forward, with fewer images at a time once memory has run out.
 
     limit: the most images the network is given at a time; halved with every failure, and kept. Several

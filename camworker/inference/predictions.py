@@ -74,7 +74,7 @@ AnyPrediction = Prediction | FailedPrediction
 
 
 @dataclass(frozen=True, slots=True)
-class OfClasses:
+class ClassMaps:
     """Maps and boxes of M pairs of an image and a class, image after image.
 
     labels_M, scores_M: int32 and float32. cams_Mhw: float16, signed and raw. boxes_L: BOX_DTYPE, in the
@@ -87,9 +87,9 @@ class OfClasses:
     boxes_L: np.ndarray
     counts_M: NDArray[np.int64]
 
-    def where(self, chosen_M: NDArray[np.bool_]) -> "OfClasses":
+    def where(self, chosen_M: NDArray[np.bool_]) -> "ClassMaps":
         """Those pairs alone."""
-        return OfClasses(
+        return ClassMaps(
             self.labels_M[chosen_M],
             self.scores_M[chosen_M],
             self.cams_Mhw[chosen_M],
@@ -110,8 +110,8 @@ class Predictions:
     failures: Sequence[Failure | None]
     class_names: Sequence[str]
     sizes_G2: NDArray[np.int32]
-    best: OfClasses
-    known: OfClasses
+    best: ClassMaps
+    known: ClassMaps
     known_G: NDArray[np.int64]
 
     def __len__(self) -> int:

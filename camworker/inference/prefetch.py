@@ -10,10 +10,10 @@ from typing import Final
 import pyarrow as pa
 
 from camworker.errors import Failure
-from camworker.images.isolated_decoder import CarefulDecoder
+from camworker.images.isolated_decoder import IsolatedDecoder
 from camworker.inference.localizer import Localizer, Received
-from camworker.inference.stage_timer import Stages
-from camworker.inputs.fetch import NO_TABLES, Fetch, fetches
+from camworker.inference.stage_timer import StageTimer
+from camworker.inputs.fetch import NO_TABLES, Fetcher, open_fetchers
 
 _BATCHES_AHEAD: Final = 3
 
@@ -27,7 +27,7 @@ def prepared_batches(
     tables: Mapping[str, str] = NO_TABLES,
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
-    stages: Stages | None = None,
+    stages: StageTimer | None = None,
 ) -> Generator[tuple[pa.Table, list[Received]], None, None]:
     """Slices of items (uri, source_row, identity at least), each with its images prepared, in order.
 
@@ -39,16 +39,16 @@ def prepared_batches(
     for which there is not enough memory beside the others is tried again alone, and then "too_large".
     """
     size = localizer.batch_size
-    stages = stages or Stages()
+    stages = stages or StageTimer()
     with ExitStack() as stack:
         stack.callback(stages.empty)
         prepare_bytes: Callable[[bytes], Received] = localizer.receive
         if careful:
-            decoder = CarefulDecoder(localizer.frame_size, localizer.resize)
+            decoder = IsolatedDecoder(localizer.frame_size, localizer.resize)
             decoders, prepare_bytes = 1, stack.enter_context(decoder).prepare
         pool = stack.enter_context(ThreadPoolExecutor(decoders))
 
-        def prepare(fetch: Fetch) -> Received:
+        def prepare(fetch: Fetcher) -> Received:
             with stages.timed("fetch_decode"):
                 data = fetch()
                 if isinstance(data, Failure):
@@ -62,7 +62,7 @@ def prepared_batches(
 
         alone = threading.Lock()
 
-        def prepare_in_turn(fetch: Fetch) -> Received:
+        def prepare_in_turn(fetch: Fetcher) -> Received:
             try:
                 return prepare(fetch)
             except MemoryError:
@@ -75,7 +75,7 @@ def prepared_batches(
 
         ahead: deque[Future[Received]] = deque()
         # Rows of Parquet are read here, as they come; files by whoever prepares them.
-        sources = stages.timed_each("fetch_decode", fetches(items, verify=verify, tables=tables))
+        sources = stages.timed_each("fetch_decode", open_fetchers(items, verify=verify, tables=tables))
         for start in range(0, items.num_rows, size):
             for fetch in sources:
                 ahead.append(pool.submit(prepare_in_turn, fetch))

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.errors import CommitError, Failure, Status
-from camworker.inference.localizer import Localizer, Maps, Prepared, Received
-from camworker.inference.out_of_memory import Forward
+from camworker.inference.localizer import Localizer, Maps, PreprocessedImage, Received
+from camworker.inference.out_of_memory import AdaptiveForward
 from camworker.inference.predictions import Predictions
 from camworker.inference.prefetch import prepared_batches
-from camworker.inference.stage_timer import Spent, Stages
+from camworker.inference.stage_timer import StageTimer, StageTimes
 from camworker.inputs.fetch import NO_TABLES
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.ledger.plan import read_shard
@@ -41,7 +41,7 @@ class Done:
 
     part: Part
     seconds: float
-    spent: Spent = field(default_factory=Spent)
+    spent: StageTimes = field(default_factory=StageTimes)
 
     @property
     def images(self) -> dict[str, int]:
@@ -60,7 +60,7 @@ def run_shard(
     about: dict[str, Any],
     on_batch: OnBatch,
     on_image: Callable[[], None] = lambda: None,
-    stages: Stages | None = None,
+    stages: StageTimer | None = None,
     careful: bool = False,
 ) -> Done:
     """Localize one shard's items and commit its part, or adopt the part that is there.
@@ -75,9 +75,9 @@ def run_shard(
     items = read_shard(ledger, plan, shard)
     if ledger.store.exists(key):
         return Done(adopt(ledger, plan, shard, items), 0.0)
-    stages = stages or Stages()
+    stages = stages or StageTimer()
     started, before = time.perf_counter(), stages.spent
-    tables, forward = [], Forward(localizer)
+    tables, forward = [], AdaptiveForward(localizer)
     for rows, predictions in localize_items(
         items,
         localizer,
@@ -117,8 +117,8 @@ def localize_items(
     tables: Mapping[str, str] = NO_TABLES,
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
-    forward: Forward | None = None,
-    stages: Stages | None = None,
+    forward: AdaptiveForward | None = None,
+    stages: StageTimer | None = None,
 ) -> Iterator[tuple[pa.Table, Predictions]]:
     """Predictions for items (schema PLAN or ITEMS), batch by batch, in order.
 
@@ -127,8 +127,8 @@ def localize_items(
     streams: batches in the network at a time. forward: given to learn from it how many images the network
     had memory for; stages: to learn what all of it takes.
     """
-    forward = forward or Forward(localizer)
-    stages = stages or Stages()
+    forward = forward or AdaptiveForward(localizer)
+    stages = stages or StageTimer()
     batches = prepared_batches(
         items,
         localizer,
@@ -145,7 +145,7 @@ def localize_items(
             pieces = forward(localizer.prepare_together(received), labels)
         return finisher.submit(finish, pieces)
 
-    def finish(pieces: list[tuple[Maps | None, Sequence[Prepared | Failure]]]) -> list[Predictions]:
+    def finish(pieces: list[tuple[Maps | None, Sequence[PreprocessedImage | Failure]]]) -> list[Predictions]:
         with stages.timed("boxes"):
             return [localizer.finish(maps, piece) for maps, piece in pieces]
 

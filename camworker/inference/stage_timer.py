@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class StageTimes:
     """What work took. seconds: by stage, summed over its threads, which work side by side.
 
     So the stages may add up to more than the time that passed, each to at most that times its threads.
@@ -23,16 +23,16 @@ class Spent:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     read_bytes: int = 0
 
-    def __add__(self, other: Self) -> "Spent":
+    def __add__(self, other: Self) -> "StageTimes":
         seconds: dict[str, float] = {stage: self.seconds[stage] + other.seconds[stage] for stage in STAGES}
-        return Spent(seconds, self.read_bytes + other.read_bytes)
+        return StageTimes(seconds, self.read_bytes + other.read_bytes)
 
-    def __sub__(self, other: Self) -> "Spent":
+    def __sub__(self, other: Self) -> "StageTimes":
         seconds: dict[str, float] = {stage: self.seconds[stage] - other.seconds[stage] for stage in STAGES}
-        return Spent(seconds, self.read_bytes - other.read_bytes)
+        return StageTimes(seconds, self.read_bytes - other.read_bytes)
 
 
-class Stages:
+class StageTimer:
     """A worker's account, kept by all its threads; spent and waiting may be looked at at any time.
 
     waiting: images that are prepared and that the network has not taken yet.
@@ -45,10 +45,10 @@ class Stages:
         self._lock = threading.Lock()
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> StageTimes:
         """All so far; what is still being done counts when it is done."""
         with self._lock:
-            return Spent(dict(self._seconds), self._read_bytes)
+            return StageTimes(dict(self._seconds), self._read_bytes)
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:

@@ -67,7 +67,7 @@ class TableWriter:
 
 
 @contextmanager
-def connected(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_duckdb(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB with bounded memory, which spills into folder; what it made ends with it.
 
     Raises UsageError where neither memory nor disk is enough.

@@ -31,10 +31,12 @@ NO_TABLES: Final[Mapping[str, str]] = MappingProxyType({})
 
 _REMOVED: Final = Failure("removed", "it is no longer listed")
 
-Fetch = Callable[[], bytes | Failure]
+Fetcher = Callable[[], bytes | Failure]
 
 
-def fetches(items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TABLES) -> Iterator[Fetch]:
+def open_fetchers(
+    items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TABLES
+) -> Iterator[Fetcher]:
     """For each item, in order, a function that returns its bytes or the Failure that its row becomes.
 
     Local files are read when the function is called, by whatever thread calls it; those in S3 from when
@@ -79,7 +81,7 @@ def read_file(uri: str, identity: str | None = None) -> bytes | Failure:
         return Failure("read_error", str(error))
 
 
-def _table_fetches(uri: str, wanted: list[int], identity: str | None) -> Iterator[Fetch]:
+def _table_fetches(uri: str, wanted: list[int], identity: str | None) -> Iterator[Fetcher]:
     given = 0
     failure = Failure("changed", "the table has fewer rows than when it was planned")
     try:

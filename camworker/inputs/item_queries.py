@@ -7,7 +7,7 @@ from typing import Final
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
-from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, connected, copy, parquet
+from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, copy, open_duckdb, parquet
 from camworker.inputs.image_labels import LABELS, read_labels
 from camworker.ledger.plan import sample_hash
 from camworker.schemas import ITEMS
@@ -27,7 +27,7 @@ _KNOWN: Final = """
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class ItemStats:
     """Of items: how many, how many of them are there (and not to be removed), and most labels of one.
 
     bytes: of those that are there; None where one's size is not known.
@@ -39,7 +39,7 @@ class Measure:
     labels: int
 
 
-def joined(pieces: Sequence[ItemsFile]) -> ItemsFile:
+def concatenate(pieces: Sequence[ItemsFile]) -> ItemsFile:
     """The items of all pieces, one after another."""
     if len(pieces) == 1:
         return pieces[0]
@@ -58,7 +58,7 @@ def by_image_id(items: ItemsFile) -> ItemsFile:
 
 def refuse_duplicates(items: ItemsFile, location: str) -> None:
     """Raises UsageError where an image_id occurs more than once."""
-    with connected(items.path.parent) as connection:
+    with open_duckdb(items.path.parent) as connection:
         query = f"select count(*), min(image_id) from ({_TWICE.format(items=parquet(items.path))})"
         ((count, example),) = connection.execute(query).fetchall()
     if count:
@@ -76,7 +76,7 @@ def with_labels(items: ItemsFile, path: str, classes: Classes) -> ItemsFile:
             writer.write(table)
     tables = {"items": parquet(items.path), "labels": parquet(labels)}
     labelled = ItemsFile(items.path.with_name("labelled.parquet"))
-    with connected(labelled.path.parent) as connection:
+    with open_duckdb(labelled.path.parent) as connection:
         in_common = "from {labels} semi join {items} items using (image_id) limit 1".format(**tables)
         if not connection.execute(in_common).fetchall():
             theirs, ours = (
@@ -102,22 +102,22 @@ def select_items(items: ItemsFile, *, limit: int | None, sample: int | None, see
     return items
 
 
-def measure(items: ItemsFile) -> Measure:
+def measure(items: ItemsFile) -> ItemStats:
     """Count, bytes and labels of items."""
     query = f"""
         select count(*), count(identity), coalesce(sum(size), 0), count(size),
             coalesce(max(len(labels)), 0) from {parquet(items.path)}
     """
-    with connected(items.path.parent) as connection:
+    with open_duckdb(items.path.parent) as connection:
         ((count, there, size, sized, labels),) = connection.execute(query).fetchall()
-    return Measure(count, there, int(size) if sized == there else None, labels)
+    return ItemStats(count, there, int(size) if sized == there else None, labels)
 
 
 def _transformed(items: ItemsFile, name: str, query: str, seed: int = 0) -> ItemsFile:
     """What a query over items gives. seed: of sample_hash, which the query may call."""
 
     result = ItemsFile(items.path.with_name(f"{name}.parquet"))
-    with connected(items.path.parent) as connection:
+    with open_duckdb(items.path.parent) as connection:
         connection.create_function("sample_hash", partial(sample_hash, seed), ["VARCHAR"], "BLOB")
         copy(connection, query.format(items=parquet(items.path)), result.path)
     return result

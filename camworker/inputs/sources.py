@@ -15,7 +15,7 @@ from camworker.classes import Classes
 from camworker.errors import UsageError
 from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter
 from camworker.inputs.image_labels import no_labels
-from camworker.inputs.item_queries import by_image_id, joined, refuse_duplicates, with_labels
+from camworker.inputs.item_queries import by_image_id, concatenate, refuse_duplicates, with_labels
 from camworker.inputs.manifests import Asked, TableFacts, list_table
 from camworker.schemas import ITEMS
 from camworker.storage.locations import is_below, is_s3, whole_location
@@ -31,7 +31,7 @@ _ENTRIES_AT_ONCE: Final = 65_536
 
 
 @dataclass(frozen=True)
-class Listing:
+class ItemListing:
     """Items in listing order, of a prefix in S3 by image_id, in a file: there may be millions.
 
     verifiable: identities are the files' own, so that a reader can tell one that has changed; not so
@@ -45,7 +45,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Source:
-    """A Listing whose items (schema ITEMS) are few enough for memory."""
+    """A ItemListing whose items (schema ITEMS) are few enough for memory."""
 
     items: pa.Table
     verifiable: bool
@@ -69,7 +69,7 @@ def list_source(
     identity_column: str | None = None,
     leave_out: str | None = None,
     roots: Sequence[str] = (),
-) -> Listing:
+) -> ItemListing:
     """List what there is at location: images, Parquet, or a manifest (CSV or Parquet), local or s3://.
 
     scratch: a folder for the items, and for what it takes to find them. image_labels: a Parquet or CSV file
@@ -110,7 +110,7 @@ def check_location(location: str) -> str:
     return path
 
 
-def _list(path: str, location: str, asked: Asked, leave_out: str | None, scratch: Path) -> Listing:
+def _list(path: str, location: str, asked: Asked, leave_out: str | None, scratch: Path) -> ItemListing:
     if entry := _one_file(path, location):
         return _rows_of_tables([entry], os.path.dirname(path), asked, scratch)
     images, tables = _files_below(path, leave_out, scratch)
@@ -120,7 +120,7 @@ def _list(path: str, location: str, asked: Asked, leave_out: str | None, scratch
         )
     if images.count:
         # In S3 no order is promised.
-        return Listing(by_image_id(images) if is_s3(path) else images, verifiable=True)
+        return ItemListing(by_image_id(images) if is_s3(path) else images, verifiable=True)
     if tables:
         return _rows_of_tables(tables, path, asked, scratch)
     raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor .parquet files")
@@ -183,7 +183,7 @@ def _items_of_images(path: str, images: list[Entry]) -> pa.Table:
     )
 
 
-def _rows_of_tables(entries: list[Entry], folder: str, asked: Asked, scratch: Path) -> Listing:
+def _rows_of_tables(entries: list[Entry], folder: str, asked: Asked, scratch: Path) -> ItemListing:
     """All rows of tables that lie in folder, which URIs may name files in."""
     if not is_s3(folder):
         asked = replace(asked, roots=[folder, *asked.roots])
@@ -195,8 +195,8 @@ def _rows_of_tables(entries: list[Entry], folder: str, asked: Asked, scratch: Pa
 
     with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
         facts = list(pool.map(list_one, entries, pieces))
-    return Listing(
-        joined(pieces),
+    return ItemListing(
+        concatenate(pieces),
         verifiable=all(table.verifiable for table in facts),
         # The table's identity stands for its rows', so that the rows' own need no check.
         tables={

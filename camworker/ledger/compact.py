@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.dataset import iter_latest
-from camworker.errors import DamagedError, UsageError
+from camworker.errors import CorruptedError, UsageError
 from camworker.ledger.inventory import sha256_of
 from camworker.ledger.ledger import Ledger
 from camworker.storage.locations import is_s3
@@ -54,7 +54,7 @@ def compact(
     The rows' order is that of generations and shards. A part and a row group at a time are in memory, in
     S3 a file as well. rows_per_file: default as many as make about 128 MB. on_rows is told how many rows
     are written so far. Every part is compared with its run record. Raises UsageError where to is there
-    already or cannot be written, DamagedError for a part that is not as it was committed.
+    already or cannot be written, CorruptedError for a part that is not as it was committed.
     """
     check_target(to)
     tables = iter_latest(ledger, hashed=True)
@@ -104,10 +104,10 @@ def row_groups(tables: Iterable[pa.Table], rows_per_file: int | None) -> Iterato
 
 
 def _alike(first: pa.Table, others: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The tables with one schema. Raises DamagedError where one has other columns."""
+    """The tables with one schema. Raises CorruptedError where one has other columns."""
     for table in chain((first,), others):
         if not table.schema.equals(schema):
-            raise DamagedError("the parts of this recipe differ in their columns: run camworker verify OUT")
+            raise CorruptedError("the parts of this recipe differ in their columns: run camworker verify OUT")
         yield table.replace_schema_metadata(schema.metadata)
 
 

@@ -9,7 +9,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camworker.errors import CommitError, DamagedError
+from camworker.errors import CommitError, CorruptedError
 from camworker.ledger.ledger import Ledger, Part
 from camworker.ledger.plan import read_shard
 from camworker.storage.parquet import open_parquet
@@ -22,7 +22,7 @@ _THREADS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class PartInventory:
     """What is there beside what was: listed, bytes by key; recorded, parts by (generation, shard)."""
 
     listed: Mapping[str, int]
@@ -43,11 +43,11 @@ class Stock:
         }
 
 
-def take_stock(ledger: Ledger) -> Stock:
-    """List a recipe's parts beside its run records. Raises DamagedError where a record cannot be read."""
+def inventory_parts(ledger: Ledger) -> PartInventory:
+    """List a recipe's parts beside its run records. Raises CorruptedError where a record cannot be read."""
     # Records before the listing: what they name was there already, and parts are never taken away.
     recorded = recorded_parts(ledger)
-    return Stock(list_parts(ledger), recorded)
+    return PartInventory(list_parts(ledger), recorded)
 
 
 def list_parts(ledger: Ledger) -> dict[str, int]:
@@ -56,7 +56,7 @@ def list_parts(ledger: Ledger) -> dict[str, int]:
 
 
 def recorded_parts(ledger: Ledger) -> dict[tuple[int, int], Part]:
-    """Parts by (generation, shard), as the run records of complete generations say. Raises DamagedError."""
+    """Parts by (generation, shard), as the run records of complete generations say. Raises CorruptedError."""
     generations = ledger.generations()
     with ThreadPoolExecutor(_THREADS) as threads:
         runs = list(threads.map(lambda generation: _parts_of(ledger, generation), generations))
@@ -103,7 +103,7 @@ def _parts_of(ledger: Ledger, generation: int) -> list[Part]:
         record = ledger.read_run(generation)
         return parts_in(record) if record else []
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedError(
+        raise CorruptedError(
             f"the run record of generation {generation} cannot be read: run camworker verify OUT"
         ) from error
 

@@ -38,7 +38,7 @@ Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LeaseRecord:
     """One object of the chain. Times are seconds since the epoch by the holder's clock.
 
     holder: of one run, never used again. process: see process_name; None where that cannot be told.
@@ -69,12 +69,12 @@ class Lease:
     lost: None, or the link of the run that took over because this one could not renew in time.
     """
 
-    def __init__(self, store: Store, folder: str, number: int, link: Link, clock: Clock) -> None:
+    def __init__(self, store: Store, folder: str, number: int, link: LeaseRecord, clock: Clock) -> None:
         self._store, self._folder, self._clock = store, folder, clock
         self._number, self._link = number, link
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self.lost: Link | None = None
+        self.lost: LeaseRecord | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -99,7 +99,7 @@ class Lease:
         if self.lost is None:
             self._append(replace(self._link, until=self._clock(), released=True))
 
-    def _append(self, link: Link) -> bool:
+    def _append(self, link: LeaseRecord) -> bool:
         while not self._store.create(_key(self._folder, self._number + 1), _encode(link)):
             there = _decode(self._store.read(_key(self._folder, self._number + 1)))
             if there.holder != link.holder:
@@ -122,7 +122,7 @@ class Lease:
                 wait = _RETRY_SECONDS  # until it works or another run takes over: see lost
 
 
-class Watch:
+class LeaseObserver:
     """Who holds a recipe's lease, for who looks again and again: the chain is listed once, then followed."""
 
     def __init__(self, store: Store, recipe: str) -> None:
@@ -130,18 +130,18 @@ class Watch:
         self._number = _last(store, self._folder)
         self._link = self._read() if self._number else None
 
-    def look(self, now: float) -> Link | None:
+    def look(self, now: float) -> LeaseRecord | None:
         """The last link of the run that holds it now, in seconds since the epoch; None: no run does."""
         while self._store.exists(_key(self._folder, self._number + 1)):
             self._number += 1
             self._link = self._read()
         return self._link if self._link and self._link.holds(now) else None
 
-    def _read(self) -> Link:
+    def _read(self) -> LeaseRecord:
         return _decode(self._store.read(_key(self._folder, self._number)))
 
 
-def take(store: Store, recipe: str, *, clock: Clock = time.time) -> Lease:
+def acquire(store: Store, recipe: str, *, clock: Clock = time.time) -> Lease:
     """Take the lease of a recipe. Raises LeaseHeldError while another run holds it, OSError."""
     folder = _folder(recipe)
     process = process_name(os.getpid())
@@ -150,7 +150,9 @@ def take(store: Store, recipe: str, *, clock: Clock = time.time) -> Lease:
         if number and (last := _decode(store.read(_key(folder, number)))).holds(clock()):
             raise LeaseHeldError(f"another run holds recipe {recipe} of this output: {last}")
         now = clock()
-        link = Link(uuid.uuid4().hex, socket.gethostname(), os.getpid(), process, now, now + _LEASE_SECONDS)
+        link = LeaseRecord(
+            uuid.uuid4().hex, socket.gethostname(), os.getpid(), process, now, now + _LEASE_SECONDS
+        )
         number += 1
         key = _key(folder, number)
         if store.create(key, _encode(link)) or _decode(store.read(key)).holder == link.holder:
@@ -194,12 +196,12 @@ def _key(folder: str, number: int) -> str:
     return f"{folder}/{number:08d}.json"
 
 
-def _encode(link: Link) -> bytes:
+def _encode(link: LeaseRecord) -> bytes:
     return json.dumps(asdict(link), indent=1).encode()
 
 
-def _decode(data: bytes) -> Link:
-    return Link(**json.loads(data))
+def _decode(data: bytes) -> LeaseRecord:
+    return LeaseRecord(**json.loads(data))
 
 
 def _utc(seconds: float) -> str:

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camworker.dataset import read_latest
-from camworker.errors import DamagedError
-from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, connected, copy, parquet, quoted
-from camworker.ledger.inventory import Stock, take_stock
+from camworker.errors import CorruptedError
+from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, copy, open_duckdb, parquet, quoted
+from camworker.ledger.inventory import PartInventory, inventory_parts
 from camworker.ledger.ledger import Ledger, PlanFile
 from camworker.schemas import PLAN
 
@@ -98,11 +98,11 @@ def find_pending(
     lost with its part, or is a "read_error" that fewer than three generations have met, or with
     retry_failed any failure. remove_missing: what is current and not listed comes last, without an
     identity. unfinished: (generation, shard) whose items are told too. again: False leaves out what is lost
-    or failed. Raises DamagedError where a plan, a run record or a part is not as it was written.
+    or failed. Raises CorruptedError where a plan, a run record or a part is not as it was written.
     """
     folder = items.path.parent
-    stock = take_stock(ledger)
-    with connected(folder) as connection:
+    stock = inventory_parts(ledger)
+    with open_duckdb(folder) as connection:
         connection.execute(f"create view items as from {parquet(items.path)}").fetchall()
         _create_planned(connection, ledger, folder)
         _create_shards(connection, "lost", stock.absent if again else ())
@@ -156,7 +156,7 @@ def _create_planned(connection: duckdb.DuckDBPyConnection, ledger: Ledger, folde
 
 
 def _fetch(ledger: Ledger, file: PlanFile, target: Path) -> None:
-    """Copy a plan file. Raises DamagedError where it is not as it was written."""
+    """Copy a plan file. Raises CorruptedError where it is not as it was written."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,9 +167,9 @@ def _fetch(ledger: Ledger, file: PlanFile, target: Path) -> None:
                 digest.update(data)
                 copied.write(data)
     except FileNotFoundError as error:
-        raise DamagedError(f"{file.key} is gone: run camworker verify OUT") from error
+        raise CorruptedError(f"{file.key} is gone: run camworker verify OUT") from error
     if digest.hexdigest() != file.sha256:
-        raise DamagedError(f"{file.key} is not as it was written: run camworker verify OUT")
+        raise CorruptedError(f"{file.key} is not as it was written: run camworker verify OUT")
     draft.rename(target)
 
 
@@ -181,7 +181,7 @@ def _create_shards(
     connection.register(name, pa.table(columns))
 
 
-def _failed_parts(ledger: Ledger, stock: Stock, *, retry_failed: bool) -> list[str]:
+def _failed_parts(ledger: Ledger, stock: PartInventory, *, retry_failed: bool) -> list[str]:
     """Keys of the parts that may hold rows to be tried again: by their run records, or for want of one."""
     keys = []
     for place, key in ledger.parts().items():

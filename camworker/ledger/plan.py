@@ -49,7 +49,7 @@ def sample_hash(seed: int, image_id: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{image_id}".encode(), digest_size=16).digest()
 
 
-def shard_size(items: int, workers: int, row_bytes: int, asked: int | None = None) -> int:
+def choose_shard_size(items: int, workers: int, row_bytes: int, asked: int | None = None) -> int:
     """Items a shard: as asked, else 4096, or less so that each worker gets four shards.
 
     row_bytes: what a row's maps take uncompressed: a part has to stay below 64 MB. Raises UsageError

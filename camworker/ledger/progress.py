@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from camworker.dataset import count_statuses
-from camworker.ledger.lease import Link, Watch
+from camworker.ledger.lease import LeaseObserver, LeaseRecord
 from camworker.ledger.ledger import Ledger, Plan, recipes
 from camworker.storage.store import Store
 
@@ -32,7 +32,7 @@ class Progress:
     parts: int
     images: Counter[str]
     images_per_second: float | None
-    holder: Link | None
+    holder: LeaseRecord | None
 
     @property
     def done(self) -> int:
@@ -45,7 +45,7 @@ class Progress:
         return (self.planned - self.done) / rate if rate else None
 
 
-class Follower:
+class ProgressMonitor:
     """The unfinished generations of an output, looked at again and again.
 
     A look lists the parts of unfinished generations alone, and reads the statuses of parts that are new.
@@ -69,9 +69,9 @@ class _Recipe:
     """What is unfinished of one recipe."""
 
     def __init__(self, ledger: Ledger, clock: Clock, today: Clock) -> None:
-        self.holder: Link | None = None
+        self.holder: LeaseRecord | None = None
         self._ledger, self._clock, self._today = ledger, clock, today
-        self._lease = Watch(ledger.store, ledger.recipe)
+        self._lease = LeaseObserver(ledger.store, ledger.recipe)
         self._known: set[int] = set()
         self._unfinished: list[_Generation] = []
 
@@ -102,7 +102,7 @@ class _Generation:
     def is_complete(self) -> bool:
         return self._ledger.read_run(self._plan.generation) is not None
 
-    def look(self, holder: Link | None) -> Progress:
+    def look(self, holder: LeaseRecord | None) -> Progress:
         parts = self._ledger.parts(self._plan.generation).values()
         if new := [key for key in parts if key not in self._seen]:
             self._images += _count(self._ledger, new)

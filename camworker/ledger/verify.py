@@ -14,7 +14,7 @@ import pyarrow as pa
 from camworker.errors import CommitError
 from camworker.ledger.inventory import (
     READ_ERRORS,
-    Stock,
+    PartInventory,
     first_line,
     list_parts,
     parts_in,
@@ -26,10 +26,10 @@ from camworker.ledger.plan import read_shard
 from camworker.ledger.verify_records import (
     AGAIN,
     Problem,
+    check_plan,
     check_plan_file,
     check_recipe,
-    read_plan,
-    read_run,
+    check_run,
     recorded_generations,
     shard_rows,
 )
@@ -95,11 +95,11 @@ def survey(ledger: Ledger) -> Survey:
     # Which records there are, then the parts, then the plans: what a run commits meanwhile is no damage.
     run_numbers = recorded_generations(ledger)
     listed = list_parts(ledger)
-    plans = {g: read_plan(ledger, g) for g in sorted({*ledger.generations(), *run_numbers})}
+    plans = {g: check_plan(ledger, g) for g in sorted({*ledger.generations(), *run_numbers})}
     good_plans = {g: plan for g, plan in plans.items() if isinstance(plan, Plan)}
-    runs = {g: read_run(ledger, g, good_plans.get(g)) for g in run_numbers}
+    runs = {g: check_run(ledger, g, good_plans.get(g)) for g in run_numbers}
     records = {g: parts_in(run) for g, run in runs.items() if not isinstance(run, Problem)}
-    stock = Stock(listed, {(g, part.shard): part for g, found in records.items() for part in found})
+    stock = PartInventory(listed, {(g, part.shard): part for g, found in records.items() for part in found})
     replaced = {place: part.key for place, part in stock.absent.items() if planned_again(ledger, *place)}
     problems = [
         *check_recipe(ledger),

@@ -51,7 +51,7 @@ def recorded_generations(ledger: Ledger) -> list[int]:
     return sorted(int(match[1]) for name in names if (match := _RUN_NAME.fullmatch(name)))
 
 
-def read_plan(ledger: Ledger, generation: int) -> Plan | Problem:
+def check_plan(ledger: Ledger, generation: int) -> Plan | Problem:
     """A generation's plan, if it is what was written: its parts have to fit together."""
     key = f"{_home(ledger)}/plan-{generation:04d}.json"
 
@@ -84,7 +84,7 @@ def check_plan_file(ledger: Ledger, file: PlanFile) -> Problem | None:
     return _outcome(file.key, read, _RESTORE)
 
 
-def read_run(ledger: Ledger, generation: int, plan: Plan | None) -> dict[str, Any] | Problem:
+def check_run(ledger: Ledger, generation: int, plan: Plan | None) -> dict[str, Any] | Problem:
     """A generation's run record, if it fits the plan: every shard's part once, with the planned rows.
 
     plan: None where it is damaged itself; the record then has to agree with itself.

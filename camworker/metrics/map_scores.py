@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from camworker.boxes.maxboxacc import SIDE, largest, scaled_truth, score_map
+from camworker.boxes.maxboxacc import SIDE, largest_contour_box, scaled_truth, score_map
 from camworker.boxes.rules import paired_iou
 from camworker.frame import Frame
 from camworker.metrics.ground_truth.masks import object_pixels, read_mask
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import Criteria, Judged, Targets
+from camworker.metrics.matching import Criteria, Matches, Targets
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
 
 SweepRule = Literal["maxboxacc", "cam"]
@@ -26,7 +26,7 @@ _LAST: Final = np.array([0, 0, 1, 1], np.float32)  # from a half-open corner to 
 
 
 @dataclass(frozen=True)
-class MapJudged:
+class MapScores:
     """Of units [U], by their label's own map; what a unit lacks is False, 0 or NaN.
 
     sweep: IoU float [U, T, 2] at each threshold, of the largest box and the best of all. gaussian: the same
@@ -45,12 +45,12 @@ class MapJudged:
 
 def judge_maps(
     table: pa.Table,
-    judged: Judged,
+    judged: Matches,
     targets: Targets,
     truth: Truth,
     criteria: Criteria,
     rule: SweepRule | None,
-) -> MapJudged:
+) -> MapScores:
     """Judge the maps of units. rule: whose sweep, that of Choe et al. or that of the box rules cam:T."""
     count = len(judged.rows)
     width, height = (table[name].to_numpy() for name in ("width", "height"))
@@ -85,7 +85,7 @@ def judge_maps(
         if pixels is not None and files is not None:
             pixels[unit] = pixel_histogram(score_map(cam_hw), mask)
     whole, gaussian = _baselines(judged, boxes_N4, scaled, width, height, criteria, rule)
-    return MapJudged(sweep, gaussian, whole, pointed, pointable, pixels)
+    return MapScores(sweep, gaussian, whole, pointed, pointable, pixels)
 
 
 def points_at(
@@ -129,11 +129,11 @@ def gaussian_map() -> NDArray[np.float32]:
 def gaussian_boxes(thresholds: NDArray[np.float64] = THRESHOLDS) -> NDArray[np.int32]:
     """The box of the centred Gaussian at each threshold, as MaxBoxAcc makes it: int32 [T, 4]."""
     score_HW = score_map(gaussian_map())
-    return np.stack([largest(score_HW, float(tau)) for tau in thresholds])
+    return np.stack([largest_contour_box(score_HW, float(tau)) for tau in thresholds])
 
 
 def _scaled(
-    judged: Judged, truth: Truth, width: NDArray[np.floating], height: NDArray[np.floating]
+    judged: Matches, truth: Truth, width: NDArray[np.floating], height: NDArray[np.floating]
 ) -> NDArray[np.int32]:
     """True boxes in the square of 224, from corners as their file has them; anything for unsized images."""
     rows = judged.rows[judged.box_units]
@@ -142,7 +142,7 @@ def _scaled(
 
 
 def _baselines(
-    judged: Judged,
+    judged: Matches,
     boxes_N4: NDArray[np.floating],
     scaled: NDArray[np.int32],
     width: NDArray[np.floating],
@@ -169,7 +169,7 @@ def _baselines(
     return whole, gaussian
 
 
-def _masks_of_units(table: pa.Table, judged: Judged, truth: Truth) -> dict[int, tuple[list[str], list[str]]]:
+def _masks_of_units(table: pa.Table, judged: Matches, truth: Truth) -> dict[int, tuple[list[str], list[str]]]:
     """Units that have masks -> paths of these, and of what is to be ignored."""
     if truth.masks is None:
         return {}

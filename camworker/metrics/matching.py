@@ -17,7 +17,7 @@ from camworker.frame import Frame, frame_size
 from camworker.metrics.ground_truth.truth import CORNERS, Truth
 
 COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "boxes", "targets")
-K: Final = (1, 5)
+TOP_K: Final = (1, 5)
 IOU: Final = 0.5
 
 ErrorKind = Literal["correct", "wrong_class", "several_instances", "part", "too_large", "too_small", "no_box"]
@@ -61,7 +61,7 @@ class Criteria:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Matches:
     """Units [U] of a table's rows, by image and then label.
 
     rows, labels: which row, which label. classified, localized: bool [U, 2], right among the first 1 and 5.
@@ -97,7 +97,7 @@ class Targets:
     cams_Nhw: NDArray[np.float16]
 
 
-def judge(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -> Judged:
+def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -> Matches:
     """Judge rows (COLUMNS, and cams where boxes are made anew), each image once."""
     in_rows, in_truth = truth.of(one_chunk(table["image_id"]))
     named = pd.DataFrame({"row": in_rows, "label": truth.labels[in_truth]})
@@ -111,14 +111,14 @@ def judge(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -
     )
 
     count = len(units)
-    classified, localized = np.zeros((2, count, len(K)), bool)
+    classified, localized = np.zeros((2, count, len(TOP_K)), bool)
     ranked = _flat(table["labels"], None).merge(units, on=["row", "label"])
-    for column, k in enumerate(K):
+    for column, k in enumerate(TOP_K):
         classified[ranked.loc[ranked["place"] < k, "unit"], column] = True
     width, height = (table[name].to_numpy() for name in ("width", "height"))
     predicted = _predicted(table, criteria, np.unique(true["row"]), width, height)
     overlaps = _overlaps(predicted, judged, criteria)
-    for column, k in enumerate(K):
+    for column, k in enumerate(TOP_K):
         hits = overlaps[(overlaps["iou"] >= IOU) & (overlaps["place"] < k)]
         localized[hits["unit"], column] = True
 
@@ -141,7 +141,7 @@ def judge(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -
     ok = pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False)
     boxed = np.zeros(count, bool)
     boxed[true["unit"]] = True
-    return Judged(
+    return Matches(
         rows,
         units["label"].to_numpy(),
         classified,

@@ -17,7 +17,7 @@ from camworker.metrics.tally import (
     LISTED,
     SCORE_BINS,
     SIZE_EDGES,
-    Measure,
+    EvaluationConfig,
     Tally,
     score_sum,
 )
@@ -38,7 +38,7 @@ _CLASS_MEANS: Final = {
     "pointing_game_accuracy": ("class_pointed", "class_pointable"),
     "corloc": ("class_found", "class_boxed"),
 }
-FIGURES: Final = (*_SHARES, *_SWEPT, *_CLASS_MEANS, "pxap")
+METRICS: Final = (*_SHARES, *_SWEPT, *_CLASS_MEANS, "pxap")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TruthFacts:
         )
 
 
-def compute(tally: Tally, facts: TruthFacts, measure: Measure, places: int) -> dict[str, Any]:
+def compute(tally: Tally, facts: TruthFacts, measure: EvaluationConfig, places: int) -> dict[str, Any]:
     """The metrics: fractions in 0..1 with <name>_ci95 beside them, None where nothing supports one.
 
     places: how many classes every row ranks; top-5 needs five, unless there are no more classes.
@@ -98,7 +98,7 @@ def compute(tally: Tally, facts: TruthFacts, measure: Measure, places: int) -> d
         "unknown_classes": dict(facts.unknown),
         "truth_notes": dict(facts.notes),
     }
-    for name in FIGURES:
+    for name in METRICS:
         if not supported[name]:
             result[name] = result[f"{name}_ci95"] = None
             continue
@@ -120,7 +120,7 @@ def compare(ours: Tally, theirs: Tally, first: dict[str, Any], second: dict[str,
     """
     ours_draws, theirs_draws = _figures(ours.replicates), _figures(theirs.replicates)
     differences: dict[str, Any] = {}
-    for name in FIGURES:
+    for name in METRICS:
         there = first[name] is not None and second[name] is not None
         differences[name] = second[name] - first[name] if there else None
         interval = percentile_interval(theirs_draws[name] - ours_draws[name]) if there else None
@@ -128,7 +128,7 @@ def compare(ours: Tally, theirs: Tally, first: dict[str, Any], second: dict[str,
     return differences
 
 
-def details(tally: Tally, measure: Measure) -> dict[str, Any]:
+def details(tally: Tally, measure: EvaluationConfig) -> dict[str, Any]:
     """What a report shows beside the metrics: sweep, baselines, errors, sizes, IoU, calibration."""
     sums = tally.sums
     boxed, sized, lacking = int(sums["boxed"]), int(sums["sized"]), int(sums["lacking"])
@@ -218,7 +218,7 @@ def per_class(tally: Tally, names: tuple[str, ...]) -> list[dict[str, Any]]:
 
 
 def _figures(sums: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
-    """All FIGURES of sums, or of replicates with their axis in front; NaN where nothing was counted."""
+    """All METRICS of sums, or of replicates with their axis in front; NaN where nothing was counted."""
     found = {}
     for name, (part, place, of, right) in _SHARES.items():
         share = _ratio(sums[part][..., place] if place != () else sums[part], sums[of])
@@ -242,7 +242,7 @@ def _at_deltas(
     values: Mapping[str, Any],
     draws: Mapping[str, Any],
     sums: Mapping[str, NDArray[Any]],
-    measure: Measure,
+    measure: EvaluationConfig,
     *,
     swept: bool,
 ) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _at_deltas(
     }
 
 
-def _supported(tally: Tally, facts: TruthFacts, measure: Measure, places: int) -> dict[str, bool]:
+def _supported(tally: Tally, facts: TruthFacts, measure: EvaluationConfig, places: int) -> dict[str, bool]:
     """Which figures the rows and the truth can give."""
     sums = tally.sums
     units, boxed = int(sums["units"]), int(sums["boxed"])

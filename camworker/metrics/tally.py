@@ -13,8 +13,17 @@ from numpy.typing import NDArray
 
 from camworker.metrics.confidence import REPLICATES, poisson_weights, uniforms
 from camworker.metrics.ground_truth.truth import Truth, hash_ids
-from camworker.metrics.map_scores import MapJudged, SweepRule, judge_maps
-from camworker.metrics.matching import COLUMNS, ERRORS, IOU, Criteria, Judged, judge, one_chunk, read_targets
+from camworker.metrics.map_scores import MapScores, SweepRule, judge_maps
+from camworker.metrics.matching import (
+    COLUMNS,
+    ERRORS,
+    IOU,
+    Criteria,
+    Matches,
+    match_predictions,
+    one_chunk,
+    read_targets,
+)
 from camworker.metrics.threshold_sweep import THRESHOLDS
 
 DELTAS: Final = (0.3, 0.5, 0.7)  # of MaxBoxAccV2
@@ -32,7 +41,7 @@ _OF_CLASS_MEANS: Final = ("class_boxed", "class_found", "class_pointable", "clas
 
 
 @dataclass(frozen=True)
-class Measure:
+class EvaluationConfig:
     """What a tally counts. box_rule None: the stored boxes. sweep: whose, or none.
 
     select: the share of images, drawn by their hashes, that thresholds are chosen on; the rest is reported.
@@ -68,7 +77,7 @@ class Tally:
     best: list[Example] = field(default_factory=list)
     worst: list[Example] = field(default_factory=list)
 
-    def update(self, rows: pa.Table, truth: Truth, measure: Measure) -> Self:
+    def update(self, rows: pa.Table, truth: Truth, measure: EvaluationConfig) -> Self:
         """Add rows of predictions (measure.columns), each image once, judged by their truth."""
         return self.merge(_tally(rows.combine_chunks(), truth, measure))
 
@@ -88,11 +97,11 @@ class Tally:
         return self
 
 
-def _tally(table: pa.Table, truth: Truth, measure: Measure) -> Tally:
+def _tally(table: pa.Table, truth: Truth, measure: EvaluationConfig) -> Tally:
     ids = one_chunk(table["image_id"])
     hashes, place = hash_ids(ids), truth.find(ids)
     targets = read_targets(table["targets"], measure.criteria.map_shape)
-    judged = judge(table, truth, measure.criteria, targets)
+    judged = match_predictions(table, truth, measure.criteria, targets)
     maps = judge_maps(table, judged, targets, truth, measure.criteria, measure.sweep)
     statuses = {pair["values"]: pair["counts"] for pair in table["status"].value_counts().to_pylist()}
     statuses.pop("ok", None)
@@ -128,7 +137,7 @@ def _tally(table: pa.Table, truth: Truth, measure: Measure) -> Tally:
 
 
 def _weighted(
-    judged: Judged, maps: MapJudged, folds_U2: NDArray[np.bool_]
+    judged: Matches, maps: MapScores, folds_U2: NDArray[np.bool_]
 ) -> dict[str, tuple[NDArray[Any], tuple[int, ...]]]:
     """name -> what each unit adds [U, D], and the shape that D stands for."""
     count = len(judged.rows)
@@ -154,7 +163,7 @@ def _weighted(
     return columns
 
 
-def _by_class(judged: Judged, maps: MapJudged) -> dict[str, NDArray[np.bool_]]:
+def _by_class(judged: Matches, maps: MapScores) -> dict[str, NDArray[np.bool_]]:
     """name -> the units that it counts in their class."""
     return {
         "class_units": np.ones(len(judged.rows), bool),
@@ -171,7 +180,9 @@ def _by_class(judged: Judged, maps: MapJudged) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _totals(table: pa.Table, judged: Judged, maps: MapJudged, measure: Measure) -> dict[str, NDArray[Any]]:
+def _totals(
+    table: pa.Table, judged: Matches, maps: MapScores, measure: EvaluationConfig
+) -> dict[str, NDArray[Any]]:
     """What no interval is given for."""
     boxed, iou = judged.boxed, judged.iou
     sized = boxed & np.isfinite(maps.whole)
@@ -191,7 +202,7 @@ def _totals(table: pa.Table, judged: Judged, maps: MapJudged, measure: Measure) 
     }
 
 
-def _calibration(table: pa.Table, judged: Judged) -> NDArray[np.int64]:
+def _calibration(table: pa.Table, judged: Matches) -> NDArray[np.int64]:
     """Images with truth by their best score: [3, bins] of images, right ones, and scores in 2^-32."""
     rows = np.unique(judged.rows)
     right = np.zeros(table.num_rows, bool)
@@ -217,7 +228,7 @@ def _not_empty(table: pa.Table) -> pa.Array:
     return pc.fill_null(pc.greater(pc.list_value_length(one_chunk(table["scores"])), 0), False)
 
 
-def _examples(ids: pa.Array, hashes: NDArray[np.uint64], judged: Judged) -> list[Example]:
+def _examples(ids: pa.Array, hashes: NDArray[np.uint64], judged: Matches) -> list[Example]:
     """Units with boxes and a map of their own, the worst first; the EXAMPLES at either end."""
     chosen = np.flatnonzero(judged.boxed & (judged.target >= 0))
     rows = judged.rows[chosen]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camworker.boxes.maxboxacc import SIDE
-from camworker.boxes.multi_threshold import AREA, FIELDS, HOLE, PARENT, PIXELS, XMIN, scan
-from camworker.boxes.numba_jit import compiled
+from camworker.boxes.multi_threshold import AREA, FIELDS, HOLE, PARENT, PIXELS, XMIN, label_all_thresholds
+from camworker.boxes.numba_jit import jit
 from camworker.boxes.rules import iou
 from camworker.frame import Frame
 
@@ -20,7 +20,7 @@ THRESHOLDS: Final = np.arange(100) / 100
 _START_CAPACITY: Final = 320  # components of a threshold; grows when a map has more
 
 
-@compiled
+@jit
 def _overlap(box: Any, truth_M4: Any, one: float) -> float:
     """The best IoU of a box with any of the true ones; one: 1 where corners name the last pixel, else 0."""
     best = 0.0
@@ -37,7 +37,7 @@ def _overlap(box: Any, truth_M4: Any, one: float) -> float:
     return best
 
 
-@compiled
+@jit
 def _judge(
     nodes: Any,
     counts: Any,
@@ -85,7 +85,7 @@ def _judge(
                 found_T2[t, 0] = overlap
 
 
-@compiled
+@jit
 def _levels_of_score(map_HW: Any, level_of_grey: Any, levels_HW: Any) -> None:
     """How many thresholds lie below floor(255 m), m the min-max normalised map; see maxboxacc.score_map."""
     low: Any = map_HW[0, 0]
@@ -102,7 +102,7 @@ def _levels_of_score(map_HW: Any, level_of_grey: Any, levels_HW: Any) -> None:
             levels_HW[y, x] = level_of_grey[np.int64(np.float32(score * np.float32(255)))]
 
 
-@compiled
+@jit
 def _levels_of_bounds(map_HW: Any, bounds: Any, levels_HW: Any) -> None:
     """How many of the ascending bounds lie below each value."""
     count = len(bounds)
@@ -175,7 +175,7 @@ class Sweep:
         count = len(self.thresholds)
         if self._runs.shape[1] < levels_HW.shape[1] // 2 + 2:
             self._make_room(self._nodes.shape[0], levels_HW.shape[1])
-        while not scan(levels_HW, count, self._nodes, self._counts, self._runs):
+        while not label_all_thresholds(levels_HW, count, self._nodes, self._counts, self._runs):
             self._make_room(4 * self._nodes.shape[0], levels_HW.shape[1])
         found_T2 = np.empty((count, 2))
         truth_M4 = np.ascontiguousarray(corners_N4, np.float64)

@@ -15,8 +15,15 @@ import torch
 from camworker.classes import Classes
 from camworker.errors import NetworkError
 from camworker.networks.gap import GapNetwork, Pooling, Preprocessing, check_gap_head
-from camworker.networks.registry import DEFAULT, build, default_pooling
-from camworker.networks.state_dicts import PUBLISHED, State, fill, fill_backbone, published_state, read_state
+from camworker.networks.registry import DEFAULT, create_network, default_pooling
+from camworker.networks.state_dicts import (
+    PUBLISHED,
+    State,
+    load_all,
+    load_backbone,
+    published_state,
+    read_state,
+)
 from camworker.storage.store import exists_uri, join_uri, open_store, read_uri
 
 Scoring = Literal["softmax", "sigmoid"]
@@ -26,7 +33,7 @@ _WEIGHTS: Final = "weights.safetensors"
 
 
 @dataclass(frozen=True)
-class Package:
+class NetworkPackage:
     """A network that passed the check, and all that decides what it makes of an image.
 
     fingerprint: SHA-256 of the weights' content. provenance: where they are from, for people.
@@ -49,7 +56,9 @@ class Package:
         return check_gap_head(self.network, input_size)
 
 
-def load(network: str = DEFAULT, weights: str | None = None, *, output_stride: int | None = None) -> Package:
+def load(
+    network: str = DEFAULT, weights: str | None = None, *, output_stride: int | None = None
+) -> NetworkPackage:
     """Load a network by name or from a package's folder.
 
     weights: a package's folder, which then says what the network is; or a file of weights for the
@@ -61,7 +70,9 @@ def load(network: str = DEFAULT, weights: str | None = None, *, output_stride: i
         return _load_package(weights, join_uri(weights, _WEIGHTS), output_stride)
     if _is_package(network):
         return _load_package(network, weights or join_uri(network, _WEIGHTS), output_stride)
-    built = build(network, classes=1000, pooling=default_pooling(network), output_stride=output_stride)
+    built = create_network(
+        network, classes=1000, pooling=default_pooling(network), output_stride=output_stride
+    )
     if weights is None and network != DEFAULT:
         raise NetworkError(
             f"{network} needs weights: --weights FILE, a network package, or {PUBLISHED} to download "
@@ -71,7 +82,7 @@ def load(network: str = DEFAULT, weights: str | None = None, *, output_stride: i
     return _filled(network, built, state, imagenet(), built.preprocessing, "softmax", {}, output_stride)
 
 
-def make(
+def build_package(
     name: str,
     state: State,
     classes: Classes,
@@ -80,17 +91,17 @@ def make(
     preprocessing: Preprocessing | None = None,
     scoring: Scoring = "softmax",
     provenance: dict[str, Any] | None = None,
-) -> Package:
+) -> NetworkPackage:
     """A package of a network trained elsewhere: the network's name, its state dict and its classes.
 
     pooling, preprocessing: default the network's own. Raises NetworkError when anything does not fit.
     """
-    network = build(name, classes=len(classes), pooling=pooling or default_pooling(name))
+    network = create_network(name, classes=len(classes), pooling=pooling or default_pooling(name))
     preprocessing = preprocessing or network.preprocessing
     return _filled(name, network, state, classes, preprocessing, scoring, provenance or {}, None)
 
 
-def initial(
+def build_for_training(
     name: str, classes: int, *, pooling: Pooling | None = None, backbone_weights: str | None = None
 ) -> GapNetwork:
     """A network to be trained: the head at random, the backbone from weights.
@@ -98,7 +109,7 @@ def initial(
     backbone_weights: "DEFAULT" for the published ones, a file, or None for random ones. Raises
     NetworkError when they do not fit, and when the network's head is none.
     """
-    network = build(name, classes=classes, pooling=pooling or default_pooling(name))
+    network = create_network(name, classes=classes, pooling=pooling or default_pooling(name))
     if network.classifier is not None:
         # Small, so that the first steps do not shake the backbone: libraries initialise for 1000 classes.
         torch.nn.init.normal_(network.classifier.weight, std=0.01)
@@ -106,11 +117,11 @@ def initial(
             torch.nn.init.zeros_(network.classifier.bias)
     if backbone_weights is not None:
         known = backbone_weights == PUBLISHED
-        fill_backbone(network, published_state(name) if known else read_state(backbone_weights))
+        load_backbone(network, published_state(name) if known else read_state(backbone_weights))
     return network
 
 
-def save(package: Package, folder: str | Path) -> None:
+def save(package: NetworkPackage, folder: str | Path) -> None:
     """Write a package to a folder, local or s3://. Raises NetworkError where there is one already."""
     store = open_store(str(folder))
     state = {key: tensor.contiguous() for key, tensor in package.network.model.state_dict().items()}
@@ -145,7 +156,7 @@ def _is_package(folder: str) -> bool:
         raise NetworkError(f"{folder} cannot be read: {error}") from error
 
 
-def _load_package(folder: str, weights: str, output_stride: int | None) -> Package:
+def _load_package(folder: str, weights: str, output_stride: int | None) -> NetworkPackage:
     where = join_uri(folder, _DESCRIPTION)
     try:
         described: dict[str, Any] = json.loads(read_uri(where))
@@ -164,7 +175,7 @@ def _load_package(folder: str, weights: str, output_stride: int | None) -> Packa
         raise NetworkError(f"{where} does not describe a network: {error!r}") from error
     if scoring not in SCORINGS or pooling not in get_args(Pooling):
         raise NetworkError(f"{where}: scoring is softmax or sigmoid and pooling avg or max")
-    network = build(name, classes=len(classes), pooling=pooling, output_stride=output_stride)  # type: ignore[arg-type]
+    network = create_network(name, classes=len(classes), pooling=pooling, output_stride=output_stride)  # type: ignore[arg-type]
     return _filled(
         name,
         network,
@@ -186,8 +197,8 @@ def _filled(
     scoring: Scoring,
     provenance: dict[str, Any],
     output_stride: int | None,
-) -> Package:
-    fill(network, state)
+) -> NetworkPackage:
+    load_all(network, state)
     map_size = check_gap_head(network, preprocessing.input_size)
     height, _ = map_size
     if output_stride is not None and height < preprocessing.input_size // output_stride:
@@ -196,7 +207,7 @@ def _filled(
             f"{preprocessing.input_size}: it was not dilated, leave the option out"
         )
     fingerprint = _fingerprint(network)
-    return Package(name, network, classes, preprocessing, scoring, fingerprint, provenance, map_size)
+    return NetworkPackage(name, network, classes, preprocessing, scoring, fingerprint, provenance, map_size)
 
 
 def _fingerprint(network: GapNetwork) -> str:

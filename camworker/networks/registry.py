@@ -12,7 +12,7 @@ NAMES: Final = (DEFAULT, *paper_networks.NAMES)
 PREFIXES: Final = ("timm:", "torchvision:")
 
 
-def build(
+def create_network(
     name: str, *, classes: int, pooling: Pooling = "avg", output_stride: int | None = None
 ) -> GapNetwork:
     """A network of that name with random weights, in eval mode. Whether its head is one is not checked.
@@ -26,7 +26,7 @@ def build(
     if name in paper_networks.NAMES:
         if output_stride is not None:
             raise NetworkError(f"{name} cannot be dilated: leave --output-stride out")
-        return paper_networks.build(name, classes, pooling).eval()
+        return paper_networks.build_paper_network(name, classes, pooling).eval()
     library, _, model = name.partition(":")
     if library == "timm" and model:
         return zoo.of_timm(model, classes, pooling, output_stride)

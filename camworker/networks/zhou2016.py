@@ -86,7 +86,7 @@ class _NetworkInNetwork(nn.Module):
         return _pool(features_BCHW, self._pooling)
 
 
-def build(name: str, classes: int, pooling: Pooling) -> GapNetwork:
+def build_paper_network(name: str, classes: int, pooling: Pooling) -> GapNetwork:
     """The paper's network of that name, one of NAMES, with random weights."""
     if name == "nin":
         nin = _NetworkInNetwork(classes, pooling)

@@ -25,7 +25,7 @@ class Entry:
     identity: str
 
 
-def walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+def iter_files(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -40,7 +40,7 @@ def walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Itera
                 continue  # it leads to itself
             raise UsageError(f"cannot list {entry.path}: {error.strerror}") from error
         if stat.S_ISDIR(status.st_mode):
-            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
+            yield from iter_files(Path(entry.path), f"{prefix}{entry.name}/", (*above, here))
         elif stat.S_ISREG(status.st_mode):
             yield Entry(prefix + entry.name, status.st_size, identity_of_file(status))
 
@@ -52,10 +52,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UsageError(f"cannot list {folder}: {error.strerror}") from error
 
 
-def make_folder(folder: Path) -> None:
+def durable_mkdir(folder: Path) -> None:
     """mkdir -p, so that what it made outlasts a power failure."""
     if not folder.is_dir():
-        make_folder(folder.parent)
+        durable_mkdir(folder.parent)
         folder.mkdir(exist_ok=True)
         fsync_folder(folder.parent)
 

@@ -10,7 +10,7 @@ from camworker.storage.store import Store
 _KEY: Final = "ledger/probe"
 
 
-def refuse_replacing(store: Store, where: str) -> None:
+def require_conditional_writes(store: Store, where: str) -> None:
     """Create one object twice, each time with other bytes: the second has to be refused.
 
     Raises UsageError where it is not, and where nothing can be written.

@@ -15,7 +15,7 @@ from camworker.errors import ChangedError
 from camworker.storage import s3_boto3, s3_listing, s3_obstore
 from camworker.storage.locations import split
 from camworker.storage.ranged_file import TAIL, RangedFile
-from camworker.storage.s3_boto3 import Found, Got, NoBucketError
+from camworker.storage.s3_boto3 import GetResult, NoBucketError, ObjectInfo
 
 _ANY_SIZE: Final = 2**63
 _FIRST_PAUSE: Final = 0.1  # seconds, doubled each time
@@ -59,7 +59,7 @@ def exists(uri: str) -> bool:
     return True
 
 
-def head(uri: str) -> Found:
+def head(uri: str) -> ObjectInfo:
     """Key, size and ETag of an object. Raises OSError, FileNotFoundError where there is none."""
     return s3_boto3.head(*split(uri))
 
@@ -86,7 +86,7 @@ def create(uri: str, data: bytes) -> bool:
     raise OSError(f"{uri}: nothing is there, and the server refuses to create it")
 
 
-def list_objects(uri: str) -> Iterator[Found]:
+def list_objects(uri: str) -> Iterator[ObjectInfo]:
     """Every object whose key starts so, once, in no particular order. Raises OSError, halfway too."""
     return s3_listing.list_objects(*split(uri))
 
@@ -102,15 +102,15 @@ def identity_of(etag: str, size: int) -> str:
     return f"{etag}-{size}"
 
 
-def forget() -> None:
+def reset_clients() -> None:
     """Ask boto3 again who we are and where S3 is."""
-    s3_boto3.forget()
-    s3_obstore.forget()
+    s3_boto3.reset_clients()
+    s3_obstore.reset_clients()
 
 
 def _get(
     uri: str, identity: str | None, *, span: tuple[int, int] | int | None = None, limit: int = _ANY_SIZE
-) -> Got:
+) -> GetResult:
     bucket, key = split(uri)
     etag, _, size = identity.rpartition("-") if identity is not None else ("", "", "")
     try:
@@ -130,4 +130,4 @@ def _get(
 
 
 def _through_obstore(key: str) -> bool:
-    return s3_obstore.is_usable() and s3_obstore.can_name(key)
+    return s3_obstore.is_usable() and s3_obstore.supports_key(key)

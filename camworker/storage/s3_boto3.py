@@ -21,7 +21,7 @@ _EMPTY: Final = ("416", "InvalidRange")
 _making = threading.RLock()
 
 
-class Got(NamedTuple):
+class GetResult(NamedTuple):
     """What a GET gave: bytes, and the whole object's ETag (without quotes, "" if unknown) and size."""
 
     data: bytes
@@ -29,7 +29,7 @@ class Got(NamedTuple):
     size: int
 
 
-class Found(NamedTuple):
+class ObjectInfo(NamedTuple):
     """One listed object."""
 
     key: str
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 class Page(NamedTuple):
     """One page of a listing. prefixes: folders, where they were asked for; token: of the next page."""
 
-    objects: list[Found]
+    objects: list[ObjectInfo]
     prefixes: list[str]
     token: str | None
 
@@ -49,7 +49,7 @@ class NoBucketError(OSError):
     """The bucket is not there, which is a mistake and no missing object."""
 
 
-def get(bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None) -> Got:
+def get(bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None) -> GetResult:
     """An object's bytes from span[0] up to span[1], or its last span bytes; all of it for None.
 
     etag: what it has to have. Raises FileExistsError when it has another one, IndexError for no bytes at
@@ -64,7 +64,7 @@ def get(bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int 
         return _whole(partial(client().get_object, **asked))
 
 
-def _whole(call: Callable[[], dict[str, Any]]) -> Got:
+def _whole(call: Callable[[], dict[str, Any]]) -> GetResult:
     """boto3 repeats a request that failed, but not one whose answer broke off."""
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
@@ -77,7 +77,7 @@ def _whole(call: Callable[[], dict[str, Any]]) -> Got:
                 raise
             continue
         size = int(answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2])
-        return Got(data, answer.get("ETag", "").strip('"'), size)
+        return GetResult(data, answer.get("ETag", "").strip('"'), size)
     raise AssertionError("unreachable")
 
 
@@ -87,11 +87,11 @@ def put_new(bucket: str, key: str, data: bytes) -> None:
         client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
 
 
-def head(bucket: str, key: str) -> Found:
+def head(bucket: str, key: str) -> ObjectInfo:
     """Size and ETag of an object. Raises OSError, FileNotFoundError where there is none."""
     with as_os_errors(f"s3://{bucket}/{key}"):
         answer = client().head_object(Bucket=bucket, Key=key)
-    return Found(key, answer["ContentLength"], answer.get("ETag", "").strip('"'))
+    return ObjectInfo(key, answer["ContentLength"], answer.get("ETag", "").strip('"'))
 
 
 def list_page(
@@ -106,7 +106,7 @@ def list_page(
     with as_os_errors(f"s3://{bucket}/{prefix}"):
         answer = client().list_objects_v2(**asked)
     objects = [
-        Found(entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'))
+        ObjectInfo(entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'))
         for entry in answer.get("Contents", ())
     ]
     prefixes = [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
@@ -150,7 +150,7 @@ def make_client(region: str | None = None) -> Any:
     return session().create_client("s3", config=config, region_name=region)
 
 
-def forget() -> None:
+def reset_clients() -> None:
     """Make client and session anew when they are needed: the settings have changed, or this is a child."""
     global _making
     _making = threading.RLock()
@@ -159,7 +159,7 @@ def forget() -> None:
 
 
 # A child must not share connections, nor wait for a lock that nobody will release.
-os.register_at_fork(after_in_child=forget)
+os.register_at_fork(after_in_child=reset_clients)
 
 
 @cache

@@ -5,7 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple
 
 from camworker.storage import s3_boto3
-from camworker.storage.s3_boto3 import Found, Page
+from camworker.storage.s3_boto3 import ObjectInfo, Page
 
 _THREADS: Final = 16
 # A page that reaches into more folders than this shows small ones: asking for each would cost more.
@@ -19,14 +19,14 @@ class _Step(NamedTuple):
     token: str | None = None
 
 
-def list_objects(bucket: str, prefix: str) -> Iterator[Found]:
+def list_objects(bucket: str, prefix: str) -> Iterator[ObjectInfo]:
     """Every object whose key starts with prefix, once, in no particular order.
 
     Large folders are listed side by side; what waits to be taken is bounded by a page a thread. Raises
     OSError when a page cannot be had: whoever got part of a listing is told that it is one.
     """
     waiting = [_Step(prefix)]
-    running: set[Future[tuple[list[Found], list[_Step]]]] = set()
+    running: set[Future[tuple[list[ObjectInfo], list[_Step]]]] = set()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             while waiting or running:
@@ -44,7 +44,7 @@ def list_objects(bucket: str, prefix: str) -> Iterator[Found]:
                 future.cancel()
 
 
-def _take(bucket: str, step: _Step) -> tuple[list[Found], list[_Step]]:
+def _take(bucket: str, step: _Step) -> tuple[list[ObjectInfo], list[_Step]]:
     """Make a request: the objects that it gave, and the requests that are to follow."""
     page = s3_boto3.list_page(bucket, step.prefix, token=step.token)
     if page.token is None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from camworker.storage import s3_boto3
-from camworker.storage.s3_boto3 import Got
+from camworker.storage.s3_boto3 import GetResult
 
 _RETRY: Final[Any] = {
     "max_retries": s3_boto3.ATTEMPTS - 1,
@@ -36,7 +36,7 @@ _making = threading.RLock()
 _usable = True
 
 
-def can_name(key: str) -> bool:
+def supports_key(key: str) -> bool:
     """Whether obstore takes this key as it is. It refuses or changes some that S3 allows."""
     return not _CONTROL.search(key) and not any(part in ("", ".", "..") for part in key.split("/"))
 
@@ -46,7 +46,9 @@ def is_usable() -> bool:
     return _usable
 
 
-def get(bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None, limit: int) -> Got:
+def get(
+    bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None, limit: int
+) -> GetResult:
     """As s3_boto3.get; nothing is read of an object over limit bytes (OverflowError)."""
     import obstore
 
@@ -60,7 +62,7 @@ def get(bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int 
         size = answer.meta["size"]
         if span is None and size > limit:
             raise OverflowError(size)
-        return Got(answer.bytes().to_bytes(), (answer.meta["e_tag"] or "").strip('"'), size)
+        return GetResult(answer.bytes().to_bytes(), (answer.meta["e_tag"] or "").strip('"'), size)
 
 
 def put_new(bucket: str, key: str, data: bytes) -> None:
@@ -71,7 +73,7 @@ def put_new(bucket: str, key: str, data: bytes) -> None:
         obstore.put(_store(bucket), key, data, mode="create", use_multipart=False)
 
 
-def forget() -> None:
+def reset_clients() -> None:
     """Make stores anew when they are needed."""
     _make_store.cache_clear()
 

@@ -17,12 +17,12 @@ from camworker.storage import s3
 from camworker.storage.local_files import (
     REPLACED,
     Entry,
+    durable_mkdir,
     fsync_folder,
     identity_of_file,
-    make_folder,
+    iter_files,
     open_file,
     read_file,
-    walk,
 )
 from camworker.storage.locations import check_location_form, is_s3, whole_location
 
@@ -65,7 +65,7 @@ class LocalStore:
         folder = self.root / prefix
         if folder.is_dir():
             above = _folder(prefix)
-            for entry in walk(folder, above, ()):
+            for entry in iter_files(folder, above, ()):
                 if entry.key.startswith(above + start) and not entry.key.startswith(_SCRATCH):
                     yield entry
 
@@ -77,7 +77,7 @@ class LocalStore:
 
     def create(self, key: str, data: bytes) -> bool:
         target, scratch = self.root / key, self.root / _SCRATCH
-        make_folder(target.parent)
+        durable_mkdir(target.parent)
         scratch.mkdir(exist_ok=True)
         draft = scratch / uuid.uuid4().hex
         try:

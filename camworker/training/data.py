@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from camworker.errors import Failure
 from camworker.frame import Frame
 from camworker.images.decode import decode, network_input
-from camworker.inputs.fetch import fetches, read_file
+from camworker.inputs.fetch import open_fetchers, read_file
 from camworker.schemas import ITEMS
 
 # What suits localization: crops large enough to hold most of the object, so that the network is not
@@ -93,7 +93,7 @@ class Images(Dataset):
         )
 
 
-class Order(Sampler[list[Step]]):
+class EpochSampler(Sampler[list[Step]]):
     """Batches of an epoch: shuffled by (seed, epoch), or as listed."""
 
     def __init__(self, count: int, size: int, *, shuffle: bool, seed: int) -> None:
@@ -113,10 +113,10 @@ class Order(Sampler[list[Step]]):
 
 def training_batches(
     items: pa.Table, classes: int, size: int, batch: int, *, training: bool, seed: int, processes: int
-) -> tuple[DataLoader, Order]:
+) -> tuple[DataLoader, EpochSampler]:
     """A loader of Batch for items (files: see unpack), and its order, whose epoch decides what comes."""
     images = Images(items, classes, size, augment=training, seed=seed)
-    order = Order(items.num_rows, batch, shuffle=training, seed=seed)
+    order = EpochSampler(items.num_rows, batch, shuffle=training, seed=seed)
     loader = DataLoader(
         images,
         batch_sampler=order,
@@ -142,7 +142,7 @@ def unpack(items: pa.Table, folder: str, tables: Mapping[str, str]) -> pa.Table:
     order = items.select(["uri", "source_row"]).append_column("row", pa.array(np.arange(len(uris))))
     rows = order.filter(pa.array(inside)).sort_by([("uri", "ascending"), ("source_row", "ascending")])
     places = rows["row"].to_numpy()
-    sources = fetches(items.take(pa.array(places)), verify=False, tables=tables)
+    sources = open_fetchers(items.take(pa.array(places)), verify=False, tables=tables)
     for row, fetch in zip(places.tolist(), sources, strict=True):
         data = fetch()
         uris[row] = os.path.join(folder, f"{row:09d}")

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from camworker.errors import Failure
-from camworker.inference.localizer import Localizer, Prepared
+from camworker.inference.localizer import Localizer, PreprocessedImage
 from camworker.inference.prefetch import prepared_batches
 from camworker.inputs.fetch import NO_TABLES
-from camworker.units.top_activations import PEAK, Excitations, Excited
+from camworker.units.top_activations import PEAK, Excited, TopActivations
 
 
-def excite(
+def collect_top_activations(
     items: pa.Table,
     localizer: Localizer,
     units_U: NDArray[np.integer],
@@ -34,7 +34,7 @@ def excite(
     items: image_id, uri, source_row, identity, and number (int64, distinct), by which peaks name
     images. decoders, verify, tables, careful: as in prepared_batches. on_batch is told of statuses.
     """
-    excitations = Excitations.none(len(units_U), count)
+    excitations = TopActivations.none(len(units_U), count)
     images = Counter[str]()
     seen_K = np.zeros(len(localizer.package.classes), np.int64)
     batches = prepared_batches(
@@ -43,9 +43,9 @@ def excite(
     with closing(batches):
         for rows, received in batches:
             batch = localizer.prepare_together(received)
-            good = [image for image in batch if isinstance(image, Prepared)]
+            good = [image for image in batch if isinstance(image, PreprocessedImage)]
             if good:
-                numbers = rows["number"].to_numpy()[[isinstance(image, Prepared) for image in batch]]
+                numbers = rows["number"].to_numpy()[[isinstance(image, PreprocessedImage) for image in batch]]
                 features_BCHW, logits_BK = localizer.features(good)
                 seen_K += np.bincount(logits_BK.argmax(1).cpu().numpy(), minlength=len(seen_K))
                 chosen = torch.from_numpy(units_U.astype(np.int64)).to(features_BCHW.device)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from camworker.units.top_activations import Excitations
+from camworker.units.top_activations import TopActivations
 
 UNITS: Final = pa.schema(
     [
@@ -32,7 +32,7 @@ def units_table(
     names: Sequence[str],
     units_KU: NDArray[np.int32],
     weights_KC: NDArray[np.floating],
-    excitations: Excitations,
+    excitations: TopActivations,
     boxes_UN4: NDArray[np.float32],
     items: pa.Table,
 ) -> pa.Table:

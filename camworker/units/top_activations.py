@@ -36,7 +36,7 @@ def units_of_classes(
     return order[:, :count].astype(np.int32)
 
 
-class Excitations:
+class TopActivations:
     """The n images that excite each of U units most, one peak an image and unit. Values of it merge.
 
     best_UN: dtype PEAK, the best first: by value, then by mean, then by the image's number. The mean
@@ -48,7 +48,7 @@ class Excitations:
         self.best_UN = best_UN
 
     @classmethod
-    def none(cls, units: int, count: int) -> "Excitations":
+    def none(cls, units: int, count: int) -> "TopActivations":
         """Before any image."""
         return cls(np.full((units, count), _NONE))
 
@@ -56,23 +56,23 @@ class Excitations:
     def is_real_UN(self) -> NDArray[np.bool_]:
         return self.best_UN["value"] > 0
 
-    def update(self, peaks_BU: NDArray[np.void]) -> "Excitations":
+    def update(self, peaks_BU: NDArray[np.void]) -> "TopActivations":
         """With a batch's peaks (dtype PEAK) of images that are not in here yet."""
         peaks_UB = np.where(peaks_BU["value"] > 0, peaks_BU, _NONE).T
-        return self.merge(Excitations(peaks_UB))
+        return self.merge(TopActivations(peaks_UB))
 
-    def merge(self, other: "Excitations") -> "Excitations":
+    def merge(self, other: "TopActivations") -> "TopActivations":
         """The best of both, which hold different images; as many places as this one has."""
         both = np.concatenate([self.best_UN, other.best_UN], axis=1)
         order = np.lexsort((both["number"], -both["mean"], -both["value"]), axis=-1)
-        return Excitations(np.take_along_axis(both, order[:, : self.best_UN.shape[1]], axis=1))
+        return TopActivations(np.take_along_axis(both, order[:, : self.best_UN.shape[1]], axis=1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Excited:
     """What a pass over some images gives. images: count by status; seen_K: top-1 classes, counted."""
 
-    excitations: Excitations
+    excitations: TopActivations
     images: Counter[str]
     seen_K: NDArray[np.int64]
 

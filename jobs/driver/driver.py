@@ -13,10 +13,19 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from jobs import json_logs as logs
-from jobs.driver.retry_queue import Attempts, Task
-from jobs.driver.telemetry import Standing
-from jobs.driver.worker_handle import DEATHS, PATIENCE, Actor, Doubt, Patience, Slot, Verdict, living_nodes
-from jobs.driver.worker_progress import Tally, batch_seconds, steady_rate
+from jobs.driver.retry_queue import RetryQueue, Task
+from jobs.driver.telemetry import DriverStatus
+from jobs.driver.worker_handle import (
+    DEATHS,
+    PATIENCE,
+    HangTimeouts,
+    LossCause,
+    RayWorker,
+    WorkerHandle,
+    WorkerLoss,
+    living_nodes,
+)
+from jobs.driver.worker_progress import WorkerProgress, batch_seconds, steady_rate
 from jobs.ray_cluster import Workers
 
 _QUEUED: Final = 2
@@ -81,9 +90,9 @@ class Driver(Generic[Kept]):
         arguments: Callable[[Task], tuple[Any, ...]] = lambda task: task,
         keep: Callable[[Any], Kept] = lambda result: result,
         tell: Callable[[str], None] = lambda line: None,
-        watch: Callable[[Standing], None] = lambda standing: None,
-        patience: Patience = PATIENCE,
-        start: Callable[[type, Any, Workers], Actor] = Actor,
+        watch: Callable[[DriverStatus], None] = lambda standing: None,
+        patience: HangTimeouts = PATIENCE,
+        start: Callable[[type, Any, Workers], RayWorker] = RayWorker,
     ) -> None:
         self._worker = worker
         self._settings = settings
@@ -97,10 +106,10 @@ class Driver(Generic[Kept]):
         self._start_actor = start
         self._stop = threading.Event()
         self._why = ""
-        self._gone: list[Tally] = []
+        self._gone: list[WorkerProgress] = []
         self._turn = 0  # whose tally is asked for next
-        self._attempts = Attempts()
-        self._doubts: list[Doubt] = []
+        self._attempts = RetryQueue()
+        self._doubts: list[WorkerLoss] = []
         self._deaths_at_start, self._died_at_start_at = 0, 0.0
         self._came_up = False
         self._tasks = 0
@@ -112,7 +121,7 @@ class Driver(Generic[Kept]):
         self._stop.set()
 
     def run(self, tasks: list[Task]) -> Outcome[Kept]:
-        """Run every task once; again where that failed, see Attempts, and carefully after a death."""
+        """Run every task once; again where that failed, see RetryQueue, and carefully after a death."""
         outcome = Outcome[Kept](lost=self._attempts.lost)
         self._attempts.add(tasks)
         self._tasks = len(tasks)
@@ -143,11 +152,11 @@ class Driver(Generic[Kept]):
         outcome.failed_attempts, outcome.restarts = self._attempts.charged, self._started - count
         return outcome
 
-    def _start(self) -> Slot:
+    def _start(self) -> WorkerHandle:
         self._started += 1
-        return Slot(self._start_actor(self._worker, self._settings, self._workers), time.monotonic())
+        return WorkerHandle(self._start_actor(self._worker, self._settings, self._workers), time.monotonic())
 
-    def _wait(self, slots: list[Slot]) -> list[int]:
+    def _wait(self, slots: list[WorkerHandle]) -> list[int]:
         """Wait a while until a worker has started or finished a shard: the places of those that have."""
         places = {ref: index for index, slot in enumerate(slots) if (ref := slot.waits_for()) is not None}
         if not places:
@@ -157,7 +166,7 @@ class Driver(Generic[Kept]):
         ray.wait(refs, timeout=_POLL_SECONDS)  # for one; the others that are there come with it
         return [places[ref] for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]]
 
-    def _attend(self, slot: Slot, outcome: Outcome[Kept]) -> bool:
+    def _attend(self, slot: WorkerHandle, outcome: Outcome[Kept]) -> bool:
         """Take what slot has finished. False when its actor is dead."""
         try:
             if slot.is_up():
@@ -172,7 +181,7 @@ class Driver(Generic[Kept]):
             return False
         return True
 
-    def _fill(self, slots: list[Slot]) -> None:
+    def _fill(self, slots: list[WorkerHandle]) -> None:
         """Give shards to workers that have too few queued, while there are any.
 
         One that has to be run carefully is given alone: of two, a death would not say which was the cause,
@@ -189,7 +198,7 @@ class Driver(Generic[Kept]):
                 task, careful = following
                 slot.give(task, self._arguments(task), careful)
 
-    def _collect(self, slot: Slot, outcome: Outcome[Kept]) -> None:
+    def _collect(self, slot: WorkerHandle, outcome: Outcome[Kept]) -> None:
         """Take the results of slot. Raises DEATHS, its queue as it was, and what no other try would mend."""
         while slot.queue and ray.wait([slot.queue[0][0]], timeout=0)[0]:
             ref, task = slot.queue[0]
@@ -213,10 +222,10 @@ class Driver(Generic[Kept]):
         if self._attempts.in_a_row >= _FAILURES_IN_A_ROW:
             self.stop(f"{self._attempts.in_a_row} shards failed one after another, the last one by {why}")
 
-    def _bury(self, slot: Slot, error: RayError) -> None:
+    def _bury(self, slot: WorkerHandle, error: RayError) -> None:
         """Take back what a dead worker was given. Whether the shard that ran is charged shows later."""
         self._gone.append(slot.tally)
-        self._doubts.append(Doubt(slot, error, time.monotonic()))
+        self._doubts.append(WorkerLoss(slot, error, time.monotonic()))
         self._attempts.put_back([task for _, task in slot.queue][1:])
 
     def _settle_doubts(self) -> None:
@@ -226,13 +235,13 @@ class Driver(Generic[Kept]):
         nodes, unclear = living_nodes(), []
         for doubt in self._doubts:
             verdict = doubt.verdict(time.monotonic(), nodes)
-            if verdict is Verdict.UNKNOWN:
+            if verdict is LossCause.UNKNOWN:
                 unclear.append(doubt)
                 continue
             doubt.end()
             if doubt.task is None:
                 self._died_at_start(doubt, verdict)
-            elif verdict is Verdict.NODE:
+            elif verdict is LossCause.NODE:
                 self._warn(doubt.task, f"a node was lost: shard {doubt.task[1]} is run elsewhere")
                 self._attempts.put_back([doubt.task])
             else:
@@ -240,15 +249,15 @@ class Driver(Generic[Kept]):
                 self._attempts.died(doubt.task, doubt.why)
         self._doubts = unclear
 
-    def _died_at_start(self, doubt: Doubt, verdict: Verdict) -> None:
+    def _died_at_start(self, doubt: WorkerLoss, verdict: LossCause) -> None:
         """Count it, unless another one died since it was made: workers that die together are one mishap."""
-        if verdict is Verdict.WORKER and doubt.made_at >= self._died_at_start_at:
+        if verdict is LossCause.WORKER and doubt.made_at >= self._died_at_start_at:
             self._deaths_at_start += 1
             self._died_at_start_at = doubt.since
         if self._deaths_at_start >= _DEATHS_AT_START:
             self.stop(f"workers die before they have started: {doubt.why}")
 
-    def _poll(self, slots: list[Slot]) -> None:
+    def _poll(self, slots: list[WorkerHandle]) -> None:
         """Take the tallies that have come, and ask some workers, each in its turn, for the next."""
         asked = {slot.asked: slot for slot in slots if slot.asked is not None}
         for ref in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
@@ -257,7 +266,7 @@ class Driver(Generic[Kept]):
             slots[self._turn % len(slots)].ask_tally()
             self._turn += 1
 
-    def _end_hung(self, slots: list[Slot]) -> None:
+    def _end_hung(self, slots: list[WorkerHandle]) -> None:
         """Kill workers that make no progress; the shard that ran is charged, and run carefully."""
         now = time.monotonic()
         slowest = max(batch_seconds(tally) for tally in (*(slot.tally for slot in slots), *self._gone))
@@ -275,7 +284,7 @@ class Driver(Generic[Kept]):
             self._attempts.died(running, why)
             slots[index] = self._start()
 
-    def _drain(self, slots: list[Slot], outcome: Outcome[Kept]) -> None:
+    def _drain(self, slots: list[WorkerHandle], outcome: Outcome[Kept]) -> None:
         """Let every worker finish the shard that it runs, for a while."""
         if running := [slot.queue[0][0] for slot in slots if slot.queue]:
             ray.wait(running, num_returns=len(running), timeout=_DRAIN_SECONDS)
@@ -283,7 +292,7 @@ class Driver(Generic[Kept]):
             with suppress(*DEATHS):
                 self._collect(slot, outcome)
 
-    def _end(self, slots: list[Slot]) -> None:
+    def _end(self, slots: list[WorkerHandle]) -> None:
         """Take the last tallies of those that still answer, and end every worker."""
         asked = [slot.actor.tally() for slot in slots]
         ray.wait(asked, num_returns=len(asked), timeout=_LAST_TALLY_SECONDS)
@@ -295,7 +304,7 @@ class Driver(Generic[Kept]):
         for doubt in self._doubts:
             doubt.end()
 
-    def _report(self, slots: list[Slot], outcome: Outcome[Kept]) -> None:
+    def _report(self, slots: list[WorkerHandle], outcome: Outcome[Kept]) -> None:
         """Tell of what is committed and of what runs; what a dead worker had not committed is undone."""
         images = outcome.images.copy()
         for slot in slots:
@@ -303,14 +312,14 @@ class Driver(Generic[Kept]):
         self._on_progress(images)
         self._watch(self._standing(slots, outcome))
 
-    def _standing(self, slots: list[Slot], outcome: Outcome[Kept]) -> Standing:
+    def _standing(self, slots: list[WorkerHandle], outcome: Outcome[Kept]) -> DriverStatus:
         done, lost, running = len(outcome.done), len(outcome.lost), sum(bool(slot.queue) for slot in slots)
         workers = sum(slot.about is not None for slot in slots)
-        return Standing(done, self._attempts.charged, lost, self._tasks - done - lost - running, workers)
+        return DriverStatus(done, self._attempts.charged, lost, self._tasks - done - lost - running, workers)
 
     def _warn(self, task: Task, line: str) -> None:
         self._tell(line)
-        with logs.where(generation=task[0], shard=task[1]):
+        with logs.log_context(generation=task[0], shard=task[1]):
             _log.warning(line)
 
     @contextmanager

@@ -21,7 +21,7 @@ def rest_seconds(failures: int, draw: float) -> float:
     return min(_LONGEST_REST, _FIRST_REST * 2 ** (failures - 1)) * (0.5 + draw / 2)
 
 
-class Attempts:
+class RetryQueue:
     """The tasks that no worker has. Times are of one clock, in seconds, that its caller reads.
 
     lost: tasks that were tried _ATTEMPTS times -> why the last one failed.

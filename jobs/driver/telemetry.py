@@ -8,14 +8,14 @@ from typing import Final
 
 from ray.util.metrics import Counter, Gauge
 
-from camworker.inference.stage_timer import Stages
+from camworker.inference.stage_timer import StageTimer
 
 # A share of time is told for so many seconds at least: over less it says what one batch did.
 _BUSY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DriverStatus:
     """How far a run of shards is. done, failed and lost: since its start; waiting, workers: now.
 
     failed: attempts that failed, most of which are repeated; lost: shards that are given up; waiting:
@@ -35,7 +35,7 @@ class WorkerMetrics:
     on_gpu: tell also in which share of the time the network ran. Counts go on from where they were.
     """
 
-    def __init__(self, recipe: str, stages: Stages, *, on_gpu: bool) -> None:
+    def __init__(self, recipe: str, stages: StageTimer, *, on_gpu: bool) -> None:
         self._stages, self._told = stages, stages.spent
         self._images = _counter("images_total", "images that became rows", recipe, "status")
         self._seconds = _counter("stage_seconds_total", "seconds by stage, over its threads", recipe, "stage")
@@ -70,9 +70,9 @@ class DriverMetrics:
         self._shards = _counter("shards_total", "shards done and lost, attempts failed", recipe, "outcome")
         self._waiting = _gauge("shards_waiting", "shards that are neither done nor run", recipe)
         self._workers = _gauge("workers", "workers that have started", recipe)
-        self._told = Standing(0, 0, 0, 0, 0)
+        self._told = DriverStatus(0, 0, 0, 0, 0)
 
-    def publish(self, standing: Standing) -> None:
+    def publish(self, standing: DriverStatus) -> None:
         """Tell how far the run of shards is."""
         for outcome in ("done", "failed", "lost"):
             if news := getattr(standing, outcome) - getattr(self._told, outcome):

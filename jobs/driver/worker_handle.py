@@ -18,7 +18,7 @@ from ray.exceptions import (
 )
 
 from jobs.driver.retry_queue import Task
-from jobs.driver.worker_progress import Tally
+from jobs.driver.worker_progress import WorkerProgress
 from jobs.ray_cluster import Workers
 
 # The memory monitor of Ray kills workers too, and says so by an error of its own.
@@ -30,7 +30,7 @@ _UNCLEAR_SECONDS: Final = 90.0
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class HangTimeouts:
     """How long a worker may make no progress before it counts as hung.
 
     first_seconds: until its first batch is done, when nothing is known of its speed. After that
@@ -41,7 +41,7 @@ class Patience:
     quiet_seconds: float = 300.0
     times: float = 20.0
 
-    def limit(self, own: Tally, slowest: float) -> float:
+    def limit(self, own: WorkerProgress, slowest: float) -> float:
         """Seconds without progress after which the worker with the tally own is hung.
 
         slowest: the most batch_seconds of any worker.
@@ -49,10 +49,10 @@ class Patience:
         return max(self.quiet_seconds, self.times * slowest) if own.images else self.first_seconds
 
 
-PATIENCE: Final = Patience()
+PATIENCE: Final = HangTimeouts()
 
 
-class Actor:
+class RayWorker:
     """All that is asked of Ray for one worker: start it, call it, end it."""
 
     def __init__(self, worker: type, settings: Any, workers: Workers) -> None:
@@ -77,17 +77,17 @@ class Actor:
         ray.kill(self._handle)
 
 
-class Slot:
+class WorkerHandle:
     """A worker: its actor, the shards it was given (the first one runs), and its last tally.
 
     The deadline of the shard that runs moves on with every image prepared and every batch finished.
     """
 
-    def __init__(self, actor: Actor, now: float) -> None:
+    def __init__(self, actor: RayWorker, now: float) -> None:
         self.actor = actor
         self.queue: deque[tuple[ray.ObjectRef, Task]] = deque()
         self._careful = False
-        self.tally = Tally()
+        self.tally = WorkerProgress()
         self.about: dict[str, Any] | None = None
         self.node: str | None = None
         self._starting = actor.introduce()
@@ -139,7 +139,7 @@ class Slot:
         return self.queue[0][0] if self.queue else None
 
 
-class Verdict(Enum):
+class LossCause(Enum):
     """Why a worker is no longer there, as far as is known."""
 
     UNKNOWN = "unknown"
@@ -147,29 +147,29 @@ class Verdict(Enum):
     WORKER = "it died, or was killed"
 
 
-class Doubt:
+class WorkerLoss:
     """A worker that was lost, while it is not clear whether its node was lost as well.
 
     Of a lost node Ray says at first only that the actor cannot be reached (ActorUnavailableError), and of
     a worker that died on a machine under load as well. made_at, since: when it was started and was lost.
     """
 
-    def __init__(self, slot: Slot, error: RayError, now: float) -> None:
+    def __init__(self, slot: WorkerHandle, error: RayError, now: float) -> None:
         self._slot, self.made_at, self.since = slot, slot.made_at, now
         self.task = slot.queue[0][1] if slot.queue else None
         self.why = _reason(error)
         self._unclear = isinstance(error, ActorUnavailableError)
         self._asked: ray.ObjectRef | None = None
 
-    def verdict(self, now: float, nodes: set[str]) -> Verdict:
+    def verdict(self, now: float, nodes: set[str]) -> LossCause:
         """nodes: ids of those that live."""
         if self._slot.node is not None and self._slot.node not in nodes:
-            return Verdict.NODE
+            return LossCause.NODE
         if self._unclear and now - self.since < _UNCLEAR_SECONDS:
             return self._ask()
-        return Verdict.WORKER if now - self.since > _SOON_SECONDS else Verdict.UNKNOWN
+        return LossCause.WORKER if now - self.since > _SOON_SECONDS else LossCause.UNKNOWN
 
-    def _ask(self) -> Verdict:
+    def _ask(self) -> LossCause:
         """Whether the actor answers: then the connection alone was lost, and no node."""
         if self._asked is None:
             self._asked = self._slot.actor.tally()
@@ -178,12 +178,12 @@ class Doubt:
             try:
                 ray.get(asked)
             except ActorUnavailableError:
-                return Verdict.UNKNOWN
+                return LossCause.UNKNOWN
             except DEATHS as error:
                 self.why, self._unclear = _reason(error), False
             else:
-                return Verdict.WORKER
-        return Verdict.UNKNOWN
+                return LossCause.WORKER
+        return LossCause.UNKNOWN
 
     def end(self) -> None:
         """Make sure that the actor is gone: it may only be out of reach, and still hold its cores."""

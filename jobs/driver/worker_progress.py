@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Tally:
+class WorkerProgress:
     """Rows that a worker has finished: of the shard it runs by status, of all its shards in time.
 
     prepared counts images that were read and decoded: it tells a slow worker from one that hangs. Times
@@ -34,7 +34,7 @@ class Tally:
             self.first_batch, self.first_at = len(statuses), self.last_at
 
 
-def batch_seconds(tally: Tally) -> float:
+def batch_seconds(tally: WorkerProgress) -> float:
     """What a batch takes at a worker's images/s; 0 where that is not known yet."""
     if tally.images <= tally.first_batch:
         return 0.0
@@ -42,7 +42,7 @@ def batch_seconds(tally: Tally) -> float:
     return tally.first_batch / rate
 
 
-def steady_rate(tallies: list[Tally]) -> float | None:
+def steady_rate(tallies: list[WorkerProgress]) -> float | None:
     """Images per second after each worker's first batch; None where no worker had a second one."""
     steady = [tally for tally in tallies if tally.last_at > tally.first_at > 0]
     if not steady:

@@ -17,7 +17,7 @@ from jobs.options import add_local_root, gpus, number, share, whole
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from jobs.finetune.train_loop import Course
+    from jobs.finetune.config import FinetuneConfig
     from jobs.ray_cluster import Workers
 
 HELP = "teach a network your classes from image labels alone"
@@ -98,10 +98,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         roots=args.local_root,
     )
 
-    from jobs.finetune.config import plan_course  # torch comes with it
+    from jobs.finetune.config import build_config  # torch comes with it
 
     held = held_back(examples.source.items, args.validation, args.seed)
-    course = plan_course(args, examples, held)
+    course = build_config(args, examples, held)
     settings = _settings(args, course)
     _remember(store, settings, resume=args.resume)
     console.note(
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from camworker.networks import package as weights
     from camworker.reports.render import training_page
 
-    package = weights.make(
+    package = weights.build_package(
         args.network,
         state,
         examples.classes,
@@ -159,7 +159,7 @@ def _refuse_overwriting(args: argparse.Namespace, store: Store) -> None:
         raise UsageError(f"{args.output} holds no training to resume: leave --resume out")
 
 
-def _settings(args: argparse.Namespace, course: "Course") -> dict[str, Any]:
+def _settings(args: argparse.Namespace, course: "FinetuneConfig") -> dict[str, Any]:
     """What decides the training, as a package and its page tell it."""
     from jobs.finetune.config import RANDOM
 
@@ -194,18 +194,18 @@ def _remember(store: Store, settings: dict[str, Any], *, resume: bool) -> None:
 
 
 def _train(
-    args: argparse.Namespace, console: Console, course: "Course"
+    args: argparse.Namespace, console: Console, course: "FinetuneConfig"
 ) -> tuple[dict[str, Any], int, list[dict[str, Any]]]:
     """Run Ray Train to its end. Returns the best epoch's weights, that epoch's index, and all epochs."""
     import ray
     import torch
 
-    from jobs.finetune.train_loop import STATE, Board
-    from jobs.ray_cluster import connected, fit_workers
+    from jobs.finetune.train_loop import STATE, ProgressActor
+    from jobs.ray_cluster import connected, plan_workers
 
     with connected(args.address, verbose=console.verbose):
-        workers = fit_workers(args.workers, args.gpus_per_worker)
-        board = ray.remote(num_cpus=0)(Board).remote()
+        workers = plan_workers(args.workers, args.gpus_per_worker)
+        board = ray.remote(num_cpus=0)(ProgressActor).remote()
         result: list[Any] = []
         thread = threading.Thread(
             target=lambda: result.append(_fit(args, course, workers, board)), daemon=True
@@ -223,17 +223,17 @@ def _train(
         return state["network"], len(state["history"]) - 1, result[0].metrics["history"]
 
 
-def _fit(args: argparse.Namespace, course: "Course", workers: "Workers", board: Any) -> Any:
+def _fit(args: argparse.Namespace, course: "FinetuneConfig", workers: "Workers", board: Any) -> Any:
     """What TorchTrainer.fit returns, or the error that ended it."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from jobs.finetune.train_loop import work
+    from jobs.finetune.train_loop import train_worker
 
     resources = {"CPU": workers.cores, **({"GPU": workers.gpus} if workers.gpus else {})}
     output = args.output if "://" in args.output else local_path(args.output)
     trainer = TorchTrainer(
-        work,
+        train_worker,
         train_loop_config={"course": course, "board": board, "cores": workers.cores},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources

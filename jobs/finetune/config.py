@@ -21,7 +21,7 @@ RANDOM: Final = "random"
 
 
 @dataclass(frozen=True)
-class Course:
+class FinetuneConfig:
     """All that a worker needs to know. boxes: of each held-back item, its true boxes by label."""
 
     network: str
@@ -37,7 +37,7 @@ class Course:
     tables: dict[str, str]
 
 
-def plan_course(args: argparse.Namespace, examples: Examples, held: NDArray[np.bool_]) -> Course:
+def build_config(args: argparse.Namespace, examples: Examples, held: NDArray[np.bool_]) -> FinetuneConfig:
     """Check all that was asked for. Raises UsageError."""
     start = args.backbone_weights or (PUBLISHED if args.network == DEFAULT else None)
     if start is None and args.network != "nin":
@@ -46,7 +46,7 @@ def plan_course(args: argparse.Namespace, examples: Examples, held: NDArray[np.b
             "library publishes), a file, or random"
         )
     start = None if start == RANDOM else start
-    network = weights.initial(
+    network = weights.build_for_training(
         args.network, len(examples.classes), pooling=args.pooling, backbone_weights=start
     )
     preprocessing = network.preprocessing
@@ -55,7 +55,7 @@ def plan_course(args: argparse.Namespace, examples: Examples, held: NDArray[np.b
     check_gap_head(network, preprocessing.input_size)
     items = examples.source.items
     training, held_items = items.filter(pa.array(~held)), items.filter(pa.array(held))
-    return Course(
+    return FinetuneConfig(
         network=args.network,
         pooling=network.pooling,
         classes=len(examples.classes),

@@ -16,14 +16,14 @@ from ray.train.torch import get_device, prepare_model
 from camworker.networks import package as weights
 from camworker.training.data import training_batches, unpack
 from camworker.training.trainer import Trainer, is_enough, score
-from jobs.finetune.config import Course
+from jobs.finetune.config import FinetuneConfig
 
 STATE: Final = "state.pt"
 _SECONDS_BETWEEN_TELLINGS: Final = 0.5
 _LOADERS: Final = 8  # processes that read and decode, at most
 
 
-class Board:
+class ProgressActor:
     """A Ray actor that holds the latest news: the driver reads it while Ray Train runs."""
 
     def __init__(self) -> None:
@@ -36,15 +36,15 @@ class Board:
         return self._news
 
 
-def work(config: dict[str, Any]) -> None:
+def train_worker(config: dict[str, Any]) -> None:
     """Train in one of the processes that Ray Train starts; report and checkpoint after each epoch."""
-    course: Course = config["course"]
+    course: FinetuneConfig = config["course"]
     cores: int = config["cores"]
     board: ray.actor.ActorHandle = config["board"]
     how, context = course.how, ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     _be_repeatable(how.seed, cores)
-    network = weights.initial(
+    network = weights.build_for_training(
         course.network,
         course.classes,
         pooling=course.pooling,  # type: ignore[arg-type]

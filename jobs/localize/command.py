@@ -18,11 +18,11 @@ from jobs.options import add_local_root, folder, gpus, share, whole
 
 if TYPE_CHECKING:
     from camworker.inputs.duckdb_scratch import ItemsFile
-    from camworker.inputs.sources import Listing
+    from camworker.inputs.sources import ItemListing
     from camworker.ledger.lease import Lease
     from camworker.schemas import CamShape
-    from jobs.localize.generation_runner import Summary
-    from jobs.localize.worker import Settings
+    from jobs.localize.generation_runner import RunSummary
+    from jobs.localize.worker import WorkerSettings
     from jobs.ray_cluster import Workers
 
 HELP = "label and box every image of a data set"
@@ -101,9 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Request:
     """What was asked for, checked. recipe: all of it that decides the rows; listing: what to localize."""
 
-    settings: "Settings"
+    settings: "WorkerSettings"
     recipe: dict[str, Any]
-    listing: "Listing"
+    listing: "ItemListing"
     cam_shape: "CamShape"
 
 
@@ -123,10 +123,10 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     ledger = Ledger(store, request.settings.recipe)
 
     from camworker.inputs.item_queries import measure
-    from camworker.ledger.lease import take
+    from camworker.ledger.lease import acquire
     from camworker.ledger.pending import unfinished_shards
-    from camworker.storage.probe import refuse_replacing
-    from jobs.localize.generation_runner import Summary
+    from camworker.storage.probe import require_conditional_writes
+    from jobs.localize.generation_runner import RunSummary
 
     # What is in an unfinished generation is counted when that one is completed; a dry run counts what is
     # left of it.
@@ -137,23 +137,23 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
         return _dry_run(args, console, request, to_do)
     counted = measure(to_do)
     skipped = request.listing.items.count - counted.there
-    summary = Summary(request.settings.recipe, out, max(generations, default=None), skipped)
+    summary = RunSummary(request.settings.recipe, out, max(generations, default=None), skipped)
     done = True
     if counted.count or unfinished:
         from jobs import json_logs as logs
-        from jobs.ray_cluster import connected, fit_workers
+        from jobs.ray_cluster import connected, plan_workers
 
         if console.verbose or logs.in_job():
             logs.write_lines()
         with connected(args.address, verbose=console.verbose):
-            workers = fit_workers(args.workers, args.gpus_per_worker)
+            workers = plan_workers(args.workers, args.gpus_per_worker)
             images = -(-counted.there // workers.count)
             request = replace(request, settings=replace(request.settings, images=images))
             # Nothing is written before all that was asked for is known to work.
             if is_s3(out) and not args.single_writer:
-                refuse_replacing(store, out)
+                require_conditional_writes(store, out)
             try:
-                with take(store, ledger.recipe) as lease:
+                with acquire(store, ledger.recipe) as lease:
                     done = _work(args, console, request, ledger, lease, workers, summary)
             except LeaseHeldError as error:
                 console.note(f"camworker localize: {error}")
@@ -176,9 +176,9 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     from camworker.boxes.rules import check_rule
     from camworker.inference.localizer import cam_shape
     from camworker.inputs.item_queries import measure, select_items
-    from camworker.ledger.plan import make_recipe, row_bytes, shard_size
+    from camworker.ledger.plan import choose_shard_size, make_recipe, row_bytes
     from camworker.networks.package import load
-    from jobs.localize.worker import Settings
+    from jobs.localize.worker import WorkerSettings
 
     box_rule = check_rule(args.box_rule)
     package = load(args.network, args.weights, output_stride=args.output_stride)
@@ -196,7 +196,9 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     )
     items = select_items(listing.items, limit=args.limit, sample=args.sample, seed=args.seed)
     found = measure(items)
-    shard_size(found.count, 1, row_bytes(found.labels, shape), args.shard_size)  # refuses what is too much
+    choose_shard_size(
+        found.count, 1, row_bytes(found.labels, shape), args.shard_size
+    )  # refuses what is too much
     recipe = make_recipe(
         {
             "network": package.name,
@@ -217,7 +219,7 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
             "precision": args.precision,
         }
     )
-    settings = Settings(
+    settings = WorkerSettings(
         out=out,
         recipe=recipe_id(recipe),
         fingerprint=package.fingerprint,
@@ -244,12 +246,12 @@ def _work(
     ledger: Ledger,
     lease: "Lease",
     workers: "Workers",
-    summary: "Summary",
+    summary: "RunSummary",
 ) -> bool:
     """Complete the generations that an earlier run left, then plan and run what is new."""
     from camworker.inputs.duckdb_scratch import release_memory
     from camworker.inputs.item_queries import measure
-    from camworker.ledger.plan import row_bytes, shard_size, write_generation
+    from camworker.ledger.plan import choose_shard_size, row_bytes, write_generation
     from jobs.localize.generation_runner import Runner
 
     ledger.write_recipe(request.recipe)
@@ -263,7 +265,7 @@ def _work(
     number = max(ledger.generations(), default=0) + 1
     new = _pending(args, request, ledger)
     while (found := measure(new)).count and not runner.stopped:
-        size = shard_size(
+        size = choose_shard_size(
             found.count, workers.count, row_bytes(found.labels, request.cam_shape), args.shard_size
         )
         listing = request.listing
@@ -280,13 +282,15 @@ def _work(
 
 def _dry_run(args: argparse.Namespace, console: Console, request: _Request, to_do: "ItemsFile") -> int:
     from camworker.inputs.item_queries import measure
-    from camworker.ledger.plan import row_bytes, shard_size
+    from camworker.ledger.plan import choose_shard_size, row_bytes
     from jobs.localize.dry_run import dry_run
     from jobs.ray_cluster import local_workers
 
     found = measure(to_do)
     workers = local_workers(args.workers, args.gpus_per_worker)
-    size = shard_size(found.count, workers.count, row_bytes(found.labels, request.cam_shape), args.shard_size)
+    size = choose_shard_size(
+        found.count, workers.count, row_bytes(found.labels, request.cam_shape), args.shard_size
+    )
     return dry_run(console, request.settings, replace(request.listing, items=to_do), found, workers, size)
 
 

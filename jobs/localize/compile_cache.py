@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 import camworker
-from camworker.inference.compile import Compile, compiler, repays
+from camworker.inference.compile import Compile, compiler, is_worthwhile
 from camworker.inference.localizer import Localizer
 
 
-def settle(localizer: Localizer, compile: Compile, images: int, streams: int) -> str:
+def compile_if_worthwhile(localizer: Localizer, compile: Compile, images: int, streams: int) -> str:
     """Compile the network where that is asked for, or (auto) repaid by images; what came of it, in words.
 
     images: about how many this worker will see. streams: batches at a time. Of the workers of a node one
@@ -27,7 +27,7 @@ def settle(localizer: Localizer, compile: Compile, images: int, streams: int) ->
     file = folder / f"{_key(localizer)}.pt2"
     if compile == "auto":
         seconds_each, device = localizer.seconds_each() / streams, localizer.device.type
-        if not repays(images, seconds_each, device=device, compiled=file.exists()):
+        if not is_worthwhile(images, seconds_each, device=device, compiled=file.exists()):
             return "off"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from jobs.console import DONE, Console, duration
-from jobs.localize.worker import Settings, start
+from jobs.localize.worker import WorkerSettings, start
 from jobs.ray_cluster import Workers
 
 if TYPE_CHECKING:
-    from camworker.inputs.item_queries import Measure
-    from camworker.inputs.sources import Listing
+    from camworker.inputs.item_queries import ItemStats
+    from camworker.inputs.sources import ItemListing
 
 _SECONDS: Final = 10.0
 _BATCHES: Final = 16
@@ -18,9 +18,9 @@ _BATCHES: Final = 16
 
 def dry_run(
     console: Console,
-    settings: Settings,
-    pending: "Listing",
-    found: "Measure",
+    settings: WorkerSettings,
+    pending: "ItemListing",
+    found: "ItemStats",
     workers: Workers,
     shard_size: int,
 ) -> int:
@@ -54,7 +54,7 @@ def dry_run(
     return DONE
 
 
-def _images_per_second(settings: Settings, pending: "Listing", cores: int) -> float | None:
+def _images_per_second(settings: WorkerSettings, pending: "ItemListing", cores: int) -> float | None:
     """One worker's rate after its first batch; over everything where there is no second batch."""
     from camworker.inference.shard import localize_items
 

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from camworker.inference.shard import Done
-from camworker.inference.stage_timer import Spent
+from camworker.inference.stage_timer import StageTimes
 from camworker.ledger.lease import Lease
 from camworker.ledger.ledger import Ledger, Plan
 from jobs import json_logs as logs
 from jobs.console import Console, ImageProgress, duration
 from jobs.driver.driver import Driver, Outcome
 from jobs.driver.telemetry import DriverMetrics
-from jobs.localize.worker import Settings, Worker, rounded
+from jobs.localize.worker import Worker, WorkerSettings, rounded
 from jobs.ray_cluster import Workers
 
 _log = logs.LOG.getChild("driver")
@@ -26,7 +26,7 @@ _TOLD: Final = ("images", "seconds", "stages", "read_bytes", "failed_attempts", 
 
 
 @dataclass
-class Summary:
+class RunSummary:
     """What one localize did: images computed now, those that were done before (skipped), parts.
 
     removed: rows that say that an image is no longer listed; they are planned, and not processed.
@@ -83,18 +83,18 @@ class Runner:
 
     ledger: Ledger
     lease: Lease
-    settings: Settings
+    settings: WorkerSettings
     workers: Workers
     max_error_rate: float
     console: Console
-    summary: Summary
+    summary: RunSummary
     stopped: bool = False
 
     def complete(self, plan: Plan) -> bool:
         """Run a generation's shards and write its run record; False when that was not possible."""
         if self.stopped:
             return False
-        with logs.where(recipe=plan.recipe, generation=plan.generation):
+        with logs.log_context(recipe=plan.recipe, generation=plan.generation):
             return self._complete(plan)
 
     def _complete(self, plan: Plan) -> bool:
@@ -106,7 +106,7 @@ class Runner:
         if why := outcome.about.get("compilation", "").partition("off: ")[2]:
             self.console.note(f"the network was not compiled, and was slower than it could be: {why}")
         for (_, shard), why in outcome.lost.items():
-            with logs.where(shard=shard):
+            with logs.log_context(shard=shard):
                 self._note(f"shard {shard} of generation {plan.generation} could not be done: {why}")
         if outcome.stopped:
             self._note(f"stopped: {outcome.stopped}; run the same command again to resume")
@@ -170,7 +170,7 @@ def _failed(images: Mapping[str, int]) -> int:
 def _run_record(plan: Plan, outcome: Outcome[Done], seconds: float) -> dict[str, Any]:
     """What it took (seconds, stages, bytes read, attempts, restarts) is of this run, not of earlier ones."""
     parts = [outcome.done[task].part for task in sorted(outcome.done)]
-    spent = sum((done.spent for done in outcome.done.values()), Spent())
+    spent = sum((done.spent for done in outcome.done.values()), StageTimes())
     return {
         "recipe": plan.recipe,
         "generation": plan.generation,

@@ -14,21 +14,21 @@ from camworker.frame import Resize, Views
 from camworker.inference.compile import Compile
 from camworker.inference.localizer import Localizer, Precision
 from camworker.inference.shard import Done, run_shard
-from camworker.inference.stage_timer import Stages
-from camworker.inference.threads import Threads, divide_threads
+from camworker.inference.stage_timer import StageTimer
+from camworker.inference.threads import ThreadBudget, divide_threads
 from camworker.ledger.ledger import Ledger, Plan
-from camworker.networks.package import Package, load
+from camworker.networks.package import NetworkPackage, load
 from camworker.storage.store import open_store
 from jobs import json_logs as logs
 from jobs.driver.telemetry import WorkerMetrics
-from jobs.driver.worker_progress import Tally
-from jobs.localize.compile_cache import settle
+from jobs.driver.worker_progress import WorkerProgress
+from jobs.localize.compile_cache import compile_if_worthwhile
 
 _log = logs.LOG.getChild("worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class WorkerSettings:
     """What every worker of a run is started with. verbose: log every image that fails."""
 
     out: str
@@ -63,7 +63,9 @@ class Settings:
         )
 
 
-def load_planned(network: str, weights: str | None, output_stride: int | None, fingerprint: str) -> Package:
+def load_planned(
+    network: str, weights: str | None, output_stride: int | None, fingerprint: str
+) -> NetworkPackage:
     """The network that the driver planned with. Raises CommitError when its weights have changed since."""
     package = load(network, weights, output_stride=output_stride)
     if package.fingerprint != fingerprint:
@@ -71,30 +73,30 @@ def load_planned(network: str, weights: str | None, output_stride: int | None, f
     return package
 
 
-def start(localizer: Localizer, settings: Settings, cores: int) -> tuple[Threads, str]:
+def start(localizer: Localizer, settings: WorkerSettings, cores: int) -> tuple[ThreadBudget, str]:
     """Divide this process's cores, and compile the network if it is worth it; what came of that, in words."""
     import torch
 
     threads = divide_threads(cores, gpu=localizer.device.type == "cuda")
     torch.set_num_threads(threads.each)
-    return threads, settle(localizer, settings.compile, settings.images, threads.streams)
+    return threads, compile_if_worthwhile(localizer, settings.compile, settings.images, threads.streams)
 
 
 class Worker:
     """Made into a Ray actor by the driver; shards run in order, tally answers beside them."""
 
-    def __init__(self, settings: Settings, cores: int) -> None:
+    def __init__(self, settings: WorkerSettings, cores: int) -> None:
         logs.write_lines(logging.DEBUG if settings.verbose else logging.INFO)
         self._recipe = settings.recipe
         self._localizer = settings.localizer()
         self._threads, self._compilation = start(self._localizer, settings, cores)
         self._ledger = Ledger(open_store(settings.out), settings.recipe)
         self._plans: dict[int, Plan] = {}
-        self._tally = Tally()
-        self._stages = Stages()
+        self._tally = WorkerProgress()
+        self._stages = StageTimer()
         on_gpu = self._localizer.device.type == "cuda"
         self._metrics = WorkerMetrics(settings.recipe, self._stages, on_gpu=on_gpu)
-        with logs.where(recipe=self._recipe):
+        with logs.log_context(recipe=self._recipe):
             _log.info("worker started", extra={"cores": cores, **self.about()})
 
     def about(self) -> dict[str, Any]:
@@ -109,7 +111,7 @@ class Worker:
 
     def run(self, generation: int, shard: int, careful: bool) -> Done:
         """Localize and commit one shard; careful: so that an image that kills a decoder kills no worker."""
-        with logs.where(recipe=self._recipe, generation=generation, shard=shard):
+        with logs.log_context(recipe=self._recipe, generation=generation, shard=shard):
             _log.info("shard started", extra={"careful": careful})
             try:
                 done = self._run(generation, shard, careful)
@@ -148,7 +150,7 @@ class Worker:
         self._metrics.publish(statuses)
 
     @ray.method(concurrency_group="tally")
-    def tally(self) -> Tally:
+    def tally(self) -> WorkerProgress:
         """Rows finished so far, those of the running shard included."""
         return self._tally
 

@@ -11,7 +11,7 @@ from jobs.options import folder, share, whole
 
 if TYPE_CHECKING:
     from camworker.metrics.summary import TruthFacts
-    from camworker.metrics.tally import Measure
+    from camworker.metrics.tally import EvaluationConfig
 
 HELP = "localization metrics against ground truth"
 
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     ledgers = _open(args)
 
-    from camworker.metrics.summary import FIGURES, compare, compute
+    from camworker.metrics.summary import METRICS, compare, compute
     from camworker.metrics.tally import Tally
     from jobs.summarize.tally_parts import tally_all
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     summary["compared"] = [
         {
             "recipe": other["recipe"],
-            **{name: other[name] for name in FIGURES},
+            **{name: other[name] for name in METRICS},
             "difference": compare(tally, others, summary, other),
         }
         for _, _, others, _, _, other in found[1:]
@@ -134,11 +134,11 @@ def _open(args: argparse.Namespace) -> list[Ledger]:
     return [open_ledger(store, name, args.output) for name in names]
 
 
-def _measure(args: argparse.Namespace, ledger: Ledger, recipe: dict[str, Any]) -> "Measure":
+def _measure(args: argparse.Namespace, ledger: Ledger, recipe: dict[str, Any]) -> "EvaluationConfig":
     from camworker.dataset import committed_parts, map_shape
     from camworker.ledger.inventory import recorded_parts
     from camworker.metrics.matching import Criteria
-    from camworker.metrics.tally import Measure
+    from camworker.metrics.tally import EvaluationConfig
 
     place, first = next(iter(committed_parts(ledger).items()))
     criteria = Criteria.of_recipe(
@@ -147,7 +147,9 @@ def _measure(args: argparse.Namespace, ledger: Ledger, recipe: dict[str, Any]) -
         box_rule=args.box_rule if args.box_rule != recipe["box_rule"] else None,
         inclusive=args.iou_convention == "inclusive",
     )
-    return Measure(criteria, len(recipe["class_names"]), _sweep_rule(args, recipe), args.select_threshold_on)
+    return EvaluationConfig(
+        criteria, len(recipe["class_names"]), _sweep_rule(args, recipe), args.select_threshold_on
+    )
 
 
 def _sweep_rule(args: argparse.Namespace, recipe: dict[str, Any]) -> Any:

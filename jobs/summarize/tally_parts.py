@@ -13,7 +13,7 @@ from jobs.console import Console, ImageProgress
 
 if TYPE_CHECKING:
     from camworker.metrics.summary import TruthFacts
-    from camworker.metrics.tally import Measure, Tally
+    from camworker.metrics.tally import EvaluationConfig, Tally
 
 HERE_BYTES: Final = 8 * 2**20  # less is tallied in this process: starting Ray would take longer
 _AHEAD: Final = 2  # parts queued for each core
@@ -27,7 +27,7 @@ def tally_all(
     console: Console,
     ledger: Ledger,
     recipe: dict[str, Any],
-    measure: "Measure",
+    measure: "EvaluationConfig",
     tally: "Tally",
 ) -> "tuple[TruthFacts, ShownBoxes]":
     """Merge the tallies of all parts into tally."""
@@ -70,7 +70,13 @@ def tally_all(
 
 
 def _tally_part(
-    output: str, recipe: str, key: str, record: Part | None, later: Any, truth: Any, measure: "Measure"
+    output: str,
+    recipe: str,
+    key: str,
+    record: Part | None,
+    later: Any,
+    truth: Any,
+    measure: "EvaluationConfig",
 ) -> "Tally":
     """One part's tally: what a Ray task does. record: what every byte of the part is compared with."""
     from camworker.dataset import read_latest

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from camworker.reports.units_page import Pictures
     from camworker.units.top_activations import Excited
-    from jobs.units.request import Listing, Request
+    from jobs.units.request import ImageBatchSource, Request
 
 HELP = "which units speak for a class, and the patches that excite them"
 
@@ -75,9 +75,9 @@ class _Counts:
 def run(args: argparse.Namespace, console: Console) -> int:
     started = time.monotonic()
 
-    from jobs.units.request import all_items, ask
+    from jobs.units.request import all_items, build_request
 
-    request = ask(args)
+    request = build_request(args)
     side = _patch_side(request)
     excited = _work(args, console, request)
     if excited is None:
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _patch_side(request: "Request") -> int | None:
     """Side of a patch in input pixels, by the first images that decode; None where none does."""
-    from camworker.inference.localizer import Localizer, Prepared
+    from camworker.inference.localizer import Localizer, PreprocessedImage
     from camworker.inference.prefetch import prepared_batches
     from camworker.units.receptive_field import effective_side
 
@@ -133,13 +133,13 @@ def _patch_side(request: "Request") -> int | None:
         resize=settings.resize,
         batch_size=_IMAGES_FOR_SIDE,
     )
-    good: list[Prepared] = []
+    good: list[PreprocessedImage] = []
     for listing in request.listings:
         # Carefully: the image that kills its decoder must not kill the driver.
         for _, batch in prepared_batches(
             listing.items, localizer, decoders=1, verify=listing.verify, tables=listing.tables, careful=True
         ):
-            good += [image for image in batch if isinstance(image, Prepared)]
+            good += [image for image in batch if isinstance(image, PreprocessedImage)]
             if len(good) >= _IMAGES_FOR_SIDE:
                 break
         if len(good) >= _IMAGES_FOR_SIDE:
@@ -153,15 +153,15 @@ def _work(args: argparse.Namespace, console: Console, request: "Request") -> "Ex
     """Look at every image, on the cluster; None when that was stopped or a shard could not be done."""
     import numpy as np
 
-    from camworker.ledger.plan import shard_size
-    from camworker.units.top_activations import Excitations, Excited
+    from camworker.ledger.plan import choose_shard_size
+    from camworker.units.top_activations import Excited, TopActivations
     from jobs.driver.driver import Driver
-    from jobs.ray_cluster import connected, fit_workers
+    from jobs.ray_cluster import connected, plan_workers
     from jobs.units.worker import UnitsWorker
 
     settings, listings = request.settings, request.listings
     total = Excited(
-        Excitations.none(len(settings.units_U), settings.count),
+        TopActivations.none(len(settings.units_U), settings.count),
         Counter(),
         np.zeros(len(request.package.classes), np.int64),
     )
@@ -172,8 +172,8 @@ def _work(args: argparse.Namespace, console: Console, request: "Request") -> "Ex
         return _Counts(excited.images)
 
     with connected(args.address, verbose=console.verbose):
-        workers = fit_workers(args.workers, args.gpus_per_worker)
-        size = shard_size(request.images, workers.count, row_bytes=0)
+        workers = plan_workers(args.workers, args.gpus_per_worker)
+        size = choose_shard_size(request.images, workers.count, row_bytes=0)
         tasks = [
             (index, shard)
             for index, listing in enumerate(listings)
@@ -252,13 +252,13 @@ def _write_page(
     )
 
 
-def _pictures(shown: "pa.Table", listings: "list[Listing]") -> "Pictures":
+def _pictures(shown: "pa.Table", listings: "list[ImageBatchSource]") -> "Pictures":
     """The patches of these rows, cut from the photographs, each of which is read once."""
     import pyarrow.compute as pc
 
     from camworker.errors import Failure
     from camworker.images.decode import decode
-    from camworker.inputs.fetch import fetches
+    from camworker.inputs.fetch import open_fetchers
     from camworker.reports.units_page import box_of, cut_patch
 
     boxes = defaultdict(set)
@@ -267,7 +267,7 @@ def _pictures(shown: "pa.Table", listings: "list[Listing]") -> "Pictures":
     pictures = {}
     for listing in listings:
         items = listing.items.filter(pc.is_in(listing.items["image_id"], pc.unique(shown["image_id"])))
-        sources = fetches(items, verify=listing.verify, tables=listing.tables)
+        sources = open_fetchers(items, verify=listing.verify, tables=listing.tables)
         for image_id, fetch in zip(items["image_id"].to_pylist(), sources, strict=True):
             data = fetch()
             pixels_CHW = data if isinstance(data, Failure) else decode(data)

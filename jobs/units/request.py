@@ -21,14 +21,14 @@ from camworker.storage.store import open_store
 from camworker.units.top_activations import units_of_classes
 
 if TYPE_CHECKING:
-    from camworker.networks.package import Package
+    from camworker.networks.package import NetworkPackage
     from jobs.units.worker import UnitsSettings
 
 _COLUMNS: Final = ("image_id", "uri", "source_row", "identity")
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class ImageBatchSource:
     """Images that are read alike. items: image_id, uri, source_row, identity, number.
 
     number: of the image by its id among all listings. verify, tables: as in Plan.
@@ -49,8 +49,8 @@ class Listing:
 class Request:
     """What was asked for, checked. package: float32, on the CPU; labels: of the classes, in their order."""
 
-    package: "Package"
-    listings: list[Listing]
+    package: "NetworkPackage"
+    listings: list[ImageBatchSource]
     labels: NDArray[np.int32]
     units_KU: NDArray[np.int32]
     weights_KC: NDArray[np.float32]
@@ -62,7 +62,7 @@ class Request:
         return sum(listing.items.num_rows for listing in self.listings)
 
 
-def ask(args: argparse.Namespace) -> Request:
+def build_request(args: argparse.Namespace) -> Request:
     """Check all that was asked for. Raises UsageError."""
     path = check_location(args.input)  # before seconds go into importing torch
     recipe, ledger = {}, None
@@ -114,7 +114,7 @@ def ask(args: argparse.Namespace) -> Request:
     return Request(package, listings, labels, units_KU, weights_KC, map_size, settings)
 
 
-def _of_output(args: argparse.Namespace, ledger: Ledger) -> list[Listing]:
+def _of_output(args: argparse.Namespace, ledger: Ledger) -> list[ImageBatchSource]:
     """The current images of a recipe that are ok, a listing for each generation that has some."""
     rows = pa.concat_tables(
         table.filter(pc.equal(table["status"], "ok")).replace_schema_metadata(None)
@@ -125,18 +125,18 @@ def _of_output(args: argparse.Namespace, ledger: Ledger) -> list[Listing]:
     for generation in pc.unique(rows["generation"]).to_pylist():
         plan = ledger.read_plan(generation)
         here = rows.filter(pc.equal(rows["generation"], generation)).select([*_COLUMNS, "number"])
-        listings.append(Listing(here, plan.verify, plan.tables))
+        listings.append(ImageBatchSource(here, plan.verify, plan.tables))
     return listings
 
 
-def _of_input(args: argparse.Namespace, classes: Classes) -> list[Listing]:
+def _of_input(args: argparse.Namespace, classes: Classes) -> list[ImageBatchSource]:
     """The images that localize would list at INPUT."""
     source = open_source(args.input, classes, roots=args.local_root)
     items = _numbered(_selected(source.items, args)).select([*_COLUMNS, "number"])
-    return [Listing(items, source.verifiable, source.tables)]
+    return [ImageBatchSource(items, source.verifiable, source.tables)]
 
 
-def all_items(listings: list[Listing]) -> pa.Table:
+def all_items(listings: list[ImageBatchSource]) -> pa.Table:
     """The items of all listings."""
     return pa.concat_tables([listing.items for listing in listings])
 

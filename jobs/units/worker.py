@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from camworker.frame import Resize
 from camworker.inference.localizer import Localizer, Precision
-from camworker.units.collect import excite
+from camworker.units.collect import collect_top_activations
 from camworker.units.top_activations import Excited
-from jobs.localize.worker import Tally, load_planned
+from jobs.driver.worker_progress import WorkerProgress
+from jobs.localize.worker import load_planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class UnitsWorker:
         self._cores = cores
         self._settings = settings
         self._localizer = settings.localizer()
-        self._tally = Tally()
+        self._tally = WorkerProgress()
 
     def about(self) -> dict[str, Any]:
         """What was resolved here."""
@@ -64,7 +65,7 @@ class UnitsWorker:
     def run(self, items: pa.Table, verify: bool, tables: dict[str, str], careful: bool) -> Excited:
         """One shard's peaks; careful: so that an image that kills a decoder kills no worker."""
         self._tally.running = Counter()
-        excited = excite(
+        excited = collect_top_activations(
             items,
             self._localizer,
             self._settings.units_U,
@@ -79,6 +80,6 @@ class UnitsWorker:
         return excited
 
     @ray.method(concurrency_group="tally")
-    def tally(self) -> Tally:
+    def tally(self) -> WorkerProgress:
         """Rows finished so far, those of the running shard included."""
         return self._tally

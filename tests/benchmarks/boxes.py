@@ -20,7 +20,7 @@ import torch
 from camworker import Localizer
 from camworker.boxes.rules import boxes_from_cams
 from camworker.frame import Frame
-from camworker.inference.localizer import Maps, Prepared
+from camworker.inference.localizer import Maps, PreprocessedImage
 from camworker.inference.predictions import to_float16
 from camworker.inference.shard import encode
 from camworker.inputs.sources import open_source
@@ -92,7 +92,7 @@ def main() -> None:
     )
 
 
-def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps | None, list[Prepared]]]:
+def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps | None, list[PreprocessedImage]]]:
     """The network's maps of all images, batch by batch; an image that cannot be read stops this."""
     batches = []
     for start in range(0, items.num_rows, BATCH):
@@ -100,7 +100,7 @@ def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps | None, list[
         for uri in items["uri"].slice(start, BATCH).to_pylist():
             with open(uri, "rb") as file:
                 image = localizer.prepare(file.read())
-            assert isinstance(image, Prepared), f"{uri}: {image.reason}"
+            assert isinstance(image, PreprocessedImage), f"{uri}: {image.reason}"
             images.append(image)
         batches.append((localizer.forward(images, [()] * len(images)), images))
     return batches

@@ -14,11 +14,11 @@ import pyarrow as pa
 import torch
 
 from camworker import Localizer
-from camworker.inference.localizer import Prepared, Received
+from camworker.inference.localizer import PreprocessedImage, Received
 from camworker.inference.shard import localize_items
-from camworker.inference.threads import Threads, divide_threads
+from camworker.inference.threads import ThreadBudget, divide_threads
 from camworker.networks import package as weights
-from jobs.localize.compile_cache import settle
+from jobs.localize.compile_cache import compile_if_worthwhile
 
 
 class Ours:
@@ -28,10 +28,10 @@ class Ours:
         self.package = weights.load(network, weights_from)
         self.localizer = Localizer(self.package)
         gpu = self.localizer.device.type == "cuda"
-        self.threads: Threads = divide_threads(len(os.sched_getaffinity(0)), gpu=gpu)
+        self.threads: ThreadBudget = divide_threads(len(os.sched_getaffinity(0)), gpu=gpu)
         torch.set_num_threads(self.threads.each)
         started = time.perf_counter()
-        self.compilation = settle(self.localizer, compile, 0, self.threads.streams)  # type: ignore[arg-type]
+        self.compilation = compile_if_worthwhile(self.localizer, compile, 0, self.threads.streams)  # type: ignore[arg-type]
         self.compile_seconds = time.perf_counter() - started
         self.files = files
         self.items = pa.table(
@@ -105,7 +105,7 @@ class Ours:
 
         for start in range(0, min(len(self.files), 12 * size) - size + 1, size):
             batch = timed("decode", partial(self._prepare, self.files[start : start + size]))
-            good = [image for image in batch if isinstance(image, Prepared)]
+            good = [image for image in batch if isinstance(image, PreprocessedImage)]
             look = partial(self._look, good)
             look()  # whoever comes first finds no pixels in the caches
             timed("network", look)
@@ -115,18 +115,18 @@ class Ours:
         medians["maps"] = medians.pop("network_and_maps") - medians["network"]
         return {name: round(value, 3) for name, value in medians.items()}
 
-    def _look(self, batch: list[Prepared]) -> None:
+    def _look(self, batch: list[PreprocessedImage]) -> None:
         with self.localizer.stream():
             self.localizer.features(batch)[1].cpu()
 
     def _prepare(self, files: list[Path]) -> list[Received]:
         return [self.localizer.prepare(file.read_bytes()) for file in files]
 
-    def _prepared(self) -> Iterator[list[Prepared]]:
+    def _prepared(self) -> Iterator[list[PreprocessedImage]]:
         size = self.localizer.batch_size
         for start in range(0, min(len(self.files), 25 * size), size):
             batch = self._prepare(self.files[start : start + size])
-            yield [image for image in batch if isinstance(image, Prepared)]
+            yield [image for image in batch if isinstance(image, PreprocessedImage)]
 
 
 def peak_memory() -> float:

@@ -17,7 +17,7 @@ from typing import Any
 from simulated import rss_mb
 
 from camworker.inference.shard import Done
-from camworker.inference.stage_timer import STAGES, Spent
+from camworker.inference.stage_timer import STAGES, StageTimes
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.storage.store import LocalStore
 from jobs.driver.driver import Outcome
@@ -55,7 +55,9 @@ def result(ledger: Ledger, shard: int) -> Done:
     """Of a shard of 4096 images, one of which is broken."""
     sha256 = hashlib.sha256(str(shard).encode()).hexdigest()
     images = {"ok": 4095, "decode_error": 1}
-    spent = Spent({stage: shard + number / 10 for number, stage in enumerate(STAGES)}, 437_000_000 + shard)
+    spent = StageTimes(
+        {stage: shard + number / 10 for number, stage in enumerate(STAGES)}, 437_000_000 + shard
+    )
     return Done(Part(shard, ledger.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0, spent)
 
 

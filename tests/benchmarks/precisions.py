@@ -17,7 +17,7 @@ from camworker.inference.predictions import AnyPrediction, Prediction, corners
 from camworker.inference.shard import localize_items
 from camworker.inputs.sources import open_source
 from camworker.networks import package as weights
-from jobs.localize.compile_cache import settle
+from jobs.localize.compile_cache import compile_if_worthwhile
 
 # Precision, compiled.
 CANDIDATES = (("float32", "off"), ("auto", "off"), ("auto", "on"), ("float16", "off"))
@@ -33,7 +33,7 @@ def main() -> None:
     reference: list[Prediction] = []
     for precision, compile in CANDIDATES:
         localizer = Localizer.load(precision=precision)
-        compilation = settle(localizer, compile, 0, 1)
+        compilation = compile_if_worthwhile(localizer, compile, 0, 1)
         started = time.perf_counter()
         rows: list[AnyPrediction] = []
         for _, predictions in localize_items(items, localizer, decoders=threads, verify=False):

@@ -31,7 +31,7 @@ from camworker.schemas import ITEMS
 from camworker.storage.local_files import identity_of_file
 from camworker.storage.store import open_store
 from jobs.driver.driver import Driver, Outcome
-from jobs.driver.worker_handle import Actor
+from jobs.driver.worker_handle import RayWorker
 from jobs.localize.generation_runner import _run_record
 from jobs.ray_cluster import Workers, connected
 
@@ -50,7 +50,7 @@ class Hosts:
         self.living = [self._new() for _ in range(count)]
         ray.get([host.is_up.remote() for host in self.living])
 
-    def start(self, worker: type, settings: Any, workers: Workers) -> Actor:
+    def start(self, worker: type, settings: Any, workers: Workers) -> RayWorker:
         """A worker for the driver: on a host that has a place, or on a new one, which then has to start."""
         with self._lock:
             if not self._free:

@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 
-from camworker.inference.stage_timer import Spent
+from camworker.inference.stage_timer import StageTimes
 from camworker.ledger.ledger import Ledger, Part, Plan
-from jobs.driver.worker_handle import Actor
-from jobs.driver.worker_progress import Tally
+from jobs.driver.worker_handle import RayWorker
+from jobs.driver.worker_progress import WorkerProgress
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class MadeUp:
 
     part: Part
     seconds: float
-    spent: Spent = field(default_factory=Spent)
+    spent: StageTimes = field(default_factory=StageTimes)
 
     @property
     def images(self) -> dict[str, int]:
@@ -45,7 +45,7 @@ class _Worker:
     """A worker's own: it runs a shard at a time, in the order given."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    tally: Tally = field(default_factory=Tally)
+    tally: WorkerProgress = field(default_factory=WorkerProgress)
 
 
 class Host:
@@ -72,7 +72,7 @@ class Host:
                 return self._make_up(generation, shard)
             return await asyncio.to_thread(self._commit, worker.tally, shard)
 
-    async def tally(self, number: int) -> Tally:
+    async def tally(self, number: int) -> WorkerProgress:
         return self._workers[number].tally
 
     async def die(self) -> None:
@@ -83,7 +83,7 @@ class Host:
         key = self._settings.ledger.part_key(generation, shard)
         return MadeUp(Part(shard, key, 4096, 2_000_000, sha256, {"ok": 4095, "decode_error": 1}), 1.0)
 
-    def _commit(self, tally: Tally, shard: int) -> Any:
+    def _commit(self, tally: WorkerProgress, shard: int) -> Any:
         # Never carefully: the fifty children that follow a lost host would all be this machine's.
         from camworker.inference.shard import run_shard
 
@@ -102,7 +102,7 @@ class Host:
         return done
 
 
-class LogicalWorker(Actor):
+class LogicalWorker(RayWorker):
     """One of a host's workers, as the driver sees it. Times: when it was made and given its first shard."""
 
     def __init__(self, host: Any, number: int) -> None:
@@ -135,12 +135,12 @@ def _without_network() -> Any:
     import torch
 
     from camworker.frame import Frame
-    from camworker.inference.localizer import Localizer, Maps, Prepared
+    from camworker.inference.localizer import Localizer, Maps, PreprocessedImage
 
     torch.set_num_threads(1)
     noise_CHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 224, 224), np.uint8))
     localizer = Localizer.load(device="cpu", precision="float32")
-    seen = localizer.forward([Prepared(noise_CHW, Frame(224, 224, 224))], [()])
+    seen = localizer.forward([PreprocessedImage(noise_CHW, Frame(224, 224, 224))], [()])
     assert seen is not None
 
     def forward(batch: list[Any], labels: list[Any]) -> Maps:

@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from boxes.test_boxes import oracle, random_map
 from camworker.boxes.dtbox import dt_boxes, on_original
-from camworker.boxes.maxboxacc import largest, score_map
+from camworker.boxes.maxboxacc import largest_contour_box, score_map
 from camworker.boxes.rules import RULES, boxes_from_cam, boxes_from_map, check_rule
 from camworker.errors import UsageError
 from camworker.frame import RESIZES, Frame
@@ -109,7 +109,7 @@ def test_dtbox_is_made_at_the_original_s_size(resize):
 def test_maxboxacc_is_scaled_to_the_original():
     cam_hw = np.zeros((7, 7), np.float16)
     cam_hw[2, 4] = 1
-    x0, y0, x1, y1 = largest(score_map(cam_hw), 0.3).tolist()
+    x0, y0, x1, y1 = largest_contour_box(score_map(cam_hw), 0.3).tolist()
     boxes = boxes_from_cam(cam_hw, Frame(448, 112, 224), "maxboxacc:0.3")
     assert boxes.dtype == np.float32
     assert boxes.tolist() == [[2 * x0, y0 / 2, 2 * x1, y1 / 2]]
@@ -117,7 +117,7 @@ def test_maxboxacc_is_scaled_to_the_original():
     boxes = boxes_from_cam(cam_hw, Frame(896, 448, 112, "crop"), "maxboxacc:0.3")
     assert boxes.tolist() == [[224 + 2 * x0, 2 * y0, 224 + 2 * x1, 2 * y1]]
     assert boxes_from_map(cam_hw, "maxboxacc:0.3").tolist() == [[x0 / 32, y0 / 32, x1 / 32, y1 / 32]]
-    x0, y0, x1, y1 = largest(score_map(cam_hw[:4]), 0.3).tolist()
+    x0, y0, x1, y1 = largest_contour_box(score_map(cam_hw[:4]), 0.3).tolist()
     wide = boxes_from_map(cam_hw[:4], "maxboxacc:0.3")
     np.testing.assert_allclose(wide, [[x0 / 32, y0 / 56, x1 / 32, y1 / 56]], rtol=1e-6)
     # Negative maps are maps as others are; of a constant one the box is empty.

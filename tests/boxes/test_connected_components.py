@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as hnp
 from numba.core import caching
 from scipy import ndimage
 
-from camworker.boxes.connected_components import regions_above
-from camworker.boxes.numba_jit import compiled
+from camworker.boxes.connected_components import components_above
+from camworker.boxes.numba_jit import jit
 from camworker.boxes.rules import boxes_from_cam, boxes_from_cams, boxes_from_map
 from camworker.frame import RESIZES, Frame
 
@@ -43,7 +43,7 @@ def defined(cam_hw: np.ndarray, frame: Frame, rule: str) -> list[list[float]]:
 def test_regions_are_scipys_components(data):
     shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
     mask_HW = data.draw(hnp.arrays(np.bool_, shape))
-    assert regions_above(mask_HW.astype(np.float32), np.float32(0.5)).tolist() == labelled(mask_HW)
+    assert components_above(mask_HW.astype(np.float32), np.float32(0.5)).tolist() == labelled(mask_HW)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.4, 0.5, 0.7, 0.95])
@@ -53,27 +53,27 @@ def test_regions_of_noise_are_scipys_components(share, width):
     for height in (1, 2, 50, 120):
         map_HW = rng.random((height, width), np.float32)
         level = np.float32(1 - share)
-        assert regions_above(map_HW, level).tolist() == labelled(map_HW > level)
+        assert components_above(map_HW, level).tolist() == labelled(map_HW > level)
 
 
 def test_regions_that_grow_together_late():
     comb = np.ones((41, 301), np.float32)
     comb[:-1, 1::2] = 0  # 151 teeth of 40 pixels on a back of 301
-    assert regions_above(comb, np.float32(0)).tolist() == [[0, 0, 301, 41, 151 * 40 + 301]]
-    assert regions_above(comb[::-1].copy(), np.float32(0)).tolist() == [[0, 0, 301, 41, 151 * 40 + 301]]
-    assert regions_above(comb[:-1], np.float32(0)).tolist() == [
+    assert components_above(comb, np.float32(0)).tolist() == [[0, 0, 301, 41, 151 * 40 + 301]]
+    assert components_above(comb[::-1].copy(), np.float32(0)).tolist() == [[0, 0, 301, 41, 151 * 40 + 301]]
+    assert components_above(comb[:-1], np.float32(0)).tolist() == [
         [x, 0, x + 1, 40, 40] for x in range(0, 301, 2)
     ]
     # A thousand regions a row are more than there is room for at first.
     dots = np.zeros((100, 2000), np.float32)
     dots[::2, ::2] = 1
-    assert len(regions_above(dots, np.float32(0))) == 50_000
+    assert len(components_above(dots, np.float32(0))) == 50_000
 
 
 def test_nothing_above_and_everything_above():
     map_HW = np.ones((9, 16), np.float32)
-    assert regions_above(map_HW, np.float32(1)).shape == (0, 5)
-    assert regions_above(map_HW, np.float32(0)).tolist() == [[0, 0, 16, 9, 16 * 9]]
+    assert components_above(map_HW, np.float32(1)).shape == (0, 5)
+    assert components_above(map_HW, np.float32(0)).tolist() == [[0, 0, 16, 9, 16 * 9]]
 
 
 SHAPES = [(7, 7), (8, 4), (1, 1), (1, 6), (13, 13), (32, 32), (5, 11)]
@@ -142,4 +142,4 @@ def test_compiling_needs_no_place_to_keep_code(monkeypatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="no locator"):
         caching.FunctionCache(labelled)
-    assert compiled(lambda value: value + 1)(1) == 2
+    assert jit(lambda value: value + 1)(1) == 2

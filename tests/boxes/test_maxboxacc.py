@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from camworker.boxes.maxboxacc import boxes_at, inclusive_iou, largest, scaled_truth, score_map
+from camworker.boxes.maxboxacc import (
+    contour_boxes,
+    inclusive_iou,
+    largest_contour_box,
+    scaled_truth,
+    score_map,
+)
 
 NOTHING = [0, 0, 0, 0]
 
@@ -61,8 +67,8 @@ def test_constant_or_not_finite_is_zero(cells):
     score_HW = score_map(np.array(cells, np.float16).reshape(2, 2))
     assert not score_HW.any()
     for tau in (0, 0.5):
-        assert boxes_at(score_HW, tau).tolist() == [NOTHING]
-        assert largest(score_HW, tau).tolist() == NOTHING
+        assert contour_boxes(score_HW, tau).tolist() == [NOTHING]
+        assert largest_contour_box(score_HW, tau).tolist() == NOTHING
 
 
 def test_a_range_beyond_float32_is_zero():
@@ -72,40 +78,50 @@ def test_a_range_beyond_float32_is_zero():
 def test_a_negative_map_has_boxes_as_well():
     cam_hw = np.full((4, 4), -5.0)
     cam_hw[1, 2] = -1
-    box = largest(score_map(cam_hw), 0.5).tolist()
-    assert box == largest(score_map(cam_hw + 6), 0.5).tolist()
+    box = largest_contour_box(score_map(cam_hw), 0.5).tolist()
+    assert box == largest_contour_box(score_map(cam_hw + 6), 0.5).tolist()
     assert box[0] < 140 < box[2]  # the middle of the cell, whose 56 pixels start at 112 and 56
     assert box[1] < 84 < box[3]
 
 
 def test_a_ring_has_two_contours():
     ring = scores((1, slice(10, 20), slice(30, 40)), (0, slice(13, 17), slice(33, 37)))
-    boxes = boxes_at(ring, 0.3)
+    boxes = contour_boxes(ring, 0.3)
     assert boxes.dtype == np.int32
     # The hole's outline runs over the ring's pixels around the hole.
     assert boxes.tolist() == [[30, 10, 40, 20], [32, 12, 38, 18]]
-    assert largest(ring, 0.3).tolist() == [30, 10, 40, 20]
-    assert largest(ring, 0.3).dtype == np.int32
+    assert largest_contour_box(ring, 0.3).tolist() == [30, 10, 40, 20]
+    assert largest_contour_box(ring, 0.3).dtype == np.int32
 
 
 def test_contour_area_decides_and_not_the_box_or_the_pixels():
     diagonal = scores((1, slice(5, 8), slice(200, 203)))  # nine pixels: area 4
     diagonal[np.arange(50, 90), np.arange(50, 90)] = 1  # forty pixels: area 0
-    assert sorted(boxes_at(diagonal, 0.5).tolist()) == [[50, 50, 90, 90], [200, 5, 203, 8]]
-    assert largest(diagonal, 0.5).tolist() == [200, 5, 203, 8]
+    assert sorted(contour_boxes(diagonal, 0.5).tolist()) == [[50, 50, 90, 90], [200, 5, 203, 8]]
+    assert largest_contour_box(diagonal, 0.5).tolist() == [200, 5, 203, 8]
 
 
 def test_equal_areas_go_to_the_first_contour():
     two = scores((1, slice(5, 9), slice(5, 9)), (1, slice(50, 54), slice(50, 54)))
-    assert largest(two, 0.5).tolist() == boxes_at(two, 0.5)[0].tolist()
+    assert largest_contour_box(two, 0.5).tolist() == contour_boxes(two, 0.5)[0].tolist()
     dots = scores((1, slice(5, 6), slice(5, 6)), (1, slice(50, 51), slice(50, 51)))  # area 0 both
-    assert largest(dots, 0.5).tolist() == boxes_at(dots, 0.5)[0].tolist()
+    assert largest_contour_box(dots, 0.5).tolist() == contour_boxes(dots, 0.5)[0].tolist()
 
 
 def test_maxima_are_cut_at_the_last_pixel():
-    assert boxes_at(np.ones((224, 224)), 0.0).tolist() == [[0, 0, 223, 223]]
-    assert largest(scores((1, slice(0, 224), slice(219, 223))), 0.5).tolist() == [219, 0, 223, 223]
-    assert largest(scores((1, slice(223, 224), slice(223, 224))), 0.5).tolist() == [223, 223, 223, 223]
+    assert contour_boxes(np.ones((224, 224)), 0.0).tolist() == [[0, 0, 223, 223]]
+    assert largest_contour_box(scores((1, slice(0, 224), slice(219, 223))), 0.5).tolist() == [
+        219,
+        0,
+        223,
+        223,
+    ]
+    assert largest_contour_box(scores((1, slice(223, 224), slice(223, 224))), 0.5).tolist() == [
+        223,
+        223,
+        223,
+        223,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +139,13 @@ def test_maxima_are_cut_at_the_last_pixel():
 )
 def test_both_sides_are_cut_to_whole_greys(tau, value, inside):
     score_HW = scores((value, slice(20, 30), slice(20, 40)), (1, slice(20, 30), slice(20, 30)))
-    assert largest(score_HW, tau).tolist() == [20, 20, 40 if inside else 30, 30]
+    assert largest_contour_box(score_HW, tau).tolist() == [20, 20, 40 if inside else 30, 30]
 
 
 def test_the_threshold_is_a_share_of_the_maximum():
     half = scores((0.2, slice(20, 30), slice(20, 40)), (0.5, slice(20, 30), slice(20, 30)))
-    assert largest(half, 0.39).tolist() == [20, 20, 40, 30]  # floor(.39 * 127) is 49, .2 is 51
-    assert largest(half, 0.41).tolist() == [20, 20, 30, 30]  # 52
+    assert largest_contour_box(half, 0.39).tolist() == [20, 20, 40, 30]  # floor(.39 * 127) is 49, .2 is 51
+    assert largest_contour_box(half, 0.41).tolist() == [20, 20, 30, 30]  # 52
 
 
 @pytest.mark.parametrize("tau", [0, 0.2, 0.55, 0.99])
@@ -140,16 +156,16 @@ def test_every_contour_is_a_component_or_a_hole(tau):
         grey_HW = cv2.resize(rng.normal(size=(20, 20)), (224, 224), interpolation=cv2.INTER_CUBIC)
         score_HW = np.clip(grey_HW, 0, None) / grey_HW.max()
         expected = boxes_by_scipy((score_HW * 255).astype(int) > int(tau * 255))
-        boxes = boxes_at(score_HW, tau).tolist()
+        boxes = contour_boxes(score_HW, tau).tolist()
         assert sorted(boxes) == sorted(expected)
-        assert largest(score_HW, tau).tolist() in boxes
+        assert largest_contour_box(score_HW, tau).tolist() in boxes
         several += len(boxes) > 1
     assert several > 5 or tau == 0.99
 
 
 @given(hnp.arrays(np.float16, (3, 3), elements=st.floats(-8, 8, width=16)), st.integers(0, 99))
 def test_boxes_lie_in_the_square(cam_hw, hundredths):
-    boxes = boxes_at(score_map(cam_hw), hundredths / 100)
+    boxes = contour_boxes(score_map(cam_hw), hundredths / 100)
     assert boxes.min() >= 0
     assert boxes.max() <= 223
     assert (boxes[:, :2] <= boxes[:, 2:]).all()

@@ -17,7 +17,7 @@ from PIL import Image
 from camworker.classes import Classes
 from camworker.dataset import latest
 from camworker.networks import package as weights
-from camworker.networks.registry import build
+from camworker.networks.registry import create_network
 from support.cli_runner import Finished, camworker
 from support.outputs import assert_same_rows
 
@@ -64,8 +64,8 @@ def save_network(folder: Path, classes: Classes) -> None:
     """A package of a network of 100,000 random weights, the same every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        state = build(NETWORK, classes=len(classes)).model.state_dict()
-    weights.save(weights.make(NETWORK, state, classes), folder)
+        state = create_network(NETWORK, classes=len(classes)).model.state_dict()
+    weights.save(weights.build_package(NETWORK, state, classes), folder)
 
 
 def write_images(folder: Path, count: int = COUNT, seed: int = 0) -> Path:

@@ -55,7 +55,7 @@ def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_p
         Mishap(ledger, "Ledger.write_recipe", tmp_path / "recipe, no plan", "after"),
         Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan's files, no plan"),
         Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan, no part", "after"),
-        Mishap("jobs.driver.worker_handle", "Slot.give", tmp_path / "some parts", call=SHARDS // 2),
+        Mishap("jobs.driver.worker_handle", "WorkerHandle.give", tmp_path / "some parts", call=SHARDS // 2),
         Mishap(ledger, "Ledger.commit_run", tmp_path / "all parts, no record"),
     )
     home = "ledger/recipe=*"

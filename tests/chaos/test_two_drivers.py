@@ -47,7 +47,7 @@ def test_without_their_lease_both_finish_and_nothing_is_there_twice(
 ) -> None:
     """The lease spares work and is no lock: whoever loses a race adopts what won it."""
     out = tmp_path / "out"
-    blind = Mishap("camworker.ledger.lease", "Link.holds", tmp_path / "looked", does="false")
+    blind = Mishap("camworker.ledger.lease", "LeaseRecord.holds", tmp_path / "looked", does="false")
     command, environment = scene.arguments(out, "--workers", "1"), in_processes(blind)
     both = [start(*command, environment=environment) for _ in range(2)]
     ends = [(process.communicate(timeout=240), process.returncode) for process in both]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from camworker.dataset import latest
-from camworker.ledger.lease import take
+from camworker.ledger.lease import acquire
 from camworker.storage.store import LocalStore
 from jobs import cli
 from support.cli_runner import camworker, photographs, start
@@ -36,7 +36,7 @@ def test_a_run_keeps_away_from_an_output_that_another_one_holds(
     recipe = json.loads(capsys.readouterr().out.splitlines()[-1])["recipe"]
     assert not out.exists(), "a dry run takes no lease"
 
-    lease = take(LocalStore(out), recipe)
+    lease = acquire(LocalStore(out), recipe)
     before = sorted(out.rglob("*"))
     assert cli.main(command) == 4
     streams = capsys.readouterr()

@@ -14,7 +14,7 @@ import yaml
 
 from camworker.exports.export import export
 from camworker.exports.file_names import image_file_name
-from camworker.exports.weak_labels import Choice
+from camworker.exports.weak_labels import LabelSelection
 from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
@@ -130,7 +130,7 @@ def test_hugging_face_files_and_row_groups_are_bounded(tmp_path, photographs, mo
 
 
 def test_an_empty_export_still_has_its_columns(tmp_path, photographs):
-    export(photographs, "hugging-face", tmp_path / "hf", Choice(min_score=1.0))
+    export(photographs, "hugging-face", tmp_path / "hf", LabelSelection(min_score=1.0))
     (path,) = (tmp_path / "hf/data").iterdir()
     read = pq.read_table(path)
     assert read.num_rows == 0
@@ -143,7 +143,7 @@ def test_images_that_changed_or_went_are_left_out(tmp_path, photographs, form):
     first, second, *_ = stored(photographs).values()
     Path(first.uri).write_bytes(photograph(99))
     os.unlink(second.uri)
-    counts = export(photographs, form, tmp_path / "to", Choice())
+    counts = export(photographs, form, tmp_path / "to", LabelSelection())
     assert counts.unreadable == {"changed": 1, "read_error": 1}
     assert (counts.images, counts.seen) == (len(IDS) - 2, len(IDS))
     if form == "yolo":

@@ -19,7 +19,7 @@ from camworker.errors import UsageError
 from camworker.exports.export import export
 from camworker.exports.file_names import check_xml_names, distinct_names
 from camworker.exports.provenance import FORMATS
-from camworker.exports.weak_labels import Choice
+from camworker.exports.weak_labels import LabelSelection
 from camworker.ledger.ledger import Ledger
 from camworker.storage.store import MemoryStore
 from support.export_rows import (
@@ -167,7 +167,7 @@ def test_label_studio_needs_files(tmp_path):
     ledger.write_recipe(recipe())
     commit(ledger, {"a": ROWS["a"]}, uri="/in/table.parquet", source_row=7)
     with pytest.raises(UsageError, match=r"'a' is a row of /in/table\.parquet"):
-        export(ledger, "label-studio", tmp_path / "tasks", Choice())
+        export(ledger, "label-studio", tmp_path / "tasks", LabelSelection())
     assert not list(tmp_path.iterdir())
 
 
@@ -176,8 +176,8 @@ def test_class_names_that_xml_cannot_hold_are_refused(tmp_path):
     names = ("cat", "a\0b", "dog", "bird")
     for form in ("voc", "label-studio"):
         with pytest.raises(UsageError, match=r"'a\\x00b'.*--classes"):
-            export(ledger_of(ROWS, names=names), form, tmp_path / form, Choice())
-        export(ledger_of(ROWS, names=names), form, tmp_path / form, Choice(classes=frozenset({0, 2})))
+            export(ledger_of(ROWS, names=names), form, tmp_path / form, LabelSelection())
+        export(ledger_of(ROWS, names=names), form, tmp_path / form, LabelSelection(classes=frozenset({0, 2})))
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form not in ("yolo", "hugging-face")])
@@ -190,7 +190,7 @@ def test_an_export_is_whole_or_not_there(tmp_path, form):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(ledger_of(ROWS), form, target, Choice(), interrupt)
+        export(ledger_of(ROWS), form, target, LabelSelection(), interrupt)
     assert len(beside) == 1
     assert re.fullmatch(r"\.to\.[0-9a-f]{32}\.draft", beside[0])
     assert not list(target.parent.iterdir())
@@ -204,9 +204,9 @@ def test_nothing_is_replaced(tmp_path, form):
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "folder", "link"):
         with pytest.raises(UsageError, match="name"):
-            export(ledger_of(ROWS), form, tmp_path / name, Choice())
+            export(ledger_of(ROWS), form, tmp_path / name, LabelSelection())
     with pytest.raises(UsageError, match="is a file"):
-        export(ledger_of(ROWS), form, tmp_path / "file/below", Choice())
+        export(ledger_of(ROWS), form, tmp_path / "file/below", LabelSelection())
     assert (tmp_path / "file").read_text() == (tmp_path / "folder/file").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -214,46 +214,52 @@ def test_nothing_is_replaced(tmp_path, form):
 def test_nor_what_came_in_the_meantime(tmp_path):
     target = tmp_path / "boxes.json"
     with pytest.raises(UsageError, match="exists already"):
-        export(ledger_of(ROWS), "coco", target, Choice(), lambda counts: target.write_text("theirs") and None)
+        export(
+            ledger_of(ROWS),
+            "coco",
+            target,
+            LabelSelection(),
+            lambda counts: target.write_text("theirs") and None,
+        )
     assert target.read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_an_empty_folder_will_do(tmp_path):
     (tmp_path / "voc").mkdir()
-    export(ledger_of(ROWS), "voc", tmp_path / "voc", Choice())
+    export(ledger_of(ROWS), "voc", tmp_path / "voc", LabelSelection())
     assert len(list((tmp_path / "voc/Annotations").iterdir())) == 2
 
 
 def test_a_folder_where_a_file_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty/boxes\.json"):
-        export(ledger_of(ROWS), "coco", tmp_path / "empty", Choice())
+        export(ledger_of(ROWS), "coco", tmp_path / "empty", LabelSelection())
 
 
 def test_a_folder_that_is_not_ours(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # whoever runs the tests
     with pytest.raises(UsageError, match=f"no permission to write in {tmp_path}$"):
-        export(ledger_of(ROWS), "voc", tmp_path / "new/voc", Choice())
+        export(ledger_of(ROWS), "voc", tmp_path / "new/voc", LabelSelection())
     assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_asked_for(tmp_path):
     ledger = ledger_of({"c": ROWS["c"]})
     with pytest.raises(UsageError, match="the top 2"):
-        export(ledger, "coco", tmp_path / "to", Choice(ranks=3))
+        export(ledger, "coco", tmp_path / "to", LabelSelection(ranks=3))
     with pytest.raises(UsageError, match="box rule"):
-        export(ledger, "coco", tmp_path / "to", Choice(box_rule="cam:2"))
+        export(ledger, "coco", tmp_path / "to", LabelSelection(box_rule="cam:2"))
     with pytest.raises(UsageError, match="--image-labels"):
-        export(ledger, "coco", tmp_path / "to", Choice(targets=True))
+        export(ledger, "coco", tmp_path / "to", LabelSelection(targets=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_of_nothing_is_still_one(tmp_path):
-    export(ledger_of(ROWS), "coco", tmp_path / "boxes.json", Choice(min_score=1.0))
+    export(ledger_of(ROWS), "coco", tmp_path / "boxes.json", LabelSelection(min_score=1.0))
     read = read_coco(tmp_path / "boxes.json")
     assert (read.imgs, read.anns, len(read.cats)) == ({}, {}, len(NAMES))
-    export(ledger_of(ROWS), "coco-results", tmp_path / "results.json", Choice(min_score=1.0))
+    export(ledger_of(ROWS), "coco-results", tmp_path / "results.json", LabelSelection(min_score=1.0))
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
 

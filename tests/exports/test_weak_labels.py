@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from camworker.exports.weak_labels import Choice, Counts, labelled_images
+from camworker.exports.weak_labels import Counts, LabelSelection, labelled_images
 from camworker.inference.localizer import Localizer
 from camworker.inference.predictions import FailedPrediction
 from camworker.inputs.sources import open_source
@@ -18,7 +18,7 @@ from support.factories import TINY_CLASSES, run_generation, tiny_package
 def drawn(ledger, **choice):
     """(image id, label, corners) of every box, and the counts."""
     counts = Counts()
-    images = list(labelled_images(ledger, ledger.read_recipe(), Choice(**choice), counts))
+    images = list(labelled_images(ledger, ledger.read_recipe(), LabelSelection(**choice), counts))
     found = [
         (image.image_id, label, tuple(box))
         for image in images
@@ -74,7 +74,11 @@ def test_known_labels():
 def test_numbers_count_the_rows_that_are_ok_whatever_is_chosen():
     ledger = ledger_of(ROWS)
     commit(ledger, {"d": seen((2, 0.7, (0, 0, 1, 1)))}, shard=1)
-    for choice in (Choice(), Choice(classes=frozenset({2}), ranks=2), Choice(min_score=0.6)):
+    for choice in (
+        LabelSelection(),
+        LabelSelection(classes=frozenset({2}), ranks=2),
+        LabelSelection(min_score=0.6),
+    ):
         numbers = {
             image.image_id: image.number
             for image in labelled_images(ledger, ledger.read_recipe(), choice, Counts())
@@ -100,7 +104,7 @@ def test_parts_are_read_as_images_are_drawn(monkeypatch):
     opened = []
     read = ledger.store.open
     monkeypatch.setattr(ledger.store, "open", lambda key: opened.append(key) or read(key))
-    images = labelled_images(ledger, ledger.read_recipe(), Choice(), Counts())
+    images = labelled_images(ledger, ledger.read_recipe(), LabelSelection(), Counts())
     for number in range(1, 6):
         assert next(images).number == number
         assert len(opened) == number

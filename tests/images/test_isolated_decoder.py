@@ -13,8 +13,8 @@ import pytest
 from camworker.dataset import latest
 from camworker.errors import Failure
 from camworker.images import isolated_decoder as careful
-from camworker.images.isolated_decoder import CarefulDecoder
-from camworker.inference.localizer import Localizer, Prepared
+from camworker.images.isolated_decoder import IsolatedDecoder
+from camworker.inference.localizer import Localizer, PreprocessedImage
 from camworker.ledger.lease import is_gone, process_name
 from support.cli_runner import camworker, photographs
 from support.factories import photograph
@@ -25,12 +25,12 @@ FATAL = (sys.executable, str(SUPPORT / "fatal_decoder.py"))
 
 
 def test_it_prepares_what_the_localizer_does(tiny_localizer: Localizer) -> None:
-    with CarefulDecoder(32, "squash") as decoder:
+    with IsolatedDecoder(32, "squash") as decoder:
         for seed, kind in enumerate(("PNG", "JPEG", "GIF")):
             data = photograph(seed, kind=kind)
             ours, theirs = decoder.prepare(data), tiny_localizer.prepare(data)
-            assert isinstance(ours, Prepared)
-            assert isinstance(theirs, Prepared)
+            assert isinstance(ours, PreprocessedImage)
+            assert isinstance(theirs, PreprocessedImage)
             assert ours.frame == theirs.frame
             assert ours.pixels_CHW.equal(theirs.pixels_CHW)
         for broken in (b"", b"words", photograph(0)[:60]):
@@ -38,18 +38,18 @@ def test_it_prepares_what_the_localizer_does(tiny_localizer: Localizer) -> None:
 
 
 def test_an_image_that_kills_its_decoder_is_poison_and_the_next_is_not() -> None:
-    with CarefulDecoder(32, "squash", child=FATAL) as decoder:
-        assert isinstance(decoder.prepare(photograph(1)), Prepared)
+    with IsolatedDecoder(32, "squash", child=FATAL) as decoder:
+        assert isinstance(decoder.prepare(photograph(1)), PreprocessedImage)
         poison = decoder.prepare(photograph(2) + ABORT)
         assert poison == Failure("poison", "decoding it ended its process (signal SIGABRT)")
-        assert isinstance(decoder.prepare(photograph(3)), Prepared)
+        assert isinstance(decoder.prepare(photograph(3)), PreprocessedImage)
 
 
 def test_an_image_that_hangs_its_decoder_is_poison() -> None:
-    with CarefulDecoder(32, "squash", child=FATAL, seconds=1) as decoder:
+    with IsolatedDecoder(32, "squash", child=FATAL, seconds=1) as decoder:
         poison = decoder.prepare(photograph(2) + HANG)
         assert poison == Failure("poison", "decoding it did not end within 1 s")
-        assert isinstance(decoder.prepare(photograph(3)), Prepared)
+        assert isinstance(decoder.prepare(photograph(3)), PreprocessedImage)
 
 
 def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.M
 
 def test_a_child_that_does_not_start_is_no_images_fault() -> None:
     with (
-        CarefulDecoder(32, "squash", child=(sys.executable, "-c", "pass")) as decoder,
+        IsolatedDecoder(32, "squash", child=(sys.executable, "-c", "pass")) as decoder,
         pytest.raises((EOFError, BrokenPipeError)),
     ):
         decoder.prepare(photograph(1))

@@ -10,7 +10,7 @@ from PIL import Image
 from camworker.errors import Failure
 from camworker.images import nvjpeg as device_decode
 from camworker.images.decode import decode
-from camworker.images.nvjpeg import Encoded, decode_together, decoder_of, for_device
+from camworker.images.nvjpeg import DeviceJpeg, as_device_jpeg, decode_together, nvjpeg_decoder
 from camworker.inference.localizer import Localizer
 from support.factories import encode, tiny_package
 
@@ -32,9 +32,9 @@ def of(mode: str, kind: str) -> bytes:
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_plain_jpegs_are_for_the_device(orientation):
     data = jpeg(orientation)
-    assert for_device(data) == Encoded(data, orientation)
-    assert for_device(of("L", "JPEG")) is not None
-    assert for_device(data + b"\0\0") is not None
+    assert as_device_jpeg(data) == DeviceJpeg(data, orientation)
+    assert as_device_jpeg(of("L", "JPEG")) is not None
+    assert as_device_jpeg(data + b"\0\0") is not None
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_plain_jpegs_are_for_the_device(orientation):
     ids=["empty", "CMYK", "PNG", "torn", "header only", "no header"],
 )
 def test_everything_else_is_not(data):
-    assert for_device(data) is None
+    assert as_device_jpeg(data) is None
 
 
 def test_what_the_device_refuses_the_processor_decodes():
@@ -54,7 +54,7 @@ def test_what_the_device_refuses_the_processor_decodes():
         given.append(list(data))
         return [decode(of("RGB", "PNG")), None, torch.zeros(3, 24, 40, dtype=torch.uint8)]
 
-    first, second, third = decode_together([for_device(data) for data in images], on_device)
+    first, second, third = decode_together([as_device_jpeg(data) for data in images], on_device)
     assert given == [images]
     assert torch.equal(first, torch.from_numpy(PIXELS).permute(2, 0, 1))
     assert torch.equal(second, decode(images[1]))
@@ -64,7 +64,7 @@ def test_what_the_device_refuses_the_processor_decodes():
 
 def test_an_image_that_fails_in_both_is_a_failure():
     torn = jpeg()[:200]
-    (failed,) = decode_together([Encoded(torn, 1)], lambda data: [None])
+    (failed,) = decode_together([DeviceJpeg(torn, 1)], lambda data: [None])
     assert isinstance(failed, Failure)
     assert failed.status == "decode_error"
 
@@ -79,7 +79,7 @@ def test_one_that_fails_on_the_device_costs_the_others_nothing(monkeypatch):
         return [buffer.clone() for buffer in buffers]
 
     monkeypatch.setattr(device_decode, "decode_jpeg", decode_jpeg)
-    on_device = decoder_of(torch.device("cpu"))
+    on_device = nvjpeg_decoder(torch.device("cpu"))
     first, second, third = on_device([b"1", b"333", b"22"])
     assert (first.tolist(), second, third.tolist()) == ([49], None, [50, 50])
     assert calls == [3, 1, 1, 1]
@@ -90,9 +90,9 @@ def test_the_localizer_prepares_the_same_whoever_decodes():
     localizer = Localizer(tiny_package(), device="cpu", precision="float32")
     images = [jpeg(), b"", of("RGB", "PNG"), jpeg(6), jpeg()[:-30]]
     expected = [localizer.prepare(data) for data in images]
-    localizer._device_decoder = decoder_of(torch.device("cpu"))  # torchvision's, on the processor
+    localizer._device_decoder = nvjpeg_decoder(torch.device("cpu"))  # torchvision's, on the processor
     received = [localizer.receive(data) for data in images]
-    assert [isinstance(image, Encoded) for image in received] == [True, False, False, True, False]
+    assert [isinstance(image, DeviceJpeg) for image in received] == [True, False, False, True, False]
     for image, other in zip(localizer.prepare_together(received), expected, strict=True):
         if isinstance(other, Failure):
             assert image == other

@@ -10,7 +10,7 @@ import torch
 
 from camworker.inference import compile_aotinductor as compiling_cuda
 from camworker.inference import pixel_network as pixels
-from camworker.inference.compile import repays
+from camworker.inference.compile import is_worthwhile
 from camworker.inference.localizer import Localizer
 from support.factories import encode, tiny_package
 
@@ -32,7 +32,7 @@ from support.factories import encode, tiny_package
     ],
 )
 def test_it_repays_when_it_saves_more_than_it_takes(images, seconds_each, device, compiled, expected):
-    assert repays(images, seconds_each, device=device, compiled=compiled) is expected
+    assert is_worthwhile(images, seconds_each, device=device, compiled=compiled) is expected
 
 
 def photographs(count: int) -> list[bytes]:

@@ -9,7 +9,7 @@ import torch
 from camworker.boxes.rules import boxes_from_cam
 from camworker.errors import MapOverflowError, UsageError
 from camworker.frame import Frame
-from camworker.inference.localizer import Localizer, Maps, Prepared
+from camworker.inference.localizer import Localizer, Maps, PreprocessedImage
 from camworker.inference.predictions import corners, to_float16
 from support.factories import encode, tiny_package
 
@@ -46,7 +46,7 @@ def test_boxes_are_made_of_the_rounded_maps(tiny_localizer):
     three = np.ones((1, 3), np.float32)
     maps = Maps(np.array([[0, 1, 2]], np.int32), three, three, maps_BNHW, np.array([0]))
     frame = Frame(320, 320, 32)
-    image = Prepared(torch.zeros(3, 32, 32, dtype=torch.uint8), frame)
+    image = PreprocessedImage(torch.zeros(3, 32, 32, dtype=torch.uint8), frame)
     (row,) = tiny_localizer.finish(maps, [image]).rows()
     assert boxes_from_cam(maps_BNHW[0, 0], frame).tolist() == [[0, 0, 320, 320]]
     assert corners(row.boxes).tolist() == [boxes_from_cam(row.cams[0], frame)[0].tolist()] * 3

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camworker.errors import Failure
-from camworker.inference.out_of_memory import Forward, is_out_of_memory
+from camworker.inference.out_of_memory import AdaptiveForward, is_out_of_memory
 from camworker.inference.prefetch import prepared_batches
 from support.factories import photograph, photographs_of, plan_of, read, run
 
@@ -43,7 +43,7 @@ def test_a_batch_is_halved_until_it_fits(tiny_localizer, monkeypatch, batch, err
     labels = [[0], [], [1, 2], []]
     expected = tiny_localizer.finish(tiny_localizer.forward(batch, labels), batch).rows()
     seen = little_memory(tiny_localizer, monkeypatch, most, error)
-    forward = Forward(tiny_localizer)
+    forward = AdaptiveForward(tiny_localizer)
     pieces = forward(batch, labels)
     assert seen == given
     assert forward.limit == limit
@@ -61,7 +61,7 @@ def test_a_batch_is_halved_until_it_fits(tiny_localizer, monkeypatch, batch, err
 
 def test_a_smaller_batch_is_kept_for_the_batches_after_it(tiny_localizer, monkeypatch, batch):
     seen = little_memory(tiny_localizer, monkeypatch, 2)
-    forward = Forward(tiny_localizer)
+    forward = AdaptiveForward(tiny_localizer)
     forward(batch, [[]] * 4)
     forward(batch, [[]] * 4)
     assert seen == [4, 2, 2, 2, 2]
@@ -69,20 +69,20 @@ def test_a_smaller_batch_is_kept_for_the_batches_after_it(tiny_localizer, monkey
 
 def test_a_last_batch_that_is_short_is_halved_too(tiny_localizer, monkeypatch, batch):
     seen = little_memory(tiny_localizer, monkeypatch, 1)
-    Forward(tiny_localizer)(batch[:3], [[]] * 3)
+    AdaptiveForward(tiny_localizer)(batch[:3], [[]] * 3)
     assert seen == [3, 1, 1, 1]
 
 
 def test_one_image_that_does_not_fit_is_an_error(tiny_localizer, monkeypatch, batch):
     little_memory(tiny_localizer, monkeypatch, 0)
     with pytest.raises(MemoryError, match=r"not enough memory for one image: CUDA .* 20.00 MiB.$"):
-        Forward(tiny_localizer)(batch, [[]] * 4)
+        AdaptiveForward(tiny_localizer)(batch, [[]] * 4)
 
 
 def test_other_errors_are_not_tried_again(tiny_localizer, monkeypatch, batch):
     seen = little_memory(tiny_localizer, monkeypatch, 0, RuntimeError("shapes do not match"))
     with pytest.raises(RuntimeError, match="shapes"):
-        Forward(tiny_localizer)(batch, [[]] * 4)
+        AdaptiveForward(tiny_localizer)(batch, [[]] * 4)
     assert seen == [4]
 
 

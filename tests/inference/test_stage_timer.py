@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.inference.shard import Done, localize_items, run_shard
-from camworker.inference.stage_timer import STAGES, Spent, Stages
+from camworker.inference.stage_timer import STAGES, StageTimer, StageTimes
 from camworker.inputs.sources import open_source
 from support.factories import photograph, photographs_of, plan_of
 
 
 def test_threads_add_up():
-    stages = Stages()
+    stages = StageTimer()
 
     def work(_):
         with stages.timed("boxes"):
@@ -40,7 +40,7 @@ def test_threads_add_up():
 
 
 def test_what_fails_took_time_as_well():
-    stages = Stages()
+    stages = StageTimer()
     with suppress(OSError), stages.timed("commit"):
         sleep(0.02)
         raise OSError
@@ -48,19 +48,19 @@ def test_what_fails_took_time_as_well():
 
 
 def test_what_is_counted_later_leaves_an_account_as_it_was():
-    stages = Stages()
+    stages = StageTimer()
     before = stages.spent
     with stages.timed("network"):
         sleep(0.01)
-    assert before == Spent()
+    assert before == StageTimes()
     assert stages.spent != before
 
 
 def test_accounts_are_sums_and_differences():
-    one = Spent({"fetch_decode": 1.0, "network": 2.0, "boxes": 0.5, "commit": 0.0}, 10)
-    other = Spent({"fetch_decode": 0.5, "network": 0.5, "boxes": 0.5, "commit": 0.5}, 4)
-    assert one + other == Spent({"fetch_decode": 1.5, "network": 2.5, "boxes": 1.0, "commit": 0.5}, 14)
-    assert one - other == Spent({"fetch_decode": 0.5, "network": 1.5, "boxes": 0.0, "commit": -0.5}, 6)
+    one = StageTimes({"fetch_decode": 1.0, "network": 2.0, "boxes": 0.5, "commit": 0.0}, 10)
+    other = StageTimes({"fetch_decode": 0.5, "network": 0.5, "boxes": 0.5, "commit": 0.5}, 4)
+    assert one + other == StageTimes({"fetch_decode": 1.5, "network": 2.5, "boxes": 1.0, "commit": 0.5}, 14)
+    assert one - other == StageTimes({"fetch_decode": 0.5, "network": 1.5, "boxes": 0.0, "commit": -0.5}, 6)
 
 
 def test_a_generator_is_timed_item_by_item_and_not_its_consumer(monkeypatch):
@@ -73,7 +73,7 @@ def test_a_generator_is_timed_item_by_item_and_not_its_consumer(monkeypatch):
             yield number
         now[0] += 0.5  # until it knows that there are no more
 
-    stages = Stages()
+    stages = StageTimer()
     got = []
     for number in stages.timed_each("fetch_decode", slow()):
         got.append(number)
@@ -99,7 +99,7 @@ def test_a_shard_says_what_it_took_and_an_adopted_one_nothing(ledger, folder, ti
     (folder / "04.png").write_bytes(b"<html>")
     plan = plan_of(ledger, folder, 6)
     (folder / "05.png").unlink()
-    stages = Stages()
+    stages = StageTimer()
     first, second = (shard(ledger, plan, tiny_localizer, stages, number) for number in (0, 1))
     sizes = [path.stat().st_size for path in sorted(folder.iterdir())]
     assert first.spent.read_bytes == sum(sizes[:5])
@@ -112,7 +112,7 @@ def test_a_shard_says_what_it_took_and_an_adopted_one_nothing(ledger, folder, ti
 
 
 def test_images_wait_for_the_network_and_none_do_when_nobody_wants_them(folder, tiny_localizer):
-    stages = Stages()
+    stages = StageTimer()
     batches = localize_items(photographs_of(folder), tiny_localizer, decoders=2, verify=True, stages=stages)
     next(batches)
     deadline = monotonic() + 30
@@ -127,7 +127,7 @@ def test_rows_of_parquet_files_count_as_they_are_read(tmp_path, tiny_localizer):
     images = [photograph(n) for n in range(6)]
     pq.write_table(pa.table({"image_id": list("abcdef"), "image": images}), tmp_path / "in.parquet")
     source = open_source(str(tmp_path / "in.parquet"), tiny_localizer.package.classes)
-    stages = Stages()
+    stages = StageTimer()
     rows = localize_items(
         source.items, tiny_localizer, decoders=1, verify=False, tables=source.tables, stages=stages
     )
@@ -137,7 +137,7 @@ def test_rows_of_parquet_files_count_as_they_are_read(tmp_path, tiny_localizer):
 
 def test_the_parts_are_the_same_whether_anybody_counts(ledger, folder, tiny_localizer):
     plan = plan_of(ledger, folder)
-    key = shard(ledger, plan, tiny_localizer, Stages()).part.key
+    key = shard(ledger, plan, tiny_localizer, StageTimer()).part.key
     counted = pq.read_table(io.BytesIO(ledger.store.read(key)))
     ledger.store._objects.pop(key)
     shard(ledger, plan, tiny_localizer, None)

@@ -13,7 +13,7 @@ from camworker.boxes.rules import boxes_from_map
 from camworker.cam import View, merge_views, views_of
 from camworker.errors import UsageError
 from camworker.frame import Frame, frame_size
-from camworker.inference.localizer import Localizer, Prepared
+from camworker.inference.localizer import Localizer, PreprocessedImage
 from camworker.inference.predictions import corners
 from support.factories import encode, tiny_package
 
@@ -179,7 +179,7 @@ def test_scores_are_means_of_the_views_scores(views, scoring, score):
     localizer = localizer_of(package, views=views, top_k=3)
     side = frame_size(32, views)
     pixels_CHW = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
-    maps = localizer.forward([Prepared(pixels_CHW, Frame(side, side, side))], [[]])
+    maps = localizer.forward([PreprocessedImage(pixels_CHW, Frame(side, side, side))], [[]])
     images_BCHW = (pixels_CHW[None].float() / 255 - 0.5) / 0.5
     crops = [view.of(images_BCHW, 32) for view in views_of(views, 32)]
     with torch.inference_mode():

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camworker.errors import UsageError
-from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, connected, copy, parquet
-from camworker.inputs.item_queries import Measure, by_image_id, measure, select_items
+from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, copy, open_duckdb, parquet
+from camworker.inputs.item_queries import ItemStats, by_image_id, measure, select_items
 from camworker.ledger.plan import select
 from camworker.schemas import ITEMS
 from support.factories import ids, make_items
@@ -64,18 +64,18 @@ def test_order_by_id_is_that_of_code_points(tmp_path_factory, names):
 
 def test_what_is_measured(tmp_path):
     items = pa.concat_tables([make_items("a", labels=[1, 2]), make_items("b", "c")])
-    assert measure(file_of(tmp_path, items)) == Measure(3, 3, 3, 2)
+    assert measure(file_of(tmp_path, items)) == ItemStats(3, 3, 3, 2)
     gone = pa.Table.from_pylist([{"image_id": "d", "uri": "/in/d", "labels": []}], ITEMS)
-    assert measure(file_of(tmp_path, pa.concat_tables([items, gone]))) == Measure(4, 3, 3, 2)
+    assert measure(file_of(tmp_path, pa.concat_tables([items, gone]))) == ItemStats(4, 3, 3, 2)
     unsized = items.set_column(5, ITEMS.field("size"), pa.array([1, None, 1], pa.int64()))
-    assert measure(file_of(tmp_path, unsized)) == Measure(3, 3, None, 2)
-    assert measure(file_of(tmp_path, items.slice(0, 0))) == Measure(0, 0, 0, 0)
+    assert measure(file_of(tmp_path, unsized)) == ItemStats(3, 3, None, 2)
+    assert measure(file_of(tmp_path, items.slice(0, 0))) == ItemStats(0, 0, 0, 0)
 
 
 def sort(folder, items, **settings):
     """Sort by id in DuckDB with these settings; the file of it."""
     file, target = file_of(folder, items), folder / "sorted.parquet"
-    with connected(folder) as connection:
+    with open_duckdb(folder) as connection:
         for name, value in settings.items():
             connection.execute(f"set {name} = '{value}'").fetchall()
         copy(connection, f"select * from {parquet(file.path)} order by image_id", target)

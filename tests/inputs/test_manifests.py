@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.errors import Failure, UsageError
-from camworker.inputs.fetch import fetches
+from camworker.inputs.fetch import open_fetchers
 from camworker.inputs.sources import open_source
 from camworker.schemas import ITEMS
 from support.factories import CLASSES, column, items_of
@@ -44,7 +44,7 @@ def test_manifest(images, suffix):
     ]
     assert source.items.schema.equals(ITEMS)
     assert not source.verifiable
-    got = [fetch() for fetch in fetches(source.items, verify=False)]
+    got = [fetch() for fetch in open_fetchers(source.items, verify=False)]
     assert got[:3] == [b"007.jpg", b"b #1%20.jpg", b"deep/c.jpg"]
     assert isinstance(got[3], Failure)
     assert got[3].status == "read_error"

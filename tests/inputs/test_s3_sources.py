@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.errors import Failure, UsageError
-from camworker.inputs.fetch import fetches
+from camworker.inputs.fetch import open_fetchers
 from camworker.inputs.sources import check_location, open_source
 from camworker.inputs.tabular import column_types
 from camworker.schemas import ITEMS
@@ -48,7 +48,8 @@ def put_table(uri, columns, **options):
 
 def fetch_all(source, items=None):
     got = [
-        fetch() for fetch in fetches(items or source.items, verify=source.verifiable, tables=source.tables)
+        fetch()
+        for fetch in open_fetchers(items or source.items, verify=source.verifiable, tables=source.tables)
     ]
     return [data.status if isinstance(data, Failure) else data for data in got]
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.errors import Failure, UsageError
-from camworker.inputs.fetch import MAX_FILE_BYTES, NO_TABLES, fetches
+from camworker.inputs.fetch import MAX_FILE_BYTES, NO_TABLES, open_fetchers
 from camworker.inputs.sources import open_source
 from camworker.schemas import ITEMS
 from camworker.storage.store import entry_of
@@ -17,7 +17,7 @@ from support.factories import CLASSES, column, items_of, write_table
 
 def fetch_all(items, *, verify=True, tables=NO_TABLES):
     """The bytes of each item, or the status of what became of it."""
-    got = [fetch() for fetch in fetches(items, verify=verify, tables=tables)]
+    got = [fetch() for fetch in open_fetchers(items, verify=verify, tables=tables)]
     return [data.status if isinstance(data, Failure) else data for data in got]
 
 

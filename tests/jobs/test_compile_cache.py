@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from camworker.inference.localizer import Localizer
-from jobs.localize.compile_cache import settle
+from jobs.localize.compile_cache import compile_if_worthwhile
 from support.factories import tiny_package
 
 
@@ -34,42 +34,42 @@ def recorded(**options) -> Recorded:
 
 
 def test_off_and_a_few_images_leave_the_network_as_it_is(cache):
-    assert settle(recorded(), "off", 10**9, 1) == "off"
-    assert settle(recorded(), "auto", 50, 1) == "off"
+    assert compile_if_worthwhile(recorded(), "off", 10**9, 1) == "off"
+    assert compile_if_worthwhile(recorded(), "auto", 50, 1) == "off"
     assert not cache.exists()
 
 
 def test_it_is_compiled_where_asked_for_and_where_it_repays(cache):
     localizer = recorded()
-    assert settle(localizer, "on", 1, 3).startswith("on: openvino 2")
+    assert compile_if_worthwhile(localizer, "on", 1, 3).startswith("on: openvino 2")
     file, streams = localizer.given
     assert file.parent == cache / "camworker" / "compiled"
     assert file.parent.stat().st_mode & 0o077 == 0
     assert streams == 3
     file.unlink()
     # 1,401 images of 0.01 s, two at a time: 3.5 of 14 s saved, and compiling takes 7.
-    assert settle(recorded(), "auto", 2_801, 2) == "off"
-    assert settle(recorded(), "auto", 2_801, 1) != "off"
+    assert compile_if_worthwhile(recorded(), "auto", 2_801, 2) == "off"
+    assert compile_if_worthwhile(recorded(), "auto", 2_801, 1) != "off"
     # Now it is there, and only loaded.
-    assert settle(recorded(), "auto", 402, 2) != "off"
+    assert compile_if_worthwhile(recorded(), "auto", 402, 2) != "off"
 
 
 def test_why_not_is_told():
     localizer = recorded()
     localizer.why = "no such layer"
-    assert settle(localizer, "on", 1, 1) == "off: no such layer"
+    assert compile_if_worthwhile(localizer, "on", 1, 1) == "off: no such layer"
 
 
 def test_a_cache_that_cannot_be_written_ends_nothing(cache):
     cache.write_text("no folder")
-    assert settle(recorded(), "on", 1, 1).startswith("off: ")
+    assert compile_if_worthwhile(recorded(), "on", 1, 1).startswith("off: ")
 
 
 def test_other_options_are_compiled_apart():
     localizers = [recorded(), recorded(batch_size=3), recorded(input_size=64), recorded(precision="bfloat16")]
     for localizer in localizers:
-        settle(localizer, "on", 1, 1)
+        compile_if_worthwhile(localizer, "on", 1, 1)
     assert len({localizer.given[0] for localizer in localizers}) == 4
     again = recorded(top_k=2, box_rule="cam:0.5")
-    settle(again, "on", 1, 1)
+    compile_if_worthwhile(again, "on", 1, 1)
     assert again.given[0] == localizers[0].given[0]

@@ -13,15 +13,15 @@ from jobs.driver import driver as drivers
 from jobs.driver import retry_queue as attempts
 from jobs.driver import worker_handle as slot
 from jobs.driver.driver import Driver, Outcome
-from jobs.driver.telemetry import Standing
-from jobs.driver.worker_handle import PATIENCE, Doubt, Patience, Verdict
-from jobs.driver.worker_progress import Tally, batch_seconds
+from jobs.driver.telemetry import DriverStatus
+from jobs.driver.worker_handle import PATIENCE, HangTimeouts, LossCause, WorkerLoss
+from jobs.driver.worker_progress import WorkerProgress, batch_seconds
 from jobs.ray_cluster import Workers, connected
 from support.failing_worker import FailingWorker, Script
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]  # its deadlines need a machine that does nothing else
 
-SHORT = Patience(first_seconds=3.0, quiet_seconds=3.0, times=0.0)
+SHORT = HangTimeouts(first_seconds=3.0, quiet_seconds=3.0, times=0.0)
 Run = Callable[..., Outcome]
 
 
@@ -45,7 +45,9 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scr
     return make
 
 
-def make_driver(script: Script, count: int = 1, patience: Patience = PATIENCE) -> tuple[Driver, list[str]]:
+def make_driver(
+    script: Script, count: int = 1, patience: HangTimeouts = PATIENCE
+) -> tuple[Driver, list[str]]:
     told: list[str] = []
     workers = Workers(count, 1, 0)
     driver = Driver(FailingWorker, script, workers, lambda _: None, tell=told.append, patience=patience)
@@ -73,11 +75,11 @@ def test_a_hung_worker_is_ended_and_its_shard_alone_is_run_carefully(script: Cal
 
 def test_who_watches_is_told_how_it_stands(script: Callable[..., Script]) -> None:
     asked = script({0: ["exit"], 1: ["OSError"], 2: ["OSError"] * 9})
-    seen: list[Standing] = []
+    seen: list[DriverStatus] = []
     driver = Driver(FailingWorker, asked, Workers(1, 1, 0), lambda _: None, watch=seen.append)
     outcome = driver.run(tasks(4))
     assert (outcome.failed_attempts, outcome.restarts) == (5, 1)
-    assert seen[-1] == Standing(done=3, failed=5, lost=1, waiting=0, workers=0)
+    assert seen[-1] == DriverStatus(done=3, failed=5, lost=1, waiting=0, workers=0)
     assert all(0 <= standing.waiting <= 4 and standing.workers in (0, 1) for standing in seen)
     for name in ("done", "failed", "lost"):  # counters: they never fall
         counts = [getattr(standing, name) for standing in seen]
@@ -148,16 +150,16 @@ def test_workers_that_die_together_as_they_start_are_one_mishap(script: Callable
     """A machine that is lost takes all that start on it along, and nobody knows yet that they were there."""
     driver, _ = make_driver(script(), count=8)
     for made_at, died_at in [(0.0, 9.0)] * 8 + [(9.0, 12.0), (12.0, 15.0), (15.0, 18.0)]:
-        driver._died_at_start(death(made_at, died_at), Verdict.WORKER)
+        driver._died_at_start(death(made_at, died_at), LossCause.WORKER)
         assert not driver._stop.is_set()
-    driver._died_at_start(death(18.0, 21.0), Verdict.WORKER)
+    driver._died_at_start(death(18.0, 21.0), LossCause.WORKER)
     assert driver._why.startswith("workers die before they have started: ")
 
 
-def death(made_at: float, died_at: float) -> Doubt:
+def death(made_at: float, died_at: float) -> WorkerLoss:
     """Of a worker that had not started."""
     made = SimpleNamespace(made_at=made_at, queue=[])
-    return Doubt(made, WorkerCrashedError("gone"), died_at)  # type: ignore[arg-type]
+    return WorkerLoss(made, WorkerCrashedError("gone"), died_at)  # type: ignore[arg-type]
 
 
 def test_what_keeps_a_worker_from_starting_is_raised(script: Callable[..., Script]) -> None:
@@ -203,20 +205,22 @@ def test_draining_leaves_time_to_end_within_20_seconds() -> None:
 @pytest.mark.parametrize(
     ("own", "others", "limit"),
     [
-        (Tally(), [], 900.0),
-        (Tally(), [Tally(images=80, first_batch=16, first_at=0, last_at=4)], 900.0),
-        (Tally(images=16, first_batch=16, first_at=1, last_at=1), [], 300.0),
+        (WorkerProgress(), [], 900.0),
+        (WorkerProgress(), [WorkerProgress(images=80, first_batch=16, first_at=0, last_at=4)], 900.0),
+        (WorkerProgress(images=16, first_batch=16, first_at=1, last_at=1), [], 300.0),
         # 64 images after the first batch in 128 s: 32 s a batch of 16, so 640 s.
-        (Tally(images=80, first_batch=16, first_at=100, last_at=228), [], 640.0),
+        (WorkerProgress(images=80, first_batch=16, first_at=100, last_at=228), [], 640.0),
         # The slowest one decides: 16 images in 64 s.
         (
-            Tally(images=80, first_batch=16, first_at=100, last_at=228),
-            [Tally(images=32, first_batch=16, first_at=0, last_at=64)],
+            WorkerProgress(images=80, first_batch=16, first_at=100, last_at=228),
+            [WorkerProgress(images=32, first_batch=16, first_at=0, last_at=64)],
             1280.0,
         ),
-        (Tally(images=8000, first_batch=64, first_at=0, last_at=10), [], 300.0),
+        (WorkerProgress(images=8000, first_batch=64, first_at=0, last_at=10), [], 300.0),
     ],
 )
-def test_the_limit_is_made_from_observed_speed(own: Tally, others: list[Tally], limit: float) -> None:
+def test_the_limit_is_made_from_observed_speed(
+    own: WorkerProgress, others: list[WorkerProgress], limit: float
+) -> None:
     slowest = max(map(batch_seconds, [own, *others]))
     assert PATIENCE.limit(own, slowest) == pytest.approx(limit)

@@ -9,7 +9,7 @@ import pytest
 
 from camworker.exports.export import _FORMATS
 from camworker.exports.provenance import FORMATS
-from camworker.exports.weak_labels import Choice, Counts, labelled_images
+from camworker.exports.weak_labels import Counts, LabelSelection, labelled_images
 from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
@@ -44,7 +44,7 @@ def out(tmp_path_factory):
 
 def images(out, **choice):
     ledger = Ledger(LocalStore(out), RECIPE)
-    return list(labelled_images(ledger, ledger.read_recipe(), Choice(**choice), Counts()))
+    return list(labelled_images(ledger, ledger.read_recipe(), LabelSelection(**choice), Counts()))
 
 
 def results(capsys, out, tmp_path, *options):

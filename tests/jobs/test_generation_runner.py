@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camworker.ledger.lease import Link
+from camworker.ledger.lease import LeaseRecord
 from camworker.ledger.ledger import Plan, PlanFile
 from jobs.localize.generation_runner import Runner, too_many
 
@@ -43,7 +43,7 @@ class NotLost:
 
 
 class Lost:
-    lost = Link("other", "alpha", 77, None, 0.0, 120.0)
+    lost = LeaseRecord("other", "alpha", 77, None, 0.0, 120.0)
 
 
 def runner(lease, rate):

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from camworker.inference.out_of_memory import Forward
+from camworker.inference.out_of_memory import AdaptiveForward
 from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
 from camworker.storage import s3
@@ -36,8 +36,8 @@ def test_a_line_says_what_happened_and_where(lines):
     logs.write_lines()
     log = logs.LOG.getChild("worker")
     log.info("worker started", extra={"device": "cpu"})
-    with logs.where(recipe="r0123456789ab"):
-        with logs.where(generation=2, shard=7):
+    with logs.log_context(recipe="r0123456789ab"):
+        with logs.log_context(generation=2, shard=7):
             log.warning("%s of %s", 1, 2, extra={"images": {"ok": 3}})
         log.debug("not asked for")
         log.error("over")
@@ -67,7 +67,7 @@ def test_other_threads_say_their_own_place(lines):
     logs.write_lines()
 
     def work(shard):
-        with logs.where(shard=shard):
+        with logs.log_context(shard=shard):
             logs.LOG.info("at work", extra={"meant": shard})
 
     with ThreadPoolExecutor(4) as pool:
@@ -106,7 +106,7 @@ def test_fewer_images_at_a_time_are_told(tiny_localizer, monkeypatch, lines):
 
     monkeypatch.setattr(tiny_localizer, "forward", forward)
     logs.write_lines()
-    Forward(tiny_localizer)([None] * 4, [()] * 4)  # type: ignore[list-item]
+    AdaptiveForward(tiny_localizer)([None] * 4, [()] * 4)  # type: ignore[list-item]
     assert [(line["level"], line["batch_size"]) for line in lines()] == [("warning", 2), ("warning", 1)]
 
 
@@ -114,7 +114,7 @@ def test_fewer_images_at_a_time_are_told(tiny_localizer, monkeypatch, lines):
 def test_no_line_holds_a_credential(small, tiny_localizer, ledger, folder, lines, monkeypatch, trouble):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, "Sesame/Open+1")
-    s3.forget()
+    s3.reset_clients()
     small.objects["bucket/in/a.png"] = photograph(0)
     items = open_source("s3://bucket/in", tiny_localizer.package.classes).items
     small.fault = lambda method, name, count: trouble if name.endswith("a.png") else None

@@ -3,43 +3,43 @@
 import pytest
 
 from camworker.errors import UsageError
-from jobs.ray_cluster import Room, Workers, divide
+from jobs.ray_cluster import NodeCapacity, Workers, allocate
 
 
 @pytest.mark.parametrize(
     ("nodes", "asked", "gpus_each", "expected"),
     [
-        ([Room(2, 0)], None, None, Workers(1, 2, 0)),
-        ([Room(16, 0)], None, None, Workers(4, 4, 0)),
-        ([Room(16, 0)], 3, None, Workers(3, 5, 0)),
-        ([Room(16, 0)], 16, None, Workers(16, 1, 0)),
+        ([NodeCapacity(2, 0)], None, None, Workers(1, 2, 0)),
+        ([NodeCapacity(16, 0)], None, None, Workers(4, 4, 0)),
+        ([NodeCapacity(16, 0)], 3, None, Workers(3, 5, 0)),
+        ([NodeCapacity(16, 0)], 16, None, Workers(16, 1, 0)),
         # A worker lies on one node: not one of two cores, of which no node has that many.
-        ([Room(0, 0), Room(1, 0), Room(1, 0)], None, None, Workers(2, 1, 0)),
-        ([Room(0, 0), Room(3, 0), Room(3, 0)], None, None, Workers(2, 3, 0)),
-        ([Room(0, 0), Room(3, 0), Room(3, 0)], 1, None, Workers(1, 3, 0)),
+        ([NodeCapacity(0, 0), NodeCapacity(1, 0), NodeCapacity(1, 0)], None, None, Workers(2, 1, 0)),
+        ([NodeCapacity(0, 0), NodeCapacity(3, 0), NodeCapacity(3, 0)], None, None, Workers(2, 3, 0)),
+        ([NodeCapacity(0, 0), NodeCapacity(3, 0), NodeCapacity(3, 0)], 1, None, Workers(1, 3, 0)),
         # Three on two nodes: two have to share one.
-        ([Room(4, 0), Room(4, 0)], 3, None, Workers(3, 2, 0)),
+        ([NodeCapacity(4, 0), NodeCapacity(4, 0)], 3, None, Workers(3, 2, 0)),
         # A worker for each GPU, with as many cores as the node with the fewest a GPU has for one.
-        ([Room(0, 0), Room(7, 1), Room(8, 4)], None, None, Workers(5, 2, 1)),
-        ([Room(0, 0), Room(7, 1), Room(7, 1)], None, None, Workers(2, 7, 1)),
-        ([Room(8, 1)], None, 0.5, Workers(2, 4, 0.5)),
+        ([NodeCapacity(0, 0), NodeCapacity(7, 1), NodeCapacity(8, 4)], None, None, Workers(5, 2, 1)),
+        ([NodeCapacity(0, 0), NodeCapacity(7, 1), NodeCapacity(7, 1)], None, None, Workers(2, 7, 1)),
+        ([NodeCapacity(8, 1)], None, 0.5, Workers(2, 4, 0.5)),
         # Not on GPUs, though there are some.
-        ([Room(8, 1)], 2, 0, Workers(2, 4, 0)),
+        ([NodeCapacity(8, 1)], 2, 0, Workers(2, 4, 0)),
     ],
 )
 def test_workers_fit_on_nodes(nodes, asked, gpus_each, expected):
-    assert divide(nodes, asked, gpus_each) == expected
+    assert allocate(nodes, asked, gpus_each) == expected
 
 
 @pytest.mark.parametrize(
     ("nodes", "asked", "gpus_each", "message"),
     [
-        ([Room(2, 0)], 3, None, "--workers 3: there are 2 cores and 0 GPUs, enough for 2"),
-        ([Room(8, 1), Room(8, 1)], None, 2, "--gpus-per-worker 2: no node has as many"),
-        ([Room(0, 0)], None, None, "no node has cores"),
-        ([Room(0, 1)], 1, None, "no node has cores"),
+        ([NodeCapacity(2, 0)], 3, None, "--workers 3: there are 2 cores and 0 GPUs, enough for 2"),
+        ([NodeCapacity(8, 1), NodeCapacity(8, 1)], None, 2, "--gpus-per-worker 2: no node has as many"),
+        ([NodeCapacity(0, 0)], None, None, "no node has cores"),
+        ([NodeCapacity(0, 1)], 1, None, "no node has cores"),
     ],
 )
 def test_what_does_not_fit_is_refused(nodes, asked, gpus_each, message):
     with pytest.raises(UsageError, match=message):
-        divide(nodes, asked, gpus_each)
+        allocate(nodes, asked, gpus_each)

@@ -16,7 +16,7 @@ from camworker.dataset import latest
 from camworker.frame import Frame
 from camworker.inference.localizer import Localizer
 from camworker.ledger.ledger import Ledger
-from camworker.metrics.summary import FIGURES
+from camworker.metrics.summary import METRICS
 from jobs.cli import main
 from support.factories import photograph
 from support.summaries import localized
@@ -57,7 +57,7 @@ def test_the_files_hold_what_the_command_says(
     assert (kept["images"], kept["units"]) == (11, 9)
 
     figures = {row["name"]: row for row in table(report / "figures.csv")}
-    for name in FIGURES:
+    for name in METRICS:
         value, interval = printed[name], printed[f"{name}_ci95"] or ["", ""]
         assert figures[name]["value"] == ("" if value is None else repr(value))
         assert [figures[name]["low"], figures[name]["high"]] == [str(end) for end in interval]

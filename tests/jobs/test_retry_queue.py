@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.driver.retry_queue import Attempts, rest_seconds
+from jobs.driver.retry_queue import RetryQueue, rest_seconds
 
 A, B, C = (1, 0), (1, 1), (1, 2)
 
 
 def attempts(*tasks):
-    made = Attempts(draw=lambda: 1.0)
+    made = RetryQueue(draw=lambda: 1.0)
     made.add(tasks)
     return made
 

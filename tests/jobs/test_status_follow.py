@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from camworker.inference.localizer import Localizer
-from camworker.ledger.lease import take
+from camworker.ledger.lease import acquire
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.ledger.plan import write_generation
 from camworker.storage.store import LocalStore
@@ -57,7 +57,7 @@ def test_without_a_terminal_a_line_at_a_time_until_it_is_complete(
             lease.release()
 
     monkeypatch.setattr(follow, "sleep", work_on)
-    lease = take(ledger.store, RECIPE)
+    lease = acquire(ledger.store, RECIPE)
     assert cli.main(["status", str(tmp_path / "out"), "--follow", "--json"]) == 0
     out, err = capsys.readouterr()
     assert waits == [30.0] * 5

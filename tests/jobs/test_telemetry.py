@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from camworker.inference.stage_timer import Stages
+from camworker.inference.stage_timer import StageTimer
 from jobs.driver import telemetry
-from jobs.driver.telemetry import DriverMetrics, Standing, WorkerMetrics
+from jobs.driver.telemetry import DriverMetrics, DriverStatus, WorkerMetrics
 from support.cli_runner import ENVIRONMENT, photographs
 from support.paths import SUPPORT
 
@@ -52,8 +52,8 @@ def told(monkeypatch):
     return Recorded.told
 
 
-class Account(Stages):
-    """Stages whose times are said."""
+class Account(StageTimer):
+    """StageTimer whose times are said."""
 
     def spend(self, **seconds):
         for stage, value in seconds.items():
@@ -107,10 +107,10 @@ def test_a_worker_on_a_gpu_tells_how_busy_it_is_over_some_seconds(told, monkeypa
 
 def test_a_driver_tells_what_is_new_and_how_it_stands(told):
     metrics = DriverMetrics("r0123456789ab")
-    metrics.publish(Standing(done=0, failed=0, lost=0, waiting=9, workers=0))
+    metrics.publish(DriverStatus(done=0, failed=0, lost=0, waiting=9, workers=0))
     assert told == {("shards_waiting", ""): 9, ("workers", ""): 0}
-    metrics.publish(Standing(done=2, failed=1, lost=0, waiting=4, workers=3))
-    metrics.publish(Standing(done=3, failed=4, lost=1, waiting=0, workers=2))
+    metrics.publish(DriverStatus(done=2, failed=1, lost=0, waiting=4, workers=3))
+    metrics.publish(DriverStatus(done=3, failed=4, lost=1, waiting=0, workers=2))
     expected = {
         ("shards_total", "done"): 3,
         ("shards_total", "failed"): 4,
@@ -120,7 +120,7 @@ def test_a_driver_tells_what_is_new_and_how_it_stands(told):
     }
     assert told == expected
     # The next generation counts from none again, its metrics go on.
-    DriverMetrics("r0123456789ab").publish(Standing(done=1, failed=0, lost=0, waiting=0, workers=2))
+    DriverMetrics("r0123456789ab").publish(DriverStatus(done=1, failed=0, lost=0, waiting=0, workers=2))
     assert told == expected | {("shards_total", "done"): 4}
 
 

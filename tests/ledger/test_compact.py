@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camworker.dataset import latest
-from camworker.errors import DamagedError, UsageError
+from camworker.errors import CorruptedError, UsageError
 from camworker.ledger import compact as compacting
 from camworker.ledger.compact import compact, row_groups
 from camworker.storage import s3
@@ -155,7 +155,7 @@ def test_a_damaged_part_is_not_copied(out, tmp_path):
     data = bytearray(part.read_bytes())
     data[0] ^= 1  # no page's checksum tells
     part.write_bytes(data)
-    with pytest.raises(DamagedError, match=part.name):
+    with pytest.raises(CorruptedError, match=part.name):
         compact(open_output(out), str(tmp_path / "rows"), rows_per_file=2)
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
 

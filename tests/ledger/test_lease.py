@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from camworker.errors import LeaseHeldError
 from camworker.ledger import lease as leases
-from camworker.ledger.lease import SKEW_SECONDS, Link, is_gone, process_name, take
+from camworker.ledger.lease import SKEW_SECONDS, LeaseRecord, acquire, is_gone, process_name
 from camworker.storage.store import LocalStore, MemoryStore
 
 RECIPE = "r0123456789ab"
@@ -50,7 +50,7 @@ def held_by_another(store, number=1, **changes):
 
 def test_taking_renewing_and_releasing_each_append_a_link(store):
     clock = Clock()
-    lease = take(store, RECIPE, clock=clock)
+    lease = acquire(store, RECIPE, clock=clock)
     clock.now = 1060
     assert lease.renew() is True
     clock.now = 1090
@@ -70,7 +70,7 @@ def test_taking_renewing_and_releasing_each_append_a_link(store):
 def test_a_held_lease_is_refused_and_says_by_whom_and_until_when(store):
     held_by_another(store)
     with pytest.raises(LeaseHeldError) as refused:
-        take(store, RECIPE, clock=Clock(1100))
+        acquire(store, RECIPE, clock=Clock(1100))
     assert str(refused.value) == (
         "another run holds recipe r0123456789ab of this output: the run on alpha, process 77, "
         "since 1970-01-01 00:16:40 UTC, until 1970-01-01 00:18:40 UTC unless it goes on"
@@ -79,26 +79,26 @@ def test_a_held_lease_is_refused_and_says_by_whom_and_until_when(store):
 
 
 def test_our_own_process_cannot_take_it_twice(store):
-    take(store, RECIPE)
+    acquire(store, RECIPE)
     with pytest.raises(LeaseHeldError, match=f"process {os.getpid()}"):
-        take(store, RECIPE)
+        acquire(store, RECIPE)
 
 
 def test_another_recipe_has_its_own(store):
     held_by_another(store)
-    take(store, "rffffffffffff", clock=Clock())
+    acquire(store, "rffffffffffff", clock=Clock())
 
 
 def test_an_expired_lease_is_taken_only_after_the_margin_for_skew(store):
     held_by_another(store)
     with pytest.raises(LeaseHeldError):
-        take(store, RECIPE, clock=Clock(1120 + SKEW_SECONDS))
-    take(store, RECIPE, clock=Clock(1120 + SKEW_SECONDS + 0.1))
+        acquire(store, RECIPE, clock=Clock(1120 + SKEW_SECONDS))
+    acquire(store, RECIPE, clock=Clock(1120 + SKEW_SECONDS + 0.1))
     assert [link["holder"] == "other" for link in links(store).values()] == [True, False]
 
 
 def test_a_dead_run_blocks_others_for_three_minutes_at_most(store):
-    take(store, RECIPE, clock=Clock())
+    acquire(store, RECIPE, clock=Clock())
     [only] = links(store).values()
     assert only["until"] + SKEW_SECONDS - 1000 <= 180
 
@@ -106,7 +106,7 @@ def test_a_dead_run_blocks_others_for_three_minutes_at_most(store):
 def test_a_released_lease_is_taken_at_once(store):
     held_by_another(store)
     held_by_another(store, 2, released=True)
-    take(store, RECIPE, clock=Clock())
+    acquire(store, RECIPE, clock=Clock())
     assert list(links(store))[-1] == "00000003.json"
 
 
@@ -116,12 +116,12 @@ def test_only_the_last_link_counts(store):
     store.create(f"{FOLDER}/notes.txt", b"")
     store.create(f"{FOLDER}/old/00000099.json", b"")
     with pytest.raises(LeaseHeldError):
-        take(store, RECIPE, clock=Clock())
+        acquire(store, RECIPE, clock=Clock())
 
 
 def test_who_renews_too_late_loses_it_to_who_took_over(store):
     clock = Clock()
-    lease = take(store, RECIPE, clock=clock)
+    lease = acquire(store, RECIPE, clock=clock)
     held_by_another(store, 2)
     before = links(store)
     assert lease.renew() is False
@@ -133,11 +133,11 @@ def test_who_renews_too_late_loses_it_to_who_took_over(store):
 
 def test_who_renews_too_late_but_before_anybody_came_goes_on(store):
     clock = Clock()
-    lease = take(store, RECIPE, clock=clock)
+    lease = acquire(store, RECIPE, clock=clock)
     clock.now = 9000
     assert lease.renew() is True
     with pytest.raises(LeaseHeldError):
-        take(store, RECIPE, clock=clock)
+        acquire(store, RECIPE, clock=clock)
 
 
 class LostAnswers(MemoryStore):
@@ -158,7 +158,7 @@ class LostAnswers(MemoryStore):
 def test_a_lost_answer_is_no_other_run():
     store, clock = LostAnswers(), Clock()
     store.answers = [False]
-    lease = take(store, RECIPE, clock=clock)
+    lease = acquire(store, RECIPE, clock=clock)
     store.answers = [False, TimeoutError()]
     assert lease.renew() is True
     clock.now += 1
@@ -168,7 +168,7 @@ def test_a_lost_answer_is_no_other_run():
     lease.release()
     assert lease.lost is None
     assert [link["released"] for link in links(store).values()] == [False, False, False, True]
-    take(store, RECIPE, clock=clock)
+    acquire(store, RECIPE, clock=clock)
 
 
 @pytest.mark.parametrize("before", [None, {"until": 0.0}, {"released": True}])
@@ -181,7 +181,7 @@ def test_of_sixteen_takers_exactly_one_gets_it(store, before):
     def taker():
         together.wait()
         try:
-            outcome.append(take(store, RECIPE))
+            outcome.append(acquire(store, RECIPE))
         except LeaseHeldError:
             outcome.append(None)
 
@@ -213,7 +213,7 @@ def test_no_two_runs_ever_hold_it(skews, steps):
         clock = Clock(true.now + skews[machine])
         if action == "take" and machine not in held:
             try:
-                held[machine] = take(store, RECIPE, clock=clock)
+                held[machine] = acquire(store, RECIPE, clock=clock)
                 until[machine] = clock.now + 120
             except LeaseHeldError:
                 assert held, "it is refused although nobody has it"
@@ -234,7 +234,7 @@ def test_no_two_runs_ever_hold_it(skews, steps):
 def test_inside_with_it_is_renewed_and_at_the_end_released(monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.01)
     store = MemoryStore()
-    with take(store, RECIPE):
+    with acquire(store, RECIPE):
         deadline = time.monotonic() + 10
         while len(links(store)) < 4 and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -243,14 +243,14 @@ def test_inside_with_it_is_renewed_and_at_the_end_released(monkeypatch):
     assert [link["released"] for link in chain] == [False] * (len(chain) - 1) + [True]
     untils = [link["until"] for link in chain[:-1]]
     assert untils == sorted(untils)
-    take(store, RECIPE)
+    acquire(store, RECIPE)
 
 
 def test_renewing_goes_on_after_the_store_has_failed(monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.01)
     monkeypatch.setattr(leases, "_RETRY_SECONDS", 0.01)
     store = LostAnswers()
-    lease = take(store, RECIPE)
+    lease = acquire(store, RECIPE)
     store.answers = [TimeoutError()] * 3
     with lease:
         deadline = time.monotonic() + 10
@@ -263,13 +263,13 @@ def test_renewing_goes_on_after_the_store_has_failed(monkeypatch):
 def test_losing_it_is_noticed_in_the_background(monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.01)
     store = MemoryStore()
-    lease = take(store, RECIPE)
+    lease = acquire(store, RECIPE)
     held_by_another(store, 2, until=time.time() + 1000)
     with lease:
         deadline = time.monotonic() + 10
         while lease.lost is None and time.monotonic() < deadline:
             time.sleep(0.005)
-    assert lease.lost == Link("other", "alpha", 77, ELSEWHERE, 1000.0, lease.lost.until)
+    assert lease.lost == LeaseRecord("other", "alpha", 77, ELSEWHERE, 1000.0, lease.lost.until)
     assert list(links(store)) == ["00000001.json", "00000002.json"]
 
 
@@ -283,13 +283,13 @@ def test_a_killed_process_of_this_machine_does_not_hold_it(store):
     assert not is_gone(name)
     held_by_another(store, process=name, until=time.time() + 100)
     with pytest.raises(LeaseHeldError):
-        take(store, RECIPE)
+        acquire(store, RECIPE)
     child.kill()
     deadline = time.monotonic() + 10
     while not is_gone(name) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert is_gone(name)
-    take(store, RECIPE).release()
+    acquire(store, RECIPE).release()
     child.communicate()
     assert is_gone(name)
 
@@ -314,4 +314,4 @@ def test_where_processes_cannot_be_told_apart_nobody_is_gone(monkeypatch, tmp_pa
     monkeypatch.setattr(leases, "_PROC", tmp_path)
     assert process_name(os.getpid()) is None
     assert not is_gone(ours)
-    take(MemoryStore(), RECIPE).release()
+    acquire(MemoryStore(), RECIPE).release()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camworker.dataset import iter_latest
-from camworker.errors import DamagedError
+from camworker.errors import CorruptedError
 from camworker.inference.predictions import FailedPrediction
 from camworker.inputs.duckdb_scratch import ItemsFile
 from camworker.ledger.ledger import Part
@@ -309,7 +309,7 @@ def test_a_damaged_plan_plans_nothing(ledger, pending, damage):
         elif damage == "altered":
             store.create(key, data.replace(b"/in/a", b"/in/x"))
     ledger.store = store
-    with pytest.raises(DamagedError, match=f"{key} is .*run camworker verify"):
+    with pytest.raises(CorruptedError, match=f"{key} is .*run camworker verify"):
         pending(make_items(*"abc"))
 
 

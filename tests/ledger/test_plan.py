@@ -13,11 +13,11 @@ from camworker.errors import CommitError, UsageError
 from camworker.ledger import plan as planning
 from camworker.ledger.ledger import Ledger, recipe_id
 from camworker.ledger.plan import (
+    choose_shard_size,
     make_recipe,
     read_shard,
     row_bytes,
     select,
-    shard_size,
     write_generation,
 )
 from camworker.schemas import PLAN, CamShape
@@ -104,18 +104,18 @@ def test_sample_is_drawn_from_the_limit():
     ],
 )
 def test_shard_size(items, workers, asked, expected):
-    assert shard_size(items, workers, 490, asked) == expected
+    assert choose_shard_size(items, workers, 490, asked) == expected
 
 
 def test_a_shard_never_makes_a_part_over_64_megabytes():
     # 5 maps of 64 x 64 and as many known ones are 81,920 bytes a row.
     each = row_bytes(5, CamShape(5, 64, 64))
     assert each == 2 * 10 * 64 * 64
-    size = shard_size(10**6, 1, each)
+    size = choose_shard_size(10**6, 1, each)
     assert 64_000_000 - 2 * each < size * (each + 2048) <= 64_000_000
     with pytest.raises(UsageError, match=f"{size} images is the most"):
-        shard_size(10**6, 1, each, size + 1)
-    assert shard_size(10**6, 1, 10**9) == 1
+        choose_shard_size(10**6, 1, each, size + 1)
+    assert choose_shard_size(10**6, 1, 10**9) == 1
 
 
 @settings(max_examples=60, deadline=None)

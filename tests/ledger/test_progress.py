@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from camworker.ledger.lease import take
+from camworker.ledger.lease import acquire
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
-from camworker.ledger.progress import Follower
+from camworker.ledger.progress import ProgressMonitor
 from camworker.storage.store import open_store
 from support.factories import photograph, photographs_of, run, run_generation
 
@@ -45,7 +45,7 @@ def finish(ledger, number):
 
 def test_parts_are_counted_as_they_arrive(ledger, plan, tiny_localizer, clock):
     run(ledger, plan, tiny_localizer, 0)
-    follower = Follower(ledger.store, clock=clock)
+    follower = ProgressMonitor(ledger.store, clock=clock)
     seen = follower.look()[0]
     assert (seen.recipe, seen.generation, seen.planned, seen.shards) == (RECIPE, 1, 11, 6)
     assert (seen.parts, seen.done, seen.images) == (1, 2, Counter(ok=2))
@@ -59,7 +59,7 @@ def test_parts_are_counted_as_they_arrive(ledger, plan, tiny_localizer, clock):
 
 def test_speed_is_that_of_parts_that_were_seen_to_arrive(ledger, plan, tiny_localizer, clock):
     run(ledger, plan, tiny_localizer, 0)
-    follower = Follower(ledger.store, clock=clock)
+    follower = ProgressMonitor(ledger.store, clock=clock)
     assert follower.look()[0].images_per_second is None
     clock.now = 50.0
     run(ledger, plan, tiny_localizer, 1)
@@ -78,9 +78,9 @@ def test_speed_is_that_of_parts_that_were_seen_to_arrive(ledger, plan, tiny_loca
 
 def test_it_is_over_when_all_is_complete_and_nobody_is_at_work(ledger, plan, folder, tiny_localizer):
     today = Clock()
-    follower = Follower(ledger.store, today=today)
+    follower = ProgressMonitor(ledger.store, today=today)
     assert follower.look()[0].holder is None
-    lease = take(ledger.store, RECIPE, clock=today)
+    lease = acquire(ledger.store, RECIPE, clock=today)
     assert follower.look()[0].holder.pid == lease._link.pid
     for shard in range(plan.shards):
         run(ledger, plan, tiny_localizer, shard)
@@ -103,8 +103,8 @@ def test_a_killed_run_elsewhere_counts_as_at_work_until_its_lease_ends(ledger, f
     today = Clock()
     run_generation(ledger, tiny_localizer, photographs_of(folder))
     finish(ledger, 1)
-    link = take(ledger.store, RECIPE, clock=today)
-    follower = Follower(ledger.store, today=today)
+    link = acquire(ledger.store, RECIPE, clock=today)
+    follower = ProgressMonitor(ledger.store, today=today)
     assert follower.look() == []
     today.now = link._link.until + 61
     assert follower.look() is None
@@ -118,8 +118,8 @@ def test_a_look_in_s3_costs_few_requests(small, folder, tiny_localizer):
     finish(ledger, 1)
     plan = write_generation(ledger, 2, photographs_of(folder), 2, verify=True)
     run(ledger, plan, tiny_localizer, 0)
-    lease = take(store, RECIPE)
-    follower = Follower(store)
+    lease = acquire(store, RECIPE)
+    follower = ProgressMonitor(store)
     assert follower.look()[0].done == 2
     small.page = 1  # the six parts of the first generation would be as many pages
     small.requests.clear()

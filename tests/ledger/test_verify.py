@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.dataset import latest
-from camworker.errors import DamagedError
+from camworker.errors import CorruptedError
 from camworker.ledger.inventory import planned_again
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.verify import check_parts, held_recipes, orphans, survey
@@ -239,7 +239,7 @@ def test_a_run_record_deleted_leaves_an_unfinished_generation(out, capsys):
 def test_a_lost_part_whose_images_a_later_generation_holds(out, capsys, source, tiny_localizer):
     lost = f"{PARTS}/part-0001-000001.parquet"
     (out / lost).unlink()
-    with pytest.raises(DamagedError, match=f"^{lost} is gone, and its run record names it: run camworker"):
+    with pytest.raises(CorruptedError, match=f"^{lost} is gone, and its run record names it: run camworker"):
         latest(str(out))
     ledger, items = open_output(out), photographs_of(source)
     complete_generation(ledger, tiny_localizer, items.slice(4, 3), generation=3)

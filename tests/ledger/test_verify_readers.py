@@ -3,7 +3,7 @@
 import pytest
 
 from camworker.dataset import latest
-from camworker.errors import DamagedError
+from camworker.errors import CorruptedError
 from camworker.storage.store import open_store
 from jobs import cli
 from support.cli_runner import camworker, photographs
@@ -41,7 +41,7 @@ def test_summarize_refuses_every_damage(out, truth, capsys):
 
 def test_a_damaged_run_record_is_refused_by_readers(out):
     (out / HOME / "run-0001.json").write_bytes(b"{")
-    with pytest.raises(DamagedError, match="run record of generation 1 cannot be read: run camworker"):
+    with pytest.raises(CorruptedError, match="run record of generation 1 cannot be read: run camworker"):
         latest(str(out))
 
 

@@ -16,14 +16,14 @@ from camworker.boxes.rules import iou
 from camworker.frame import Frame
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.map_scores import (
-    MapJudged,
+    MapScores,
     gaussian_boxes,
     gaussian_map,
     judge_maps,
     pixel_histogram,
     points_at,
 )
-from camworker.metrics.matching import Criteria, judge, read_targets
+from camworker.metrics.matching import Criteria, match_predictions, read_targets
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
 from support.factories import encode
 from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, row, table, truth
@@ -35,9 +35,9 @@ FOUR = criteria(4, (4, 4))
 FRAME = FOUR.frame(100, 100)
 
 
-def mapped(rows: Any, true: Truth, how: Criteria = FOUR, rule: Any = "maxboxacc") -> MapJudged:
+def mapped(rows: Any, true: Truth, how: Criteria = FOUR, rule: Any = "maxboxacc") -> MapScores:
     targets = read_targets(rows["targets"], how.map_shape)
-    return judge_maps(rows, judge(rows, true, how, targets), targets, true, how, rule)
+    return judge_maps(rows, match_predictions(rows, true, how, targets), targets, true, how, rule)
 
 
 def mask_file(folder: Path, name: str, pixels: np.ndarray) -> str:

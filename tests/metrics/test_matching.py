@@ -8,13 +8,13 @@ import pytest
 
 from camworker.frame import Frame
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import COLUMNS, ERRORS, Criteria, Judged, judge, read_targets
+from camworker.metrics.matching import COLUMNS, ERRORS, Criteria, Matches, match_predictions, read_targets
 from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, row, table, truth
 
 
-def judged(rows: pa.Table, true: Truth, how: Criteria | None = None) -> Judged:
+def judged(rows: pa.Table, true: Truth, how: Criteria | None = None) -> Matches:
     how = how or criteria()
-    return judge(rows, true, how, read_targets(rows["targets"], how.map_shape))
+    return match_predictions(rows, true, how, read_targets(rows["targets"], how.map_shape))
 
 
 def test_units_are_images_and_labels_in_order() -> None:
@@ -245,7 +245,7 @@ CAM[3, 3] = 0.5
 TOP_LEFT, TOP, BOTTOM = (0, 0, 50, 50), (0, 0, 75, 50), (75, 75, 100, 100)
 
 
-def remade(rule: str, true: Truth, *, inclusive: bool = False) -> Judged:
+def remade(rule: str, true: Truth, *, inclusive: bool = False) -> Matches:
     """One row whose stored boxes are elsewhere, its maps of classes 1, 2 and 3 all alike."""
     how = criteria(4, (4, 4), box_rule=rule, inclusive=inclusive)
     stored = row("a", [(1, FAR), (2, FAR), (3, FAR)], known(3, FAR, cam=CAM), cams=[CAM] * 3)
@@ -337,7 +337,7 @@ def test_a_slice_is_judged_as_its_rows_alone() -> None:
         row("d", [(2, FAR), (1, FAR)], known(1, FAR)),
     ]
     sliced, alone = judged(table(*rows).slice(2), true), judged(table(*rows[2:]), true)
-    for name in Judged.__dataclass_fields__:
+    for name in Matches.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(sliced, name), getattr(alone, name), err_msg=name)
 
 

@@ -13,7 +13,7 @@ from camworker.boxes.maxboxacc import score_map
 from camworker.errors import UsageError
 from camworker.metrics.confidence import poisson_weights
 from camworker.metrics.ground_truth.truth import Truth, hash_ids
-from camworker.metrics.summary import FIGURES, TruthFacts, compute, details, per_class
+from camworker.metrics.summary import METRICS, TruthFacts, compute, details, per_class
 from camworker.metrics.tally import Tally
 from support.factories import encode
 from support.prediction_rows import (
@@ -48,7 +48,7 @@ def test_everything_right() -> None:
     result = figures(
         table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2))))), A, measure(sweep="cam")
     )
-    for name in FIGURES:
+    for name in METRICS:
         if name != "pxap":
             assert result[name] == (0 if "error" in name else 1), name
     assert result["max_box_acc_at"] == {"0.3": 1, "0.5": 1, "0.7": 1}
@@ -85,7 +85,7 @@ def test_a_failed_row_with_truth_is_wrong_by_every_figure() -> None:
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2)))), broken("b"))
     result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)), measure(sweep="cam"))
     assert result["units_without_target"] == 0
-    for name in FIGURES:
+    for name in METRICS:
         if name != "pxap":
             assert result[name] == 0.5, name
 
@@ -138,7 +138,7 @@ def test_without_boxes_there_is_classification_only() -> None:
     for true in (truth(("a", 1, None)), Truth.of_rows(["a"], [1])):
         result = figures(table(RIGHT), true)
         assert result["top1_classification_error"] == result["top5_classification_error"] == 0
-        assert all(result[name] is None for name in FIGURES if "classification" not in name)
+        assert all(result[name] is None for name in METRICS if "classification" not in name)
         assert result["baselines"] is None
         assert sum(result["errors"].values()) == sum(result["iou_histogram"]["units"]) == 0
 
@@ -148,7 +148,7 @@ def test_without_anything_to_judge_all_figures_are_null() -> None:
         result = figures(rows, A)
         assert (result["units"], result["truth_without_image"]) == (0, 1)
         assert result["images_without_truth"] == rows.num_rows
-        assert all(result[name] is result[f"{name}_ci95"] is None for name in FIGURES)
+        assert all(result[name] is result[f"{name}_ci95"] is None for name in METRICS)
         assert result["calibration"]["expected_calibration_error"] is None
         json.dumps(result, allow_nan=False)
 
@@ -156,7 +156,7 @@ def test_without_anything_to_judge_all_figures_are_null() -> None:
 def test_a_truth_without_rows() -> None:
     result = figures(table(RIGHT), truth())
     assert (result["images_without_truth"], result["truth_without_image"]) == (1, 0)
-    assert all(result[name] is None for name in FIGURES)
+    assert all(result[name] is None for name in METRICS)
 
 
 def test_two_images_of_one_stem_are_one_of_the_truth() -> None:

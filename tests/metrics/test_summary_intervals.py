@@ -8,7 +8,7 @@ import pytest
 
 from camworker.metrics.confidence import poisson_weights, wilson
 from camworker.metrics.ground_truth.truth import hash_ids
-from camworker.metrics.summary import FIGURES, TruthFacts, compare, compute
+from camworker.metrics.summary import METRICS, TruthFacts, compare, compute
 from camworker.metrics.tally import Tally
 from support.prediction_rows import (
     BY_CELLS,
@@ -93,7 +93,7 @@ def test_two_equal_tallies_differ_by_nothing() -> None:
     tally = tallied(rows, true, what)
     summary = compute(tally, TruthFacts.of(true, tally.seen), what, 5)
     difference = compare(tally, tallied(rows, true, what), summary, summary)
-    for name in FIGURES:
+    for name in METRICS:
         if summary[name] is None:
             assert difference[name] is difference[f"{name}_ci95"] is None
         else:

@@ -12,13 +12,19 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from camworker.boxes.maxboxacc import boxes_at, inclusive_iou, largest, scaled_truth, score_map
+from camworker.boxes.maxboxacc import (
+    contour_boxes,
+    inclusive_iou,
+    largest_contour_box,
+    scaled_truth,
+    score_map,
+)
 from camworker.metrics import tally as metrics
 from camworker.metrics.confidence import REPLICATES, poisson_weights
 from camworker.metrics.ground_truth.truth import Truth, hash_ids
 from camworker.metrics.matching import COLUMNS
-from camworker.metrics.summary import FIGURES, TruthFacts, compute
-from camworker.metrics.tally import EXAMPLES, Measure, Tally
+from camworker.metrics.summary import METRICS, TruthFacts, compute
+from camworker.metrics.tally import EXAMPLES, EvaluationConfig, Tally
 from camworker.metrics.threshold_sweep import THRESHOLDS
 from support.factories import encode
 from support.prediction_rows import (
@@ -109,7 +115,7 @@ def test_any_split_and_any_order_gives_what_one_pass_gives(
     masks: list[str | None],
     drawn: list[Any],
     true: list[Any],
-    what: Measure,
+    what: EvaluationConfig,
     inclusive: bool,
     data: st.DataObject,
 ) -> None:
@@ -172,7 +178,10 @@ def swept(cam: Any, size: tuple[int, int], corners: Any) -> np.ndarray:
     score_HW, true = score_map(np.array(cam, np.float16)), scaled_truth(np.array(corners), *size)
     return np.array(
         [
-            [inclusive_iou(found, true).max() for found in (largest(score_HW, tau), boxes_at(score_HW, tau))]
+            [
+                inclusive_iou(found, true).max()
+                for found in (largest_contour_box(score_HW, tau), contour_boxes(score_HW, tau))
+            ]
             for tau in THRESHOLDS
         ]
     )
@@ -226,7 +235,7 @@ def by_loops(rows: list[dict[str, Any]], true: list[Any]) -> dict[str, float | N
         of_class["pointing"][label].append(bool(cam) and points(cam, size, corners))
         found["sweep"].append(swept(cam, size, tuple(corners)) if cam else np.zeros((100, 2)))
     sweep = np.array(found.pop("sweep", np.zeros((0, 100, 2))))
-    result = {name: mean(found[name]) for name in FIGURES if name in found or "error" in name}
+    result = {name: mean(found[name]) for name in METRICS if name in found or "error" in name}
     result["corloc"] = mean([mean(some) for some in of_class["corloc"].values()])
     for name in ("gt_known_localization_accuracy", "pointing_game_accuracy", "max_box_acc", "max_box_acc_v2"):
         result.setdefault(name, None)

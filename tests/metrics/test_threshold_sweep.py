@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from camworker.boxes.maxboxacc import boxes_at, inclusive_iou, largest, score_map
+from camworker.boxes.maxboxacc import contour_boxes, inclusive_iou, largest_contour_box, score_map
 from camworker.boxes.rules import boxes_from_cam, iou
 from camworker.frame import Frame
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
@@ -31,7 +31,10 @@ def by_choe(cam_hw: Any, truth: Any, thresholds: Any) -> np.ndarray:
     score_HW = score_map(cam_hw)
     return np.array(
         [
-            [inclusive_iou(boxes, truth).max() for boxes in (largest(score_HW, tau), boxes_at(score_HW, tau))]
+            [
+                inclusive_iou(boxes, truth).max()
+                for boxes in (largest_contour_box(score_HW, tau), contour_boxes(score_HW, tau))
+            ]
             for tau in THRESHOLDS[thresholds]
         ]
     )

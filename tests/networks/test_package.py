@@ -12,18 +12,18 @@ import torchvision
 from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
 from camworker.networks.gap import check_gap_head
-from camworker.networks.package import Package, Preprocessing, load, make, save
-from camworker.networks.registry import DEFAULT, build
+from camworker.networks.package import NetworkPackage, Preprocessing, build_package, load, save
+from camworker.networks.registry import DEFAULT, create_network
 from support.factories import tiny_package
 
 HALF = (0.5, 0.5, 0.5)
 
 
-def package_of(names: tuple[str, ...], **changed: object) -> Package:
+def package_of(names: tuple[str, ...], **changed: object) -> NetworkPackage:
     """The default architecture with random weights. Its fingerprint is not made, as nothing reads it."""
     torch.manual_seed(1)
-    network = build(DEFAULT, classes=len(names), pooling=changed.pop("pooling", "avg"))
-    package = Package(DEFAULT, network, Classes(names), Preprocessing(160, HALF, HALF), "softmax", "")
+    network = create_network(DEFAULT, classes=len(names), pooling=changed.pop("pooling", "avg"))
+    package = NetworkPackage(DEFAULT, network, Classes(names), Preprocessing(160, HALF, HALF), "softmax", "")
     return replace(package, **changed)
 
 
@@ -212,7 +212,9 @@ def test_a_package_of_a_network_trained_elsewhere(tmp_path):
     state = torchvision.models.shufflenet_v2_x0_5(num_classes=3).state_dict()
     about = {"data": "three pets", "epochs": 7, "größe": [1.5, None]}
     classes = Classes(("cat", "dog", "bird"))
-    package = make("torchvision:shufflenet_v2_x0_5", state, classes, scoring="sigmoid", provenance=about)
+    package = build_package(
+        "torchvision:shufflenet_v2_x0_5", state, classes, scoring="sigmoid", provenance=about
+    )
     assert package.preprocessing == Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     save(package, tmp_path)
     again = load(str(tmp_path))
@@ -226,7 +228,7 @@ def test_a_package_of_a_network_trained_elsewhere(tmp_path):
 def test_a_package_of_another_class_count_says_both():
     state = torchvision.models.shufflenet_v2_x0_5(num_classes=3).state_dict()
     with pytest.raises(NetworkError, match=r"2 tensors differ, fc\.weight .*\(3, 1024\).*\(2, 1024\)"):
-        make("torchvision:shufflenet_v2_x0_5", state, Classes(("cat", "dog")))
+        build_package("torchvision:shufflenet_v2_x0_5", state, Classes(("cat", "dog")))
 
 
 def test_provenance_may_be_left_out(spoil):
@@ -241,8 +243,8 @@ def test_output_stride_of_a_package(saved):
 
 
 def test_output_stride_where_nothing_was_dilated_is_refused(tmp_path):
-    network = build("torchvision:swin_t", classes=2)  # its strides are in linear layers
-    package = Package(
+    network = create_network("torchvision:swin_t", classes=2)  # its strides are in linear layers
+    package = NetworkPackage(
         "torchvision:swin_t", network, Classes(("cat", "dog")), Preprocessing(224, HALF, HALF), "softmax", ""
     )
     save(package, tmp_path)

@@ -7,7 +7,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from camworker.errors import NetworkError
 from camworker.networks.gap import check_gap_head
 from camworker.networks.graph_surgery import cut, dilate, trace
-from camworker.networks.registry import DEFAULT, build, default_pooling
+from camworker.networks.registry import DEFAULT, create_network, default_pooling
 
 HIDDEN = "linear layer takes"  # another width is pooled than enters the linear layer
 BETWEEN = "between its pooling and its linear layer"
@@ -77,7 +77,7 @@ ANSWERS = {
 
 def built(name, **options):
     torch.manual_seed(0)
-    return build(name, classes=7, **options)
+    return create_network(name, classes=7, **options)
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -95,7 +95,7 @@ def test_the_answer_of_the_check(name):
 
 
 def test_a_built_network_has_random_weights_and_the_classes_asked_for():
-    network = build(DEFAULT, classes=7)
+    network = create_network(DEFAULT, classes=7)
     assert not network.training
     features_BCHW, logits_BK = network(torch.randn(2, 3, 64, 64))
     assert features_BCHW.shape == (2, 1280, 2, 2)
@@ -141,16 +141,16 @@ def test_how_a_network_pools_when_nobody_says():
 @pytest.mark.parametrize("name", ["resnet5000", "timm:", "vgg16", "keras:vgg16", "timm", ""])
 def test_unknown_names(name):
     with pytest.raises(NetworkError, match=rf"'{name}'.*{DEFAULT}"):
-        build(name, classes=3)
+        create_network(name, classes=3)
 
 
 def test_names_that_a_library_lacks():
     with pytest.raises(NetworkError, match=r"timm [\d.]+ has no network 'resnet5000'"):
-        build("timm:resnet5000", classes=3)
+        create_network("timm:resnet5000", classes=3)
     # Of torchvision only the networks that classify images.
     for name in ("resnet5000", "fcn_resnet50", "raft_small"):
         with pytest.raises(NetworkError, match=f"no classification network '{name}'"):
-            build(f"torchvision:{name}", classes=3)
+            create_network(f"torchvision:{name}", classes=3)
 
 
 DILATED = [
@@ -224,6 +224,6 @@ def test_dilation_is_torchvisions_own_where_it_has_one(stride, replaced):
 )
 def test_what_cannot_be_dilated(name, reason, capfd):
     with pytest.raises(NetworkError, match=reason) as caught:
-        build(name, classes=3, output_stride=16)
+        create_network(name, classes=3, output_stride=16)
     assert str(caught.value).isprintable()
     assert capfd.readouterr() == ("", "")

@@ -11,9 +11,9 @@ import torch
 import torchvision
 
 from camworker.errors import NetworkError
-from camworker.networks.package import initial, load
-from camworker.networks.registry import DEFAULT, build
-from camworker.networks.state_dicts import fill, fill_backbone, published_state, read_state
+from camworker.networks.package import build_for_training, load
+from camworker.networks.registry import DEFAULT, create_network
+from camworker.networks.state_dicts import load_all, load_backbone, published_state, read_state
 
 PLAIN = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor([7, 8])}
 
@@ -121,21 +121,21 @@ def test_auxiliary_heads_are_left_aside():
     trained = torchvision.models.googlenet(num_classes=3, aux_logits=True, init_weights=False)
     state = trained.state_dict()
     assert any(key.startswith("aux2.") for key in state)
-    network = build("torchvision:googlenet", classes=3)
-    fill(network, state)
+    network = create_network("torchvision:googlenet", classes=3)
+    load_all(network, state)
     for key, tensor in network.model.state_dict().items():
         assert torch.equal(tensor, state[key])
     state["inception9.weight"] = torch.zeros(2)
     with pytest.raises(NetworkError, match=r"1 tensors differ, inception9\.weight .* \(2,\) .* nothing"):
-        fill(network, state)
+        load_all(network, state)
 
 
 def test_a_backbone_keeps_its_head():
     torch.manual_seed(0)
-    network = build("torchvision:squeezenet1_1", classes=4)
+    network = create_network("torchvision:squeezenet1_1", classes=4)
     state = torchvision.models.squeezenet1_1(num_classes=9).state_dict()
     before = [parameter.clone() for parameter in network.head_parameters()]
-    fill_backbone(network, state)
+    load_backbone(network, state)
     ours = network.model.state_dict()
     assert all(map(torch.equal, network.head_parameters(), before))
     head = set(ours) - set(network.backbone_keys())
@@ -169,7 +169,7 @@ def test_published_weights_of_torchvision(cache):
     package = load("torchvision:squeezenet1_1", "DEFAULT")
     assert same(package.network.model.state_dict(), state)
     assert len(package.classes) == 1000
-    network = initial("torchvision:squeezenet1_1", 3, backbone_weights="DEFAULT")
+    network = build_for_training("torchvision:squeezenet1_1", 3, backbone_weights="DEFAULT")
     ours = network.model.state_dict()
     assert all(torch.equal(ours[key], state[key]) for key in network.backbone_keys())
 
@@ -179,7 +179,7 @@ def test_published_weights_of_a_backbone(cache):
         features = torchvision.models.alexnet().features.state_dict()
     state = {f"features.{key}": torch.rand(tensor.shape) for key, tensor in features.items()}
     put(cache, "alexnet", state | {"classifier.6.bias": torch.zeros(1000)})
-    backbone = initial("alexnet-gap", 3, backbone_weights="DEFAULT").model.backbone
+    backbone = build_for_training("alexnet-gap", 3, backbone_weights="DEFAULT").model.backbone
     assert same(backbone.state_dict(), state)
 
 

@@ -11,7 +11,7 @@ from camworker.errors import NetworkError
 from camworker.networks import package as weights
 from camworker.networks import zhou2016 as paper_networks
 from camworker.networks.gap import check_gap_head
-from camworker.networks.registry import build, default_pooling
+from camworker.networks.registry import create_network, default_pooling
 
 # The side of the map at 224, what is added to the backbone (conv5 of alexnet-plus-gap too) in parameters,
 # and the width of the linear layer.
@@ -30,7 +30,7 @@ TABLE = {
 
 def built(name, classes=5):
     torch.manual_seed(0)
-    return build(name, classes=classes, pooling=default_pooling(name))
+    return create_network(name, classes=classes, pooling=default_pooling(name))
 
 
 def parameters(*modules):
@@ -169,7 +169,7 @@ def test_published_weights_fill_the_backbone_and_nothing_else(name, tmp_path):
     heads = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        network = weights.initial(name, 3, backbone_weights=str(tmp_path / "published.pth"))
+        network = weights.build_for_training(name, 3, backbone_weights=str(tmp_path / "published.pth"))
         backbone = network.model.backbone.state_dict()
         assert all(torch.equal(tensor, state[key]) for key, tensor in backbone.items())
         heads.append(torch.cat([parameter.flatten() for parameter in network.head_parameters()]))
@@ -180,7 +180,7 @@ def test_published_weights_fill_the_backbone_and_nothing_else(name, tmp_path):
 def test_a_network_of_our_own_gives_its_backbone_too(tmp_path):
     before = built("alexnet-gap", classes=4)
     torch.save(before.model.state_dict(), tmp_path / "ours.pt")
-    network = weights.initial("alexnet-gap", 9, backbone_weights=str(tmp_path / "ours.pt"))
+    network = weights.build_for_training("alexnet-gap", 9, backbone_weights=str(tmp_path / "ours.pt"))
     for key, tensor in before.model.backbone.state_dict().items():
         assert torch.equal(network.model.backbone.state_dict()[key], tensor)
     assert not torch.equal(network.model.added[0].weight, before.model.added[0].weight)
@@ -189,7 +189,7 @@ def test_a_network_of_our_own_gives_its_backbone_too(tmp_path):
 def refusal(name, state, path):
     torch.save(state, path)
     with pytest.raises(NetworkError) as caught:
-        weights.initial(name, 3, backbone_weights=str(path))
+        weights.build_for_training(name, 3, backbone_weights=str(path))
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -206,9 +206,9 @@ def test_weights_that_fit_no_backbone_are_refused(tmp_path):
         r"1 tensors differ, features\.10\.bias .*nothing.*\(256,\)", refusal("alexnet-gap", state, path)
     )
     # conv5 of the wider AlexNet is no part of its backbone.
-    assert weights.initial("alexnet-plus-gap", 3, backbone_weights=str(path)).classes == 3
+    assert weights.build_for_training("alexnet-plus-gap", 3, backbone_weights=str(path)).classes == 3
 
 
 def test_nobody_publishes_weights_of_network_in_network():
     with pytest.raises(NetworkError, match="nin has no published weights: give a file"):
-        weights.initial("nin", 3, backbone_weights="DEFAULT")
+        weights.build_for_training("nin", 3, backbone_weights="DEFAULT")

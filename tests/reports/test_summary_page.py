@@ -10,7 +10,7 @@ import pytest
 from camworker.frame import Frame
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.published_results import is_whole_ilsvrc_validation
-from camworker.metrics.summary import FIGURES, TruthFacts
+from camworker.metrics.summary import METRICS, TruthFacts
 from camworker.reports.render import Section, make_known_card
 from camworker.reports.summary_page import (
     ERROR_TITLES,
@@ -161,7 +161,7 @@ def test_a_missing_figure_says_why(
 
 
 def test_every_figure_has_a_title_and_stands_in_the_headline(page: Page) -> None:
-    assert set(TITLES) == set(FIGURES)
+    assert set(TITLES) == set(METRICS)
     shown = {" ".join(cells[0].split()) for cells in page.cells if cells}
     assert all(any(title.startswith(wanted) for title in shown) for wanted in TITLES.values())
 
@@ -253,9 +253,9 @@ def test_a_difference_is_marked_where_its_interval_excludes_zero(
 
 def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
     assert 'id="compared"' not in page.text
-    figures = dict.fromkeys(FIGURES, 0.25) | {"pxap": None}
-    differences: dict[str, Any] = dict.fromkeys(FIGURES, -0.5) | {"pxap": None}
-    differences |= {f"{name}_ci95": [-0.75, -0.125] for name in FIGURES} | {"pxap_ci95": None}
+    figures = dict.fromkeys(METRICS, 0.25) | {"pxap": None}
+    differences: dict[str, Any] = dict.fromkeys(METRICS, -0.5) | {"pxap": None}
+    differences |= {f"{name}_ci95": [-0.75, -0.125] for name in METRICS} | {"pxap_ci95": None}
     other = {"recipe": "r999999999999", **figures, "difference": differences}
     flipped = {**RECIPE, "views": "flip", "preprocessing": {**RECIPE["preprocessing"], "input_size": 64}}
     text = write(tmp_path, *four_of_each(), others=(flipped,), compared=[other])

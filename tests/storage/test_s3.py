@@ -9,7 +9,7 @@ import torch
 from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
 from camworker.networks import package as weights
-from camworker.networks.registry import build
+from camworker.networks.registry import create_network
 from camworker.storage import s3, s3_boto3
 from camworker.storage.store import S3Store, open_store
 from support.seaweedfs import BUCKET
@@ -145,8 +145,8 @@ def test_more_than_a_page_of_keys(root):
 @pytest.fixture(scope="module")
 def package():
     torch.manual_seed(0)
-    state = build("timm:resnet10t", classes=3).model.state_dict()
-    return weights.make(
+    state = create_network("timm:resnet10t", classes=3).model.state_dict()
+    return weights.build_package(
         "timm:resnet10t", state, Classes(("cat", "dog", "größe #1")), provenance={"by": "test"}
     )
 
@@ -169,11 +169,11 @@ def test_weights_of_a_backbone(root, package, tmp_path):
     state = package.network.model.state_dict()
     torch.save(state, tmp_path / "w.pth")
     s3.create(f"{root}/w.pth", (tmp_path / "w.pth").read_bytes())
-    network = weights.initial("timm:resnet10t", 9, backbone_weights=f"{root}/w.pth")
+    network = weights.build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/w.pth")
     filled = network.model.state_dict()
     assert all(torch.equal(filled[key], state[key]) for key in network.backbone_keys())
     with pytest.raises(NetworkError, match=r"cannot be read: .*/nowhere\.pth"):
-        weights.initial("timm:resnet10t", 9, backbone_weights=f"{root}/nowhere.pth")
+        weights.build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/nowhere.pth")
 
 
 @pytest.fixture
@@ -181,11 +181,11 @@ def other_settings(monkeypatch):
     """What a test sets in here is what boto3 finds, and nobody afterwards."""
     yield monkeypatch
     monkeypatch.undo()
-    s3.forget()
+    s3.reset_clients()
 
 
 def refusal(network):
-    s3.forget()
+    s3.reset_clients()
     with pytest.raises(NetworkError) as caught:
         weights.load(network)
     message = str(caught.value)

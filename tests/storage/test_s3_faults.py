@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from camworker.errors import ChangedError, UsageError
-from camworker.inputs.fetch import fetches, read_file
+from camworker.inputs.fetch import open_fetchers, read_file
 from camworker.inputs.sources import open_source
 from camworker.storage import s3, s3_boto3, s3_obstore
-from camworker.storage.probe import refuse_replacing
+from camworker.storage.probe import require_conditional_writes
 from camworker.storage.store import S3Store, open_store, open_uri, read_uri
 from support.factories import CLASSES, make_items
 
@@ -174,12 +174,12 @@ def test_a_listing_that_fails_for_a_while_is_whole(small):
 
 def test_a_store_that_keeps_to_create_only_passes_the_probe(small):
     store = open_store("s3://bucket/out")
-    refuse_replacing(store, "s3://bucket/out")
+    require_conditional_writes(store, "s3://bucket/out")
     first = dict(small.objects)
     assert [name.removeprefix("bucket/out/") for name in first] == ["ledger/probe"]
     # From then on it is one PUT, and nothing new lies there.
     before = asked(small, "PUT")
-    refuse_replacing(store, "s3://bucket/out")
+    require_conditional_writes(store, "s3://bucket/out")
     assert asked(small, "PUT") == before + 1
     assert small.objects == first
 
@@ -188,7 +188,7 @@ def test_a_store_that_replaces_is_refused(small):
     small.conditions = False
     for _ in range(2):
         with pytest.raises(UsageError, match=r"s3://bucket/out replaces .*--single-writer") as caught:
-            refuse_replacing(open_store("s3://bucket/out"), "s3://bucket/out")
+            require_conditional_writes(open_store("s3://bucket/out"), "s3://bucket/out")
         assert str(caught.value).isprintable()
 
 
@@ -196,7 +196,7 @@ def test_a_store_that_replaces_is_refused(small):
 def test_a_store_that_cannot_be_written_is_refused(small, fault):
     small.fault = lambda method, name, count: fault
     with pytest.raises(UsageError, match="cannot write to s3://bucket/out: ") as caught:
-        refuse_replacing(open_store("s3://bucket/out"), "s3://bucket/out")
+        require_conditional_writes(open_store("s3://bucket/out"), "s3://bucket/out")
     assert str(caught.value).isprintable()
 
 
@@ -233,6 +233,6 @@ def test_bytes_of_s3_come_ahead_of_their_use(small):
     items = make_items(*(f"{n}.jpg" for n in range(8)))
     uris = pa.array([f"s3://bucket/{n}.jpg" for n in range(8)])
     items = items.set_column(items.schema.get_field_index("uri"), "uri", uris)
-    functions = list(fetches(items, verify=False))
+    functions = list(open_fetchers(items, verify=False))
     assert [function() for function in functions] == [b"%d" % n for n in range(8)]
     assert sorted(met) == list(range(8))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.exports.export import export
-from camworker.exports.weak_labels import Choice, Counts, labelled_images
+from camworker.exports.weak_labels import Counts, LabelSelection, labelled_images
 from camworker.inference.predictions import TARGET_BOX_DTYPE, FailedPrediction, Prediction, Target
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS, CamShape
@@ -93,7 +93,7 @@ ROWS = {
 
 def exported(ledger, form, path, **choice):
     """path, with an export in it that holds something."""
-    counts = export(ledger, form, path, Choice(**choice))
+    counts = export(ledger, form, path, LabelSelection(**choice))
     assert counts.images
     return path
 
@@ -110,5 +110,5 @@ def every_class():
 
 def stored(ledger, **choice):
     """What every reader has to find: image id -> LabelledImage."""
-    images = labelled_images(ledger, ledger.read_recipe(), Choice(**choice), Counts())
+    images = labelled_images(ledger, ledger.read_recipe(), LabelSelection(**choice), Counts())
     return {image.image_id: image for image in images}

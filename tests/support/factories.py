@@ -16,13 +16,13 @@ from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.ledger.plan import write_generation
 from camworker.networks.gap import GapNetwork
-from camworker.networks.package import Package, Preprocessing
+from camworker.networks.package import NetworkPackage, Preprocessing
 from camworker.schemas import ITEMS
 
 TINY_CLASSES = Classes(("cat", "dog", "bird"))
 
 
-def tiny_package() -> Package:
+def tiny_package() -> NetworkPackage:
     """A GAP network of two convolutions and three classes, the same weights every time.
 
     Its map is 8 high and 4 wide: where rows and columns are mixed up, the shape tells.
@@ -45,7 +45,9 @@ def tiny_package() -> Package:
         pooling="avg",
     )
     half = (0.5, 0.5, 0.5)
-    return Package("tiny", network.eval(), TINY_CLASSES, Preprocessing(32, half, half), "softmax", "tiny")
+    return NetworkPackage(
+        "tiny", network.eval(), TINY_CLASSES, Preprocessing(32, half, half), "softmax", "tiny"
+    )
 
 
 def encode(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:

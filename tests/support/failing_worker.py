@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from jobs.driver.worker_progress import Tally
+from jobs.driver.worker_progress import WorkerProgress
 
 HANG_SECONDS = 3600.0
 
@@ -47,7 +47,7 @@ class FailingWorker:
             os._exit(1)
         if script.start != "ok":
             raise ValueError(script.start)
-        self._script, self._tally = script, Tally()
+        self._script, self._tally = script, WorkerProgress()
 
     def about(self) -> dict[str, Any]:
         return {"device": "none"}
@@ -63,11 +63,11 @@ class FailingWorker:
         return Counts({"ok": 4}, careful)
 
     @ray.method(concurrency_group="tally")
-    def tally(self) -> Tally:
+    def tally(self) -> WorkerProgress:
         return self._tally
 
 
-def act(action: str, tally: Tally) -> None:
+def act(action: str, tally: WorkerProgress) -> None:
     """Do what a script says."""
     if action == "hang":
         time.sleep(HANG_SECONDS)

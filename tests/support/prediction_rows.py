@@ -17,7 +17,7 @@ from camworker.inference.predictions import (
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import COLUMNS, Criteria
 from camworker.metrics.summary import TruthFacts, compute
-from camworker.metrics.tally import Measure, Tally
+from camworker.metrics.tally import EvaluationConfig, Tally
 from camworker.schemas import CamShape
 from support.factories import make_items
 from support.row_tables import make_boxes, predictions_table
@@ -92,18 +92,20 @@ def criteria(input_size: int = 32, map_shape: tuple[int, int] = (2, 2), **how: A
     return Criteria(input_size, "squash", "single", map_shape, **how)
 
 
-def measure(how: Criteria | None = None, **what: Any) -> Measure:
-    return Measure(how or criteria(), CLASSES, **what)
+def measure(how: Criteria | None = None, **what: Any) -> EvaluationConfig:
+    return EvaluationConfig(how or criteria(), CLASSES, **what)
 
 
-def figures(rows: pa.Table, true: Truth, what: Measure | None = None, places: int = 5) -> dict[str, Any]:
+def figures(
+    rows: pa.Table, true: Truth, what: EvaluationConfig | None = None, places: int = 5
+) -> dict[str, Any]:
     """What a summary says of rows."""
     what = what or measure()
     tally = Tally().update(rows, true, what)
     return compute(tally, TruthFacts.of(true, tally.seen), what, places)
 
 
-def tallied(rows: pa.Table, true: Truth, what: Measure | None = None) -> Tally:
+def tallied(rows: pa.Table, true: Truth, what: EvaluationConfig | None = None) -> Tally:
     """A tally of these rows alone."""
     return Tally().update(rows, true, what or measure())
 

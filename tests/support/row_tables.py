@@ -11,7 +11,7 @@ from camworker.inference.predictions import (
     BOX_DTYPE,
     TARGET_BOX_DTYPE,
     AnyPrediction,
-    OfClasses,
+    ClassMaps,
     Prediction,
     Predictions,
     Target,
@@ -52,14 +52,14 @@ def columns_of(predictions: Sequence[AnyPrediction], shape: CamShape) -> Predict
     )
 
 
-def _of_classes(found: Sequence[Target], shape: CamShape) -> OfClasses:
+def _of_classes(found: Sequence[Target], shape: CamShape) -> ClassMaps:
     boxes = np.empty(sum(len(one.boxes) for one in found), BOX_DTYPE)
     for name in TARGET_BOX_DTYPE.names or ():
         boxes[name] = np.concatenate([one.boxes[name] for one in found]) if found else 0
     counts = np.array([len(one.boxes) for one in found], np.int64)
     boxes["rank"] = np.repeat(np.arange(len(found)) % shape.k + 1, counts)
     cams = [one.cam for one in found]
-    return OfClasses(
+    return ClassMaps(
         np.array([one.label for one in found], np.int32),
         np.array([one.score for one in found], np.float32),
         np.array(cams, np.float16).reshape(-1, shape.h, shape.w),

@@ -92,9 +92,9 @@ def found_by_boto3(environment: dict[str, str]) -> Iterator[None]:
             patch.delenv(name, raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
-        camworker_s3.forget()
+        camworker_s3.reset_clients()
         yield
-    camworker_s3.forget()
+    camworker_s3.reset_clients()
 
 
 def _await_bucket(server: Server, process: subprocess.Popen, log: Path) -> None:

@@ -10,7 +10,7 @@ from camworker.ledger.ledger import Ledger
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import Criteria
 from camworker.metrics.summary import TruthFacts, compute
-from camworker.metrics.tally import Measure, Tally
+from camworker.metrics.tally import EvaluationConfig, Tally
 from camworker.reports.summary_tables import full_summary
 from camworker.schemas import CamShape, predictions_schema
 from camworker.storage.store import open_store
@@ -70,7 +70,7 @@ def broken(image_id: str, status: str = "decode_error") -> dict[str, Any]:
 
 
 def predictions(*rows: dict[str, Any]) -> pa.Table:
-    names = [*Measure(CRITERIA, 3).columns]
+    names = [*EvaluationConfig(CRITERIA, 3).columns]
     return pa.Table.from_pylist(
         [{"labels": [], "scores": [], "boxes": [], "targets": [], **row} for row in rows],
         pa.schema([SCHEMA.field(name) for name in names]),
@@ -80,7 +80,7 @@ def predictions(*rows: dict[str, Any]) -> pa.Table:
 CRITERIA = Criteria.of_recipe(RECIPE, (2, 2))
 
 
-def tally_of(rows: pa.Table, truth: Truth, measure: Measure) -> tuple[Tally, TruthFacts]:
+def tally_of(rows: pa.Table, truth: Truth, measure: EvaluationConfig) -> tuple[Tally, TruthFacts]:
     tally = Tally().update(rows, truth, measure)
     return tally, TruthFacts.of(truth, tally.seen)
 
@@ -95,7 +95,7 @@ def summary_of(
     **about: Any,
 ) -> tuple[dict[str, Any], TruthFacts]:
     """What summarize makes of rows, with what its report adds; about: keys of the summary to replace."""
-    measure = Measure(
+    measure = EvaluationConfig(
         CRITERIA, len(recipe["class_names"]), None if box_rule == "dtbox" else "maxboxacc", select
     )
     tally, facts = tally_of(rows, truth, measure)

@@ -13,7 +13,7 @@ from camworker.boxes.rules import boxes_from_cam, iou
 from camworker.cam import class_activation_maps
 from camworker.inputs.sources import open_source
 from camworker.networks.gap import Preprocessing
-from camworker.training.data import Images, Order, training_batches, unpack
+from camworker.training.data import EpochSampler, Images, training_batches, unpack
 from camworker.training.trainer import Hyperparameters, Trainer, is_enough, learning_rate
 from support.factories import TINY_CLASSES, encode, make_items, photograph, photographs_of, tiny_package
 
@@ -80,7 +80,7 @@ def test_training_batches_are_a_function_of_seed_and_epoch(folder):
 
 
 def test_every_epoch_has_every_image_once():
-    order = Order(10, 4, shuffle=True, seed=3)
+    order = EpochSampler(10, 4, shuffle=True, seed=3)
     for epoch in range(3):
         order.epoch = epoch
         batches = list(order)

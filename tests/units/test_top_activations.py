@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from camworker.inference.localizer import Localizer, Prepared
+from camworker.inference.localizer import Localizer, PreprocessedImage
 from camworker.networks.gap import GapNetwork
 from camworker.reports.units_page import classes_on_page, cut_patch, write_units_page
-from camworker.units.collect import excite, peaks
+from camworker.units.collect import collect_top_activations, peaks
 from camworker.units.receptive_field import effective_side
 from camworker.units.table import UNITS, units_table
-from camworker.units.top_activations import PEAK, Excitations, Excited, patch_boxes, units_of_classes
+from camworker.units.top_activations import PEAK, Excited, TopActivations, patch_boxes, units_of_classes
 from support.factories import photographs_of
 
 HOSTILE = '<script>alert("x")</script>'
@@ -53,8 +53,8 @@ def test_merged_passes_equal_a_single_one(drawn: tuple, count: int, data: st.Dat
     peaks_BU = np.array(
         [[peak(*values[2 * b + u][:1], b, values[2 * b + u][1]) for u in (0, 1)] for b in range(images)], PEAK
     )
-    single = Excitations.none(2, count).update(peaks_BU)
-    parts = [Excitations.none(2, count) for _ in range(3)]
+    single = TopActivations.none(2, count).update(peaks_BU)
+    parts = [TopActivations.none(2, count) for _ in range(3)]
     for b in order:
         at = data.draw(st.integers(0, 2))
         parts[at] = parts[at].update(peaks_BU[b : b + 1])
@@ -68,8 +68,8 @@ def test_merged_passes_equal_a_single_one(drawn: tuple, count: int, data: st.Dat
 
 
 def test_passes_merge_with_their_counts() -> None:
-    one = Excited(Excitations.none(1, 2), Counter(ok=3), np.array([1, 2]))
-    two = Excited(Excitations.none(1, 2), Counter(ok=1, poison=1), np.array([0, 1]))
+    one = Excited(TopActivations.none(1, 2), Counter(ok=3), np.array([1, 2]))
+    two = Excited(TopActivations.none(1, 2), Counter(ok=1, poison=1), np.array([0, 1]))
     both = one.merge(two)
     assert both.images == {"ok": 4, "poison": 1}
     assert both.seen_K.tolist() == [1, 3]
@@ -109,7 +109,7 @@ def test_a_pass_finds_what_every_map_shows(folder: Path, tiny_localizer: Localiz
     (folder / "03.png").write_bytes(b"no picture")
     told: list[str] = []
     units_U = np.array([2, 9, 11], np.int32)
-    excited = excite(
+    excited = collect_top_activations(
         numbered(folder), tiny_localizer, units_U, 4, decoders=2, verify=True, on_batch=told.extend
     )
     assert excited.images == Counter(told) == {"ok": 10, "unsupported": 1}
@@ -118,7 +118,7 @@ def test_a_pass_finds_what_every_map_shows(folder: Path, tiny_localizer: Localiz
     maxima = {}
     for number, name in enumerate(names):
         image = tiny_localizer.prepare((folder / name).read_bytes())
-        if isinstance(image, Prepared):
+        if isinstance(image, PreprocessedImage):
             maps_CHW = tiny_localizer.features([image])[0][0].numpy()
             maxima[number] = (maps_CHW, 20 + number)
     for u, unit in enumerate(units_U):
@@ -148,7 +148,9 @@ def a_table() -> pa.Table:
     weights_KC = np.array([[0.5, 0.25, 0.0], [0.0, 0.5, 1.0]], np.float32)
     boxes_UN4 = np.arange(24, dtype=np.float32).reshape(3, 2, 4)
     units_KU = np.array([[2, 1], [0, 1]], np.int32)
-    return units_table([1, 0], ("cat", HOSTILE), units_KU, weights_KC, Excitations(best_UN), boxes_UN4, items)
+    return units_table(
+        [1, 0], ("cat", HOSTILE), units_KU, weights_KC, TopActivations(best_UN), boxes_UN4, items
+    )
 
 
 def test_the_table_has_a_row_a_patch_in_the_order_asked_for() -> None:
