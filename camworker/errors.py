@@ -1,20 +1,24 @@
-"""The exception tree, and Failure: the value that an image becomes when it cannot be localized.
+"""Exceptions that camworker raises on purpose, and `Failure`, the result for an image without a prediction.
 
-CamworkerError
-├── UsageError         arguments, files or configuration that cannot work; the command line exits with 2
-│   └── NetworkError   a network or its weights were refused
-├── CommitError        a part is not what its plan says, or another writer's part disagrees with ours
-├── LeaseHeldError     another run works on the same recipe; the command line exits with 4
-├── ChangedError       an object is no longer the one that was planned
-├── CorruptedError       committed bytes are gone or not as they were; the command line exits with 5
-└── MapOverflowError   a class activation map holds a value that float16 cannot
+```
+CamworkerError            exit code 1
+├── UsageError            2  arguments, files or configuration cannot work; nothing was started
+│   └── NetworkError      2  a network or its weights were refused
+├── CommitError           3  a part cannot be committed, or another writer's part disagrees with the plan
+├── LeaseHeldError        4  another run holds the output
+├── CorruptedError        5  committed bytes are missing or altered
+├── ChangedError          1  an object was replaced after it was planned
+└── MapOverflowError      1  a class activation map holds a value that float16 cannot represent
+```
 
-An image that cannot be read or decoded is expected and is no exception: functions return a Failure,
-and it becomes a row. Everything else propagates.
+The command line prints every error of this tree in one line and exits with its `exit_code`.
+
+An image that cannot be read or decoded is an expected outcome and not an exception: functions return a
+`Failure`, which becomes that image's row.
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 Status = Literal[
     "ok", "decode_error", "unsupported", "too_large", "read_error", "changed", "poison", "removed"
@@ -23,11 +27,31 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 
 
 class CamworkerError(Exception):
-    """Base of every error that camworker raises on purpose."""
+    """Base class of every error that camworker raises on purpose.
+
+    Attributes:
+        exit_code: The exit code of a command that ends with this error.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class UsageError(CamworkerError):
-    """The caller can mend it; the message is one line that says what to change."""
+    """Arguments, files or configuration that cannot work.
+
+    The message is one line that says what to change.
+
+    Args:
+        message: What is wrong.
+        parameter: The parameter of the called function that has to change, if there is one. The command line
+            adds the option of the same name to the message, so library code need not know its options.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class NetworkError(UsageError):
@@ -35,28 +59,39 @@ class NetworkError(UsageError):
 
 
 class CommitError(CamworkerError):
-    """A part cannot be committed, or what is committed is not what the plan asked for."""
+    """A part cannot be committed, or what is committed differs from the plan."""
+
+    exit_code: ClassVar[int] = 3
 
 
 class LeaseHeldError(CamworkerError):
-    """Another run holds the lease; the message says which, since when and until when."""
+    """Another run holds the lease; the message names its host and process and when the lease expires."""
 
-
-class ChangedError(CamworkerError):
-    """The object's identity differs from the planned one: it was replaced in the meantime."""
+    exit_code: ClassVar[int] = 4
 
 
 class CorruptedError(CamworkerError):
-    """What was committed is gone, cut short or altered; the message is one line that names it."""
+    """Committed bytes are missing, cut short or altered; the message is one line that names the file."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class ChangedError(CamworkerError):
+    """The identity of an object differs from the planned one: it was replaced in the meantime."""
 
 
 class MapOverflowError(CamworkerError):
-    """A map's value lies outside float16; writing it would store an infinity."""
+    """A map holds a value outside the range of float16; writing it would store an infinity."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an image has no prediction. status is what the row says, reason is for people."""
+    """The result for an image that has no prediction.
+
+    Attributes:
+        status: The status of the image's row; never "ok".
+        reason: An explanation for people, one line.
+    """
 
     status: Status
     reason: str
@@ -64,3 +99,8 @@ class Failure:
     def __post_init__(self) -> None:
         if self.status == "ok" or self.status not in STATUSES:
             raise ValueError(f"a failure cannot have the status {self.status!r}")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

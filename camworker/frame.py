@@ -1,4 +1,4 @@
-"""Frame: the way between the pixels of a network's input and the pixels of the original image."""
+"""Map coordinates between the network's square input and the original image."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,21 +13,52 @@ VIEWS: tuple[Views, ...] = get_args(Views)
 
 
 def frame_size(input_size: int, views: Views) -> int:
-    """Side of the square, in pixels, that maps and boxes are made in: the network's input, but for ten-crop.
+    """Return the side, in pixels, of the square in which maps and boxes are made.
 
-    Ten crops of the input's size are taken from a square of 256 for an input of 224, as the paper does.
+    This is the network's input, except for ten-crop: its crops have the size of the input and are cut from a
+    larger square, of 256 pixels for an input of 224 (Zhou et al., 2016).
     """
     return round(256 * input_size / 224) if views == "ten-crop" else input_size
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSpec:
+    """How every image of a run is fitted into the network's input.
+
+    Attributes:
+        input_size: Side of the network's square input, in pixels.
+        resize: How an image is fitted into the square, see `Frame`.
+        views: Which views of an image are evaluated.
+    """
+
+    input_size: int
+    resize: Resize = "squash"
+    views: Views = "single"
+
+    @property
+    def size(self) -> int:
+        """The side, in pixels, of the square in which maps and boxes are made, see `frame_size`."""
+        return frame_size(self.input_size, self.views)
+
+    def frame(self, width: int, height: int) -> "Frame":
+        """Return the frame of an image of `width` x `height` pixels, as displayed.
+
+        Raises:
+            ValueError: A side is shorter than one pixel.
+        """
+        return Frame(int(width), int(height), self.size, self.resize)
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """How one image lies in the network's square input.
 
-    width, height: the original image in pixels, as displayed (EXIF orientation applied).
-    input_size: side of the network's input in pixels (of what crops are cut from: see frame_size).
-    resize: "squash" stretches the whole image over the input; "crop" scales the short side to
-    input_size, keeps the aspect, and takes the centre square.
+    Attributes:
+        width: Width of the original image in pixels, as displayed (EXIF orientation applied).
+        height: Height of the original image in pixels, as displayed.
+        input_size: Side of the square in pixels, see `frame_size`.
+        resize: "squash" stretches the whole image over the square; "crop" scales the short side to
+            `input_size`, keeps the aspect ratio and takes the centre square.
     """
 
     width: int
@@ -43,33 +74,46 @@ class Frame:
 
     @property
     def resized(self) -> tuple[int, int]:
-        """(width, height) of the whole image at the input's scale; the input is cut out of it."""
+        """The (width, height) of the whole image at the scale of the input, which is cut out of it."""
         width, height = _resized(self._size, self.input_size, self.resize)
         return int(width), int(height)
 
     @property
     def offset(self) -> tuple[int, int]:
-        """(x, y) of the input's top left corner in the resized image, in input pixels."""
+        """The (x, y) of the input's top left corner in the resized image, in input pixels."""
         width, height = self.resized
         return (width - self.input_size) // 2, (height - self.input_size) // 2
 
     @property
     def affine(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(scales, offsets) of xmin, ymin, xmax, ymax: original = (input + offset) * scale, then clipped."""
+        """The (scales, offsets) of xmin, ymin, xmax, ymax, float64 [4] each.
+
+        A coordinate of the original image is (input + offset) * scale, clipped to the image.
+        """
         return _affine(self._size, self.input_size, self.resize)
 
     def to_original(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Boxes in input pixels -> boxes in original pixels, clipped to the image (float32, N x 4)."""
+        """Map boxes from input pixels to original pixels.
+
+        Args:
+            boxes_N4: Boxes as xmin, ymin, xmax, ymax in input pixels, [N, 4].
+
+        Returns:
+            The boxes in pixels of the original image, clipped to it, float32 [N, 4].
+        """
         return to_original(np.reshape(boxes_N4, (-1, 4)), self._size, self.input_size, self.resize)
 
     def to_input(self, boxes_N4: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Boxes in original pixels -> boxes in input pixels; under "crop" they may lie outside it."""
+        """Map boxes from original pixels to input pixels, float32 [N, 4].
+
+        With "crop" the boxes may lie outside of the input.
+        """
         scales, offsets = self.affine
         boxes = np.asarray(boxes_N4, np.float64).reshape(-1, 4) / scales - offsets
         return boxes.astype(np.float32)
 
     def whole_image(self) -> NDArray[np.float32]:
-        """The box over the whole original image (1 x 4)."""
+        """Return the box over the whole original image, float32 [1, 4]."""
         return np.array([[0, 0, self.width, self.height]], np.float32)
 
     @property
@@ -80,7 +124,17 @@ class Frame:
 def to_original(
     boxes_N4: NDArray[np.number], sizes_N2: NDArray[np.int64], input_size: int, resize: Resize
 ) -> NDArray[np.float32]:
-    """Frame.to_original for boxes of several images; sizes_N2: width and height of each one's, or of all."""
+    """Map boxes of several images from input pixels to original pixels, as `Frame.to_original` does for one.
+
+    Args:
+        boxes_N4: Boxes as xmin, ymin, xmax, ymax in input pixels, [N, 4].
+        sizes_N2: Width and height of each box's image in pixels, [N, 2]; or [2], of all of them.
+        input_size: Side of the square in pixels, see `frame_size`.
+        resize: How the images were fitted into the square.
+
+    Returns:
+        The boxes in pixels of their original images, clipped to them, float32 [N, 4].
+    """
     scales, offsets = _affine(sizes_N2, input_size, resize)
     boxes = (np.asarray(boxes_N4, np.float64) + offsets) * scales
     return np.clip(boxes, 0.0, np.concatenate([sizes_N2, sizes_N2], axis=-1)).astype(np.float32)
