@@ -1,10 +1,14 @@
 """Map coordinates between the network's square input and the original image."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+# The corners of a box, in the order of arrays and columns. Boxes are half-open: a box over a whole image of
+# width W and height H is 0, 0, W, H.
+CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 Resize = Literal["squash", "crop"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from camworker.frame import CORNERS
 from camworker.inference.predictions import ClassMaps, Predictions
 
 SCHEMA_VERSION: Final = 1
@@ -32,7 +33,7 @@ PLAN: Final = ITEMS.remove(ITEMS.get_field_index("size")).append(
 
 _BOX: Final = pa.struct(
     [("rank", pa.int8()), ("label", pa.int32()), ("score", pa.float32())]
-    + [(corner, pa.float32()) for corner in ("xmin", "ymin", "xmax", "ymax")]
+    + [(corner, pa.float32()) for corner in CORNERS]
 )
 _TARGET_BOX: Final = pa.struct([field for field in _BOX if field.name != "rank"])
 _TARGET: Final = pa.struct(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from camworker.errors import UsageError
+from camworker.frame import CORNERS
 from jobs.console import DONE, Console
 from jobs.options import folder
 
@@ -86,7 +87,7 @@ def _lay_out(photos: Path, truth: Path) -> None:
     photos.mkdir(parents=True, exist_ok=True)
     with open(truth, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["image_id", "label", "xmin", "ymin", "xmax", "ymax"])
+        rows.writerow(["image_id", "label", *CORNERS])
         for photo in _PHOTOS:
             source = _find(photo)
             shutil.copy2(source, photos / source.name)  # with its time: a second demo finds nothing new

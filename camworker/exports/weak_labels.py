@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from camworker.boxes.rules import boxes_from_cam
 from camworker.dataset import iter_latest
 from camworker.errors import Failure
-from camworker.frame import Frame, frame_size
+from camworker.frame import CORNERS, Frame, frame_size
 from camworker.inputs.fetch import open_fetchers
 from camworker.ledger.ledger import Ledger
 
 _IMAGE: Final = ("image_id", "uri", "source_row", "identity", "width", "height")
-_CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 # (width, height) -> the frame of an image of that size.
 Framing = Callable[[int, int], Frame]
@@ -239,7 +238,7 @@ def _stored_boxes(
         rank = lists.flatten().field("rank").to_numpy().astype(np.int64)
         of_label_N = first_of_row[pc.list_parent_indices(lists).to_numpy()] + rank - 1
     boxes = lists.flatten()
-    corners_N4 = np.stack([boxes.field(corner).to_numpy() for corner in _CORNERS], axis=1)
+    corners_N4 = np.stack([boxes.field(corner).to_numpy() for corner in CORNERS], axis=1)
     return of_label_N[kept_P[of_label_N]], corners_N4[kept_P[of_label_N]]
 
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from camworker.errors import Failure, MapOverflowError, Status
+from camworker.frame import CORNERS
 
-_CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 BOX_DTYPE: Final = np.dtype(
-    [("rank", "i1"), ("label", "<i4"), ("score", "<f4"), *((corner, "<f4") for corner in _CORNERS)]
+    [("rank", "i1"), ("label", "<i4"), ("score", "<f4"), *((corner, "<f4") for corner in CORNERS)]
 )
 TARGET_BOX_DTYPE: Final = np.dtype([field for field in BOX_DTYPE.descr if field[0] != "rank"])
 
@@ -168,14 +168,14 @@ def make_boxes(
     boxes_L = np.empty(len(corners_L4), BOX_DTYPE)
     for name, values_M in (("rank", ranks_M), ("label", labels_M), ("score", scores_M)):
         boxes_L[name] = np.repeat(values_M, counts_M)
-    for column, corner in enumerate(_CORNERS):
+    for column, corner in enumerate(CORNERS):
         boxes_L[corner] = corners_L4[:, column]
     return boxes_L
 
 
 def corners(boxes: np.ndarray) -> NDArray[np.float32]:
     """The corners of structured boxes: float32 N x 4."""
-    return np.stack([boxes[corner] for corner in _CORNERS], axis=-1)
+    return np.stack([boxes[corner] for corner in CORNERS], axis=-1)
 
 
 def to_float16(maps: NDArray[np.float32]) -> NDArray[np.float16]:

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from camworker.boxes.rules import boxes_from_cam, paired_iou
-from camworker.frame import Frame, frame_size
-from camworker.metrics.ground_truth.truth import CORNERS, Truth
+from camworker.frame import CORNERS, Frame, frame_size
+from camworker.metrics.ground_truth.truth import Truth
 
 COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "boxes", "targets")
 TOP_K: Final = (1, 5)

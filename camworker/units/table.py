@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from camworker.frame import CORNERS
 from camworker.units.top_activations import TopActivations
 
 UNITS: Final = pa.schema(
@@ -22,7 +23,7 @@ UNITS: Final = pa.schema(
         pa.field("image_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("source_row", pa.int64()),
-        *(pa.field(name, pa.float32(), nullable=False) for name in ("xmin", "ymin", "xmax", "ymax")),
+        *(pa.field(name, pa.float32(), nullable=False) for name in CORNERS),
     ]
 )
 
@@ -63,6 +64,6 @@ def units_table(
         "activation": np.ascontiguousarray(best["value"]),
         "mean": np.ascontiguousarray(best["mean"]),
         **{name: images[name].combine_chunks() for name in images.column_names},
-        **{name: boxes_N4[:, n] for n, name in enumerate(("xmin", "ymin", "xmax", "ymax"))},
+        **{name: boxes_N4[:, n] for n, name in enumerate(CORNERS)},
     }
     return pa.table(columns, schema=UNITS)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from camworker.boxes.rules import boxes_from_cam
 from camworker.errors import UsageError
+from camworker.frame import CORNERS
 from camworker.ledger.ledger import Ledger
 from camworker.metrics.summary import TruthFacts
 from camworker.reports.render import Card, Section, make_known_card
@@ -121,7 +122,7 @@ def _card(
     cam_hw = np.array(target["cam"], np.float16).reshape(photo.cams_khw.shape[1:])
     if rule is None:
         first = target["boxes"][0]
-        box = [first[corner] for corner in ("xmin", "ymin", "xmax", "ymax")]
+        box = [first[corner] for corner in CORNERS]
     else:
         box = boxes_from_cam(cam_hw, photo.frame, rule)[0].tolist()
     return make_known_card(

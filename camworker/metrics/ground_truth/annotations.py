@@ -9,12 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from camworker.errors import UsageError
+from camworker.frame import CORNERS
 
 Corners = Literal["half-open", "inclusive"]
-CORNERS: tuple[Corners, ...] = get_args(Corners)
 By = Literal["name", "index"]
-BY: tuple[By, ...] = get_args(By)
-CORNER_COLUMNS: Final = ("xmin", "ymin", "xmax", "ymax")
 
 # float32 holds every whole pixel up to here; no picture is larger.
 _LARGEST_CORNER: Final = 2.0**24
@@ -97,5 +95,5 @@ def corner_columns(
     """The four columns of corners; null where without [N] says that a row has no box."""
     return {
         name: pa.array(np.ascontiguousarray(corners_N4[:, n]), mask=without)
-        for n, name in enumerate(CORNER_COLUMNS)
+        for n, name in enumerate(CORNERS)
     }

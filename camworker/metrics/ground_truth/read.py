@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 
 from camworker.errors import UsageError
+from camworker.frame import CORNERS
 from camworker.inputs.tabular import column_types, read_columns
 from camworker.metrics.ground_truth.annotations import (
-    CORNER_COLUMNS,
     Annotations,
     By,
     Corners,
@@ -70,8 +70,8 @@ def _read_folder(path: str, by: By) -> Annotations:
 def _read_long_form(path: str, corners: Corners, by: By) -> Annotations:
     """Parquet or CSV: image_id, label and, a box a row, the four corners."""
     have = column_types(path)
-    boxed = any(name in have for name in CORNER_COLUMNS)
-    table = read_columns(path, ["image_id", "label", *(CORNER_COLUMNS if boxed else ())], text=["image_id"])
+    boxed = any(name in have for name in CORNERS)
+    table = read_columns(path, ["image_id", "label", *(CORNERS if boxed else ())], text=["image_id"])
     if table["image_id"].null_count or table["label"].null_count:
         raise UsageError(f"{path} has rows without image_id or label")
     columns = {
@@ -80,7 +80,7 @@ def _read_long_form(path: str, corners: Corners, by: By) -> Annotations:
     }
     if boxed:
         try:
-            values = [table[name].cast(pa.float64()).to_numpy() for name in CORNER_COLUMNS]
+            values = [table[name].cast(pa.float64()).to_numpy() for name in CORNERS]
         except pa.ArrowException as error:
             raise UsageError(f"{path}: corners have to be numbers: {str(error).splitlines()[0]}") from error
         corners_N4 = half_open(np.stack(values, axis=1), corners)

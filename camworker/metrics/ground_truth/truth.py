@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
+from camworker.frame import CORNERS
 from camworker.metrics.ground_truth.read import By, Corners, read_annotations
 
-CORNERS: Final = ("xmin", "ymin", "xmax", "ymax")
 _NAMED: Final = 3
 _ENDING: Final = r"\.[^./]*$"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from camworker.errors import UsageError
+from camworker.frame import CORNERS
 from camworker.inputs.sources import IMAGE_SUFFIXES
 from camworker.metrics.ground_truth.annotations import (
-    CORNER_COLUMNS,
     Annotations,
     By,
     corner_columns,
@@ -104,7 +104,7 @@ def _box(element: ElementTree.Element, place: str) -> list[float]:
     box = element.find("bndbox")
     if box is None:
         raise UsageError(f"{place} has no <bndbox>: only boxes can be read")
-    return [_corner(box.findtext(name), f"{place}, <{name}>") for name in CORNER_COLUMNS]
+    return [_corner(box.findtext(name), f"{place}, <{name}>") for name in CORNERS]
 
 
 def _corner(text: str | None, place: str) -> float:
