@@ -20,14 +20,14 @@ from camworker.ledger.ledger import Ledger
 class Photograph:
     """A row that is ok with its image: the row as a dictionary, its maps [k, h, w] and its frame.
 
-    photo_HW3: RGB uint8 of the original's size; None where it cannot be had any more, and trouble says why.
+    photo_HW3: RGB uint8 of the original's size; None where it cannot be had any more, and error says why.
     """
 
     row: dict[str, Any]
     cams_khw: NDArray[np.float16]
     frame: Frame
     photo_HW3: NDArray[np.uint8] | None
-    trouble: str | None = None
+    error: str | None = None
 
 
 def photographs(ledger: Ledger, recipe: dict[str, Any], image_ids: Sequence[str]) -> Iterator[Photograph]:
@@ -51,8 +51,8 @@ def photographs(ledger: Ledger, recipe: dict[str, Any], image_ids: Sequence[str]
             data = fetch()
             pixels_CHW = data if isinstance(data, Failure) else decode(data)
             if isinstance(pixels_CHW, Failure):
-                trouble = f"the photograph cannot be shown: {pixels_CHW.reason}"
-                yield Photograph(row, cams_khw, frame, None, trouble)
+                error = f"the photograph cannot be shown: {pixels_CHW.reason}"
+                yield Photograph(row, cams_khw, frame, None, error)
             else:
                 photo_HW3 = pixels_CHW.permute(1, 2, 0).contiguous().numpy()
                 yield Photograph(row, cams_khw, frame, photo_HW3)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from camworker.metrics.ground_truth.truth import Truth
-    from camworker.reports.render import Card, Section
+    from camworker.reports.cards import Card, Section
 
 HELP = "contact sheet of photographs, heat maps and boxes"
 
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from camworker.classes import Classes
     from camworker.dataset import iter_latest
     from camworker.metrics.ground_truth.truth import read_truth
-    from camworker.reports.render import write_contact_sheet
+    from camworker.reports.contact_sheet import write_contact_sheet
 
     truth = read_truth(args.truth, Classes.of_recipe(recipe)) if args.truth else None
     rows = pa.concat_tables(iter_latest(ledger, ["image_id", "status", "error", "scores"]))
@@ -88,14 +88,14 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
 def _cards(
     ledger: Ledger, recipe: dict[str, Any], truth: "Truth | None", image_ids: list[str]
 ) -> "dict[str, Card]":
-    from camworker.reports.render import Card, make_card
+    from camworker.reports.cards import Card, make_card
     from jobs.photographs import photographs
 
     cards = {}
     for photo in photographs(ledger, recipe, image_ids):
         image_id = photo.row["image_id"]
         if photo.photo_HW3 is None:
-            cards[image_id] = Card(image_id, (), photo.trouble)
+            cards[image_id] = Card(image_id, (), photo.error)
             continue
         cards[image_id] = make_card(
             photo.row,
@@ -109,6 +109,6 @@ def _cards(
 
 
 def _sections(chosen: list[tuple[str, list[str]]], cards: "dict[str, Card]") -> "list[Section]":
-    from camworker.reports.render import Section
+    from camworker.reports.cards import Section
 
     return [Section(title, [cards[image_id] for image_id in ids]) for title, ids in chosen]

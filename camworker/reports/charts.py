@@ -22,7 +22,7 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ChartLine:
     """A curve. kind: its class in the page's style. best: the point that is marked, if one is."""
 
     name: str
@@ -43,7 +43,7 @@ class Dot:
 
 def line_chart(
     title: str,
-    lines: Sequence[Line],
+    lines: Sequence[ChartLine],
     *,
     x_title: str,
     y_title: str,

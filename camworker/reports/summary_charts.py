@@ -7,7 +7,7 @@ from typing import Any, Final
 from markupsafe import Markup
 
 from camworker.metrics.summary import FIXED_THRESHOLD
-from camworker.reports.charts import Dot, Line, histogram, line_chart, reliability_diagram
+from camworker.reports.charts import ChartLine, Dot, histogram, line_chart, reliability_diagram
 
 _V2_KINDS: Final = {"0.3": "low", "0.5": "half", "0.7": "high"}  # IoU -> class in the page's style
 
@@ -34,7 +34,7 @@ class SummaryCharts:
     """Charts as SVG; None where nothing supports one. lines: the curves of threshold, for its legend."""
 
     threshold: Markup | None
-    lines: Sequence[Line]
+    lines: Sequence[ChartLine]
     iou: Markup | None
     calibration: Markup | None
 
@@ -85,7 +85,7 @@ def summary_charts(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> Sum
     )
 
 
-def _threshold_chart(summary: Mapping[str, Any], lines: Sequence[Line]) -> Markup:
+def _threshold_chart(summary: Mapping[str, Any], lines: Sequence[ChartLine]) -> Markup:
     level = None
     if summary["baselines"] is not None:
         gaussian = summary["baselines"]["centred_gaussian"]["0.5"]
@@ -100,10 +100,10 @@ def _threshold_chart(summary: Mapping[str, Any], lines: Sequence[Line]) -> Marku
     )
 
 
-def _threshold_lines(summary: Mapping[str, Any]) -> list[Line]:
+def _threshold_lines(summary: Mapping[str, Any]) -> list[ChartLine]:
     thresholds, sweep = summary["sweep"]["thresholds"], summary["sweep"]
     lines = [
-        Line(
+        ChartLine(
             f"IoU {delta}, best of all boxes (V2)",
             kind,
             list(zip(thresholds, sweep[delta], strict=True)),
@@ -113,7 +113,7 @@ def _threshold_lines(summary: Mapping[str, Any]) -> list[Line]:
     ]
     points = list(zip(thresholds, sweep["max_box_acc"], strict=True))
     best = (summary["max_box_acc_threshold"], summary["max_box_acc"])
-    return [*lines, Line("IoU 0.5, largest box (V1)", "largest", points, best)]
+    return [*lines, ChartLine("IoU 0.5, largest box (V1)", "largest", points, best)]
 
 
 def _iou_histogram(summary: Mapping[str, Any]) -> Markup:

@@ -8,7 +8,8 @@ from typing import Any, Final
 from camworker.metrics.confidence import wilson
 from camworker.metrics.published_results import HOW_MADE, PAPER, TEST_SET, is_whole_ilsvrc_validation
 from camworker.metrics.summary import FIXED_THRESHOLD, TruthFacts
-from camworker.reports.render import Section, write_page
+from camworker.reports.cards import Section
+from camworker.reports.render import write_page
 from camworker.reports.summary_charts import class_bars, summary_charts
 
 TITLES: Final = {

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from camworker.reports.render import data_uri, write_page
+from camworker.reports.heat_map import data_uri
+from camworker.reports.render import write_page
 
 _LONG_SIDE: Final = 128  # pixels of a patch on the page
 
@@ -46,11 +47,11 @@ class ClassOnPage:
     units: Sequence[UnitOnPage]
 
 
-Box = tuple[float, float, float, float]
-Pictures = Mapping[tuple[str, Box], str]  # (image_id, box) -> data URI
+PatchBox = tuple[float, float, float, float]
+Pictures = Mapping[tuple[str, PatchBox], str]  # (image_id, box) -> data URI
 
 
-def cut_patch(photo_HW3: NDArray[np.uint8], box: Box) -> str:
+def cut_patch(photo_HW3: NDArray[np.uint8], box: PatchBox) -> str:
     """The pixels in a box (half-open, pixels of the photograph) as a small picture: a data URI."""
     height, width = photo_HW3.shape[:2]
     left, top = (min(int(edge), size - 1) for edge, size in zip(box[:2], (width, height), strict=True))
@@ -96,7 +97,7 @@ def write_units_page(folder: str | Path, classes: Sequence[ClassOnPage], **facts
     return write_page(folder, "units.html", classes=classes, **facts)
 
 
-def box_of(row: Mapping[str, Any]) -> Box:
+def box_of(row: Mapping[str, Any]) -> PatchBox:
     """The box of a row of units.parquet."""
     return row["xmin"], row["ymin"], row["xmax"], row["ymax"]
 

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     state, best, history = _train(args, console, course)
 
     from camworker.networks import package as weights
-    from camworker.reports.render import training_page
+    from camworker.reports.training_page import training_page
 
     package = weights.build_package(
         args.network,

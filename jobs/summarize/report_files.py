@@ -13,7 +13,7 @@ from camworker.errors import UsageError
 from camworker.frame import CORNERS
 from camworker.ledger.ledger import Ledger
 from camworker.metrics.summary import TruthFacts
-from camworker.reports.render import Card, Section, make_known_card
+from camworker.reports.cards import Card, Section, make_known_card
 from camworker.reports.summary_page import write_summary
 from camworker.reports.summary_tables import (
     FIGURE_COLUMNS,
@@ -117,7 +117,7 @@ def _card(
     row = photo.row
     note = f"{name}: IoU {iou:.2f}. First class: {row['names'][0]}, {row['scores'][0]:.2f}."
     if photo.photo_HW3 is None:
-        return Card(row["image_id"], (), photo.trouble, note)
+        return Card(row["image_id"], (), photo.error, note)
     target = next(target for target in row["targets"] if target["label"] == label)
     cam_hw = np.array(target["cam"], np.float16).reshape(photo.cams_khw.shape[1:])
     if rule is None:

@@ -35,7 +35,7 @@ def test_photographs_come_with_their_rows_and_maps(output: Ledger, folder: Path)
             if name in table["image_id"].to_pylist()
         )
         np.testing.assert_array_equal(photo.cams_khw, stored)
-        assert photo.trouble is None
+        assert photo.error is None
 
 
 def test_only_parts_that_hold_an_image_are_read_whole(
@@ -76,10 +76,10 @@ def test_what_was_replaced_or_removed_is_not_shown(output: Ledger, folder: Path)
     (folder / "04.png").unlink()
     found = {p.row["image_id"]: p for p in photographs(output, output.read_recipe(), ["03.png", "04.png"])}
     assert found["03.png"].photo_HW3 is found["04.png"].photo_HW3 is None
-    assert found["03.png"].trouble == (
+    assert found["03.png"].error == (
         "the photograph cannot be shown: the file was replaced after it was planned"
     )
-    assert (found["04.png"].trouble or "").startswith("the photograph cannot be shown: ")
+    assert (found["04.png"].error or "").startswith("the photograph cannot be shown: ")
 
 
 def test_the_sheet_shows_best_worst_and_random_once_each(

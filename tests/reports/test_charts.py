@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from camworker.reports.charts import Dot, Line, count_ticks, histogram, line_chart, reliability_diagram
+from camworker.reports.charts import ChartLine, Dot, count_ticks, histogram, line_chart, reliability_diagram
 
 HOSTILE = '</svg><script>alert("x")</script>'
 
@@ -35,7 +35,7 @@ def titles(svg: ET.Element) -> list[str]:
 def a_line_chart(**changes: object) -> ET.Element:
     given = {
         "title": "a title",
-        "lines": [Line("half", "half", [(0.0, 0.0), (0.2, 1.0), (1.0, 0.4)], best=(0.2, 1.0))],
+        "lines": [ChartLine("half", "half", [(0.0, 0.0), (0.2, 1.0), (1.0, 0.4)], best=(0.2, 1.0))],
         "x_title": "threshold",
         "y_title": "share",
         "fixed": (0.2, "fixed"),

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from camworker.frame import Frame
-from camworker.reports.render import Card, Section, heat_map, make_card, make_known_card, write_contact_sheet
+from camworker.reports.cards import Card, Section, make_card, make_known_card
+from camworker.reports.contact_sheet import write_contact_sheet
+from camworker.reports.heat_map import heat_map
 
 HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'
 FACTS = {"recipe": "r0123456789ab", "images": 2, "failed": {"decode_error": 1}, "truth": True}
@@ -117,7 +119,7 @@ def test_the_card_of_a_known_label_has_its_map_and_its_boxes() -> None:
 
 
 def test_a_card_without_pictures_says_why(tmp_path: Path) -> None:
-    card = Card("a", (), trouble=HOSTILE, note="tabby")
+    card = Card("a", (), error=HOSTILE, note="tabby")
     text = write_contact_sheet(tmp_path, [Section("All", [card])], [], **FACTS).read_text()
     assert "<img" not in text
     assert "&lt;script&gt;" in text

@@ -11,7 +11,7 @@ from camworker.frame import Frame
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.published_results import is_whole_ilsvrc_validation
 from camworker.metrics.summary import METRICS, TruthFacts
-from camworker.reports.render import Section, make_known_card
+from camworker.reports.cards import Section, make_known_card
 from camworker.reports.summary_page import (
     ERROR_TITLES,
     TITLES,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.reports.render import Section
+from camworker.reports.cards import Section
 from camworker.reports.summary_page import write_summary
 from support.summaries import HOSTILE, RECIPE, summary_of
 
