@@ -66,7 +66,7 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
     """Titles of sections and the ids in each: best, worst and random, none shown twice."""
     import pyarrow.compute as pc
 
-    from camworker.ledger.plan import select
+    from camworker.inputs.sampling import select
 
     by_score = rows.append_column("score", pc.list_element(rows["scores"], 0)).sort_by(
         [("score", "descending"), ("image_id", "ascending")]

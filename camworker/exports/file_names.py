@@ -10,10 +10,13 @@ from xml.sax.saxutils import escape, quoteattr
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
+from camworker.images.formats import IMAGE_EXTENSIONS
 
 _READABLE: Final = 80  # characters of an image id that its file's name shows at most
 _HASH_BYTES: Final = 10  # of a hundred million ids two share 80 bits with probability 4e-9
-_EXTENSIONS: Final = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+# Programs that train on an export do not take files with these extensions for images.
+_UNCOMMON: Final = (".jpe", ".jfif", ".avif")
+_EXTENSIONS: Final = frozenset(IMAGE_EXTENSIONS).difference(_UNCOMMON)
 
 # What XML 1.0 has no way to write, not even as a character reference (section 2.2).
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

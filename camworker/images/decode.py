@@ -8,6 +8,7 @@ composited over white.
 import io
 import re
 import struct
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,22 +19,26 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from camworker.errors import Failure
 from camworker.frame import Frame
+from camworker.images.formats import IMAGE_FORMATS, detect_format
 
 MAX_PIXELS: Final = 100_000_000
 MAX_ASPECT: Final = 200
 
-# Only formats whose decoders are meant for untrusted pictures: Pillow knows more (EPS starts Ghostscript).
-_FORMATS: Final = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-_SIGNATURES: Final = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
+_PILLOW_FORMATS: Final = tuple(kind.name.upper() for kind in IMAGE_FORMATS)
 _ORIENTATION_TAG: Final = 0x0112
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessedImage:
+    """A decoded image at the size of the network's input.
+
+    Attributes:
+        pixels_CHW: RGB pixels, uint8 [3, S, S], S = frame.input_size.
+        frame: Maps coordinates of the input to the original image.
+    """
+
+    pixels_CHW: torch.Tensor
+    frame: Frame
 
 
 def decode(data: bytes) -> torch.Tensor | Failure:
@@ -44,7 +49,7 @@ def decode(data: bytes) -> torch.Tensor | Failure:
     (over MAX_PIXELS, or one side over MAX_ASPECT times the other: refused from the header, before
     pixels are allocated), "decode_error" (truncated or corrupt).
     """
-    kind = _sniff(data)
+    kind = detect_format(data)
     if not data:
         return Failure("decode_error", "the file is empty")
     if kind is None:
@@ -52,7 +57,7 @@ def decode(data: bytes) -> torch.Tensor | Failure:
     # Pillow's and libjpeg's parsers raise nearly anything on hostile bytes; all of it means that
     # these bytes do not decode. Running out of memory does not.
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
             if failure := _refuse_size(*image.size):
                 return failure
             if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
@@ -69,17 +74,17 @@ def decode(data: bytes) -> torch.Tensor | Failure:
     except Image.DecompressionBombError:  # Pillow's own limit, which is above ours
         return Failure("too_large", f"its header claims over {MAX_PIXELS // 10**6} megapixels")
     except UnidentifiedImageError:
-        return Failure("decode_error", f"it starts like a {kind} file but its header does not parse")
+        return Failure("decode_error", f"it starts like a {kind.name} file but its header does not parse")
     except MemoryError:
         raise
     except Exception as error:
-        return Failure("decode_error", f"{kind}: {_reason(error)}")
+        return Failure("decode_error", f"{kind.name}: {_reason(error)}")
     return apply_exif_orientation(pixels, orientation)
 
 
 def plain_orientation(data: bytes) -> int | None:
     """The EXIF orientation of a JPEG in gray or RGB within the limits, by its header; None: it is no such."""
-    if _sniff(data) != "JPEG":
+    if (kind := detect_format(data)) is None or kind.name != "JPEG":
         return None
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
@@ -102,17 +107,6 @@ def network_input(pixels_CHW: torch.Tensor, frame: Frame) -> torch.Tensor:
         pixels_CHW[None], (height, width), mode="bilinear", align_corners=False, antialias=True
     )
     return resized[0, :, y : y + size, x : x + size]
-
-
-def _sniff(data: bytes) -> str | None:
-    for signature, kind in _SIGNATURES:
-        if data.startswith(signature):
-            return kind
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
-        return "AVIF"
-    return None
 
 
 def _refuse_size(width: int, height: int) -> Failure | None:

@@ -1,7 +1,7 @@
 """Careful decoding: in a child process, so that the image that kills a decoder is known and alone.
 
-`python -m camworker.careful` is the child. It loads no network, decodes one image after another, and
-is replaced only when it dies or hangs. For shards that have killed a worker: it is slower.
+`python -m camworker.images.isolated_decoder` is the child. It loads no network, decodes one image after
+another, and is replaced only when it dies or hangs. For shards that have killed a worker: it is slower.
 """
 
 import contextlib
@@ -22,8 +22,7 @@ import torch
 
 from camworker.errors import Failure
 from camworker.frame import Frame, Resize
-from camworker.images.decode import decode, network_input
-from camworker.inference.localizer import PreprocessedImage
+from camworker.images.decode import PreprocessedImage, decode, network_input
 
 # Messages both ways: a length, then that many bytes. A reply is a JSON line, then pixels if any.
 # Nothing is pickled: a decoder that was taken over must not take over its parent.

@@ -44,7 +44,7 @@ def decode_together(images: Sequence[DeviceJpeg], on_device: DeviceDecoder) -> l
 
 
 def nvjpeg_decoder(device: torch.device) -> DeviceDecoder:
-    """torchvision's decoder on this device."""
+    """Torchvision's decoder on this device."""
 
     def on_device(images: Sequence[bytes]) -> list[torch.Tensor | None]:
         buffers = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]

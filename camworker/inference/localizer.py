@@ -20,7 +20,7 @@ from camworker.boxes.rules import boxes_from_cams, check_rule
 from camworker.cam import TEN_CROP_CELLS, class_activation_maps, merge_views, views_of
 from camworker.errors import Failure, UsageError
 from camworker.frame import RESIZES, VIEWS, Frame, Resize, Views, frame_size
-from camworker.images.decode import decode, network_input
+from camworker.images.decode import PreprocessedImage, decode, network_input
 from camworker.images.nvjpeg import DeviceDecoder, DeviceJpeg, as_device_jpeg, decode_together, nvjpeg_decoder
 from camworker.inference.pixel_network import PixelNetwork
 from camworker.inference.predictions import AnyPrediction, ClassMaps, Predictions, make_boxes, to_float16
@@ -30,14 +30,6 @@ from camworker.schemas import CamShape
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-
-
-@dataclass(frozen=True, slots=True)
-class PreprocessedImage:
-    """A decoded image at the size of the frame: uint8 [3, S, S], and its way back."""
-
-    pixels_CHW: torch.Tensor
-    frame: Frame
 
 
 # An image on its way: DeviceJpeg until the device has decoded it, where that is how it goes.

@@ -7,7 +7,8 @@ from typing import Final
 import torch
 
 from camworker.errors import Failure
-from camworker.inference.localizer import Localizer, Maps, PreprocessedImage
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Localizer, Maps
 
 _log = logging.getLogger(__name__)
 

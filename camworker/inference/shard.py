@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.errors import CommitError, Failure, Status
-from camworker.inference.localizer import Localizer, Maps, PreprocessedImage, Received
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Localizer, Maps, Received
 from camworker.inference.out_of_memory import AdaptiveForward
 from camworker.inference.predictions import Predictions
 from camworker.inference.prefetch import prepared_batches

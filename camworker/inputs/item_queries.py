@@ -9,7 +9,7 @@ from camworker.classes import Classes
 from camworker.errors import UsageError
 from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, copy, open_duckdb, parquet
 from camworker.inputs.image_labels import LABELS, read_labels
-from camworker.ledger.plan import sample_hash
+from camworker.inputs.sampling import sample_hash
 from camworker.schemas import ITEMS
 
 _ROWS: Final = "select * exclude row from {items}"
@@ -93,7 +93,7 @@ def with_labels(items: ItemsFile, path: str, classes: Classes) -> ItemsFile:
 
 
 def select_items(items: ItemsFile, *, limit: int | None, sample: int | None, seed: int) -> ItemsFile:
-    """What plan.select takes of a table."""
+    """What sampling.select takes of a table."""
     if limit is not None:
         items = _transformed(items, "limited", f"{_ROWS} where row < {limit:d} order by row")
     if sample is not None and sample < items.count:
@@ -115,7 +115,6 @@ def measure(items: ItemsFile) -> ItemStats:
 
 def _transformed(items: ItemsFile, name: str, query: str, seed: int = 0) -> ItemsFile:
     """What a query over items gives. seed: of sample_hash, which the query may call."""
-
     result = ItemsFile(items.path.with_name(f"{name}.parquet"))
     with open_duckdb(items.path.parent) as connection:
         connection.create_function("sample_hash", partial(sample_hash, seed), ["VARCHAR"], "BLOB")

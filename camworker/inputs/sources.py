@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
+from camworker.images.formats import IMAGE_EXTENSIONS
 from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter
 from camworker.inputs.image_labels import no_labels
 from camworker.inputs.item_queries import by_image_id, concatenate, refuse_duplicates, with_labels
@@ -21,10 +22,6 @@ from camworker.schemas import ITEMS
 from camworker.storage.locations import is_below, is_s3, whole_location
 from camworker.storage.store import Entry, entry_of, exists_location, join_uri, open_store
 
-IMAGE_SUFFIXES: Final = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
-    ".avif",
-)
 _TABLE_SUFFIXES: Final = (".parquet", ".csv")
 _TABLES_AT_ONCE: Final = 8
 _ENTRIES_AT_ONCE: Final = 65_536
@@ -80,7 +77,7 @@ def list_source(
     """
     path = check_location(location)
     folders = [os.path.abspath(root) for root in roots]
-    asked = Asked(classes, id_column, identity_column, folders, IMAGE_SUFFIXES)
+    asked = Asked(classes, id_column, identity_column, folders, IMAGE_EXTENSIONS)
     try:
         listing = _list(path, location, asked, leave_out, scratch)
     except OSError as error:
@@ -123,7 +120,7 @@ def _list(path: str, location: str, asked: Asked, leave_out: str | None, scratch
         return ItemListing(by_image_id(images) if is_s3(path) else images, verifiable=True)
     if tables:
         return _rows_of_tables(tables, path, asked, scratch)
-    raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_SUFFIXES)}) nor .parquet files")
+    raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_EXTENSIONS)}) nor .parquet files")
 
 
 def _one_file(path: str, location: str) -> Entry | None:
@@ -158,7 +155,7 @@ def _images_below(path: str, leave_out: str | None, tables: list[Entry]) -> Iter
     """The images below path; the Parquet files on the way go into tables, with whole locations as keys."""
     for entry in open_store(path).list():
         name = entry.key.lower()
-        where = join_uri(path, entry.key) if name.endswith((*IMAGE_SUFFIXES, ".parquet")) else ""
+        where = join_uri(path, entry.key) if name.endswith((*IMAGE_EXTENSIONS, ".parquet")) else ""
         if not where or (leave_out and is_below(where, leave_out)):
             continue
         if name.endswith(".parquet"):

@@ -31,24 +31,6 @@ def make_recipe(asked: dict[str, Any]) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "algorithm": ALGORITHM, **asked}
 
 
-def select(items: pa.Table, *, limit: int | None, sample: int | None, seed: int) -> pa.Table:
-    """The first limit items, then of these the sample items with the smallest hash(seed, image_id).
-
-    The listing's order is kept. The same sample is drawn wherever and whenever the ids are the same.
-    """
-    if limit is not None:
-        items = items.slice(0, limit)
-    if sample is not None and sample < items.num_rows:
-        hashes = [sample_hash(seed, image_id) for image_id in items["image_id"].to_pylist()]
-        items = items.take(sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:sample]))
-    return items
-
-
-def sample_hash(seed: int, image_id: str) -> bytes:
-    """What samples are drawn by: those with the smallest are in."""
-    return hashlib.blake2b(f"{seed}/{image_id}".encode(), digest_size=16).digest()
-
-
 def choose_shard_size(items: int, workers: int, row_bytes: int, asked: int | None = None) -> int:
     """Items a shard: as asked, else 4096, or less so that each worker gets four shards.
 

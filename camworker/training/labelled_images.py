@@ -1,6 +1,5 @@
 """INPUT -> labelled images to learn from: which classes there are, and which images are held back."""
 
-import hashlib
 import json
 import os
 from collections import defaultdict
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
+from camworker.inputs.sampling import sample_hash
 from camworker.inputs.sources import Source, check_location, open_source
 from camworker.inputs.tabular import column_types, read_columns
 from camworker.schemas import ITEMS
@@ -97,9 +97,7 @@ def held_back(items: pa.Table, share: float, seed: int) -> NDArray[np.bool_]:
     image_ids = items["image_id"].to_pylist()
     held = np.zeros(items.num_rows, bool)
     for group in groups.values():
-        group.sort(
-            key=lambda index: hashlib.blake2b(f"{seed}/{image_ids[index]}".encode(), digest_size=16).digest()
-        )
+        group.sort(key=lambda index: sample_hash(seed, image_ids[index]))
         count = round(share * len(group))
         if share and len(group) > 1:
             count = min(max(count, 1), len(group) - 1)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from camworker.errors import Failure
-from camworker.inference.localizer import Localizer, PreprocessedImage
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Localizer
 from camworker.inference.prefetch import prepared_batches
 from camworker.inputs.fetch import NO_TABLES
 from camworker.units.top_activations import PEAK, Excited, TopActivations

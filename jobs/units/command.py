@@ -120,7 +120,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _patch_side(request: "Request") -> int | None:
     """Side of a patch in input pixels, by the first images that decode; None where none does."""
-    from camworker.inference.localizer import Localizer, PreprocessedImage
+    from camworker.images.decode import PreprocessedImage
+    from camworker.inference.localizer import Localizer
     from camworker.inference.prefetch import prepared_batches
     from camworker.units.receptive_field import effective_side
 

@@ -14,9 +14,9 @@ from camworker.classes import Classes
 from camworker.dataset import iter_latest
 from camworker.errors import UsageError
 from camworker.frame import Resize
+from camworker.inputs.sampling import select
 from camworker.inputs.sources import check_location, open_source
 from camworker.ledger.ledger import Ledger, open_ledger, recipes
-from camworker.ledger.plan import select
 from camworker.storage.store import open_store
 from camworker.units.top_activations import units_of_classes
 

@@ -20,7 +20,8 @@ import torch
 from camworker import Localizer
 from camworker.boxes.rules import boxes_from_cams
 from camworker.frame import Frame
-from camworker.inference.localizer import Maps, PreprocessedImage
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Maps
 from camworker.inference.predictions import to_float16
 from camworker.inference.shard import encode
 from camworker.inputs.sources import open_source

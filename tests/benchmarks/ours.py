@@ -14,7 +14,8 @@ import pyarrow as pa
 import torch
 
 from camworker import Localizer
-from camworker.inference.localizer import PreprocessedImage, Received
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Received
 from camworker.inference.shard import localize_items
 from camworker.inference.threads import ThreadBudget, divide_threads
 from camworker.networks import package as weights

@@ -135,7 +135,8 @@ def _without_network() -> Any:
     import torch
 
     from camworker.frame import Frame
-    from camworker.inference.localizer import Localizer, Maps, PreprocessedImage
+    from camworker.images.decode import PreprocessedImage
+    from camworker.inference.localizer import Localizer, Maps
 
     torch.set_num_threads(1)
     noise_CHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 224, 224), np.uint8))

@@ -18,8 +18,8 @@ from camworker import Localizer
 from camworker.boxes.rules import iou
 from camworker.inference.predictions import Prediction, corners
 from camworker.inference.shard import localize_items
+from camworker.inputs.sampling import select
 from camworker.inputs.sources import open_source
-from camworker.ledger.plan import select
 from camworker.metrics.ground_truth.truth import read_truth
 from camworker.networks import package as weights
 

@@ -13,8 +13,9 @@ import pytest
 from camworker.dataset import latest
 from camworker.errors import Failure
 from camworker.images import isolated_decoder as careful
+from camworker.images.decode import PreprocessedImage
 from camworker.images.isolated_decoder import IsolatedDecoder
-from camworker.inference.localizer import Localizer, PreprocessedImage
+from camworker.inference.localizer import Localizer
 from camworker.ledger.lease import is_gone, process_name
 from support.cli_runner import camworker, photographs
 from support.factories import photograph

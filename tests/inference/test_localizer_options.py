@@ -9,7 +9,8 @@ import torch
 from camworker.boxes.rules import boxes_from_cam
 from camworker.errors import MapOverflowError, UsageError
 from camworker.frame import Frame
-from camworker.inference.localizer import Localizer, Maps, PreprocessedImage
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Localizer, Maps
 from camworker.inference.predictions import corners, to_float16
 from support.factories import encode, tiny_package
 

@@ -13,7 +13,8 @@ from camworker.boxes.rules import boxes_from_map
 from camworker.cam import View, merge_views, views_of
 from camworker.errors import UsageError
 from camworker.frame import Frame, frame_size
-from camworker.inference.localizer import Localizer, PreprocessedImage
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Localizer
 from camworker.inference.predictions import corners
 from support.factories import encode, tiny_package
 

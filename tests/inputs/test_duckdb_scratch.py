@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from camworker.errors import UsageError
 from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, copy, open_duckdb, parquet
 from camworker.inputs.item_queries import ItemStats, by_image_id, measure, select_items
-from camworker.ledger.plan import select
+from camworker.inputs.sampling import select
 from camworker.schemas import ITEMS
 from support.factories import ids, make_items
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from camworker.inference.localizer import Localizer, PreprocessedImage
+from camworker.images.decode import PreprocessedImage
+from camworker.inference.localizer import Localizer
 from camworker.networks.gap import GapNetwork
 from camworker.reports.units_page import classes_on_page, cut_patch, write_units_page
 from camworker.units.collect import collect_top_activations, peaks

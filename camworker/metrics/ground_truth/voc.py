@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from camworker.errors import UsageError
 from camworker.frame import CORNERS
-from camworker.inputs.sources import IMAGE_SUFFIXES
+from camworker.images.formats import IMAGE_EXTENSIONS
 from camworker.metrics.ground_truth.annotations import (
     Annotations,
     By,
@@ -70,7 +70,7 @@ def read_voc(path: str, keys: list[str], by: By) -> Annotations:
         below_one=int((one_based_N4 < 1).any(1).sum()),
         images_without_boxes=len(files) - len(set(image_ids)),
     )
-    stems = not any(image_id.lower().endswith(IMAGE_SUFFIXES) for image_id in files)
+    stems = not any(image_id.lower().endswith(IMAGE_EXTENSIONS) for image_id in files)
     return Annotations(table, notes, stems, inclusive=True)
 
 
