@@ -1,4 +1,4 @@
-"""Boxes as weak labels for tools that train on them or correct them: COCO, YOLO, Pascal VOC and others."""
+"""Export boxes as weak labels, in the formats of training and annotation tools."""
 
 import argparse
 import csv
@@ -16,13 +16,14 @@ from jobs.options import share, whole
 if TYPE_CHECKING:
     from camworker.exports.weak_labels import Counts
 
-HELP = "weak labels for the tools that train on them"
+HELP = "export boxes as weak labels: COCO, YOLO, Pascal VOC, Label Studio, Hugging Face"
 
 _IMAGES_BETWEEN_UPDATES: Final = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    """Add the arguments of `camworker export`."""
+    parser.add_argument("output", metavar="OUT", help="the output of localize")
     parser.add_argument(
         "--format", required=True, choices=FORMATS, metavar="F", help=f"one of {', '.join(FORMATS)}"
     )
@@ -30,38 +31,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         metavar="PATH",
-        help="a new folder; for coco and coco-results a new file, such as boxes.json",
+        help="the folder to create; for coco and coco-results the file to create, such as boxes.json",
     )
-    parser.add_argument("--recipe", help="which, where OUT holds several")
+    parser.add_argument("--recipe", help="id of the recipe, if OUT holds several")
     which = parser.add_argument_group("which boxes")
     which.add_argument(
         "--min-score",
         type=share,
         default=0.0,
         metavar="S",
-        help="only labels with this score or more",
+        help="only labels with at least this score (default 0)",
     )
     which.add_argument(
         "--classes",
         metavar="A,B or FILE",
-        help="only these: names, indices or WordNet ids, with commas between, or in a file, one a line",
+        help="only these classes: names, indices or WordNet ids separated by commas, or a file of them",
     )
     which.add_argument(
-        "--box-rank", type=whole(1), metavar="N", help="of the N best labels of an image (default 1)"
+        "--top-labels", type=whole(1), metavar="N", help="only the N best labels of each image (default 1)"
     )
     which.add_argument(
         "--targets",
         action="store_true",
-        help="of the labels that an image is known to have (localize --image-labels), not of predicted ones",
+        help="the known labels of each image (localize --image-labels) instead of the predicted ones",
     )
     which.add_argument(
-        "--box-rule", metavar="R", help="other boxes, made from the stored maps (default: the stored boxes)"
+        "--box-rule", metavar="R", help="make new boxes from the stored maps (default: the stored boxes)"
     )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    if args.targets and args.box_rank is not None:
-        raise UsageError("known labels have no rank: give --targets or --box-rank")
+    """Run `camworker export` and return its exit code."""
+    if args.targets and args.top_labels is not None:
+        raise UsageError("known labels are not ranked: use either --targets or --top-labels")
     ledger = open_ledger(open_store(args.output), args.recipe, args.output)
     to = local_path(args.to)
     _refuse_inside(to, args.output)
@@ -69,9 +71,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from camworker.exports.export import export
     from camworker.exports.weak_labels import LabelSelection
 
-    choice = LabelSelection(
+    selection = LabelSelection(
         classes=_classes(args.classes, ledger.read_recipe()),
-        ranks=args.box_rank or 1,
+        ranks=args.top_labels or 1,
         min_score=args.min_score,
         targets=args.targets,
         box_rule=args.box_rule,
@@ -83,63 +85,63 @@ def run(args: argparse.Namespace, console: Console) -> int:
             if counts.images % _IMAGES_BETWEEN_UPDATES == 0:
                 progress.update(counts.seen, counts.failed.total())
 
-        counts = export(ledger, args.format, Path(to), choice, show)
+        counts = export(ledger, args.format, Path(to), selection, show)
     complete = all(ledger.read_run(generation) for generation in ledger.generations())
-    _tell(console, counts, to, complete)
-    figures = {name: value for name, value in vars(counts).items() if name != "known_labels"}
+    _print_counts(console, counts, to, complete)
+    counts_by_name = {name: value for name, value in vars(counts).items() if name != "known_labels"}
     console.result(
-        {"recipe": ledger.recipe, "format": args.format, "path": to, "complete": complete, **figures}
+        {"recipe": ledger.recipe, "format": args.format, "path": to, "complete": complete, **counts_by_name}
     )
     return DONE
 
 
-def _classes(given: str | None, recipe: dict[str, Any]) -> frozenset[int] | None:
-    """The class indices that --classes names. Raises UsageError for one that the network lacks."""
-    if given is None:
+def _classes(text: str | None, recipe: dict[str, Any]) -> frozenset[int] | None:
+    """Return the class indices that --classes names; raise UsageError for an unknown class."""
+    if text is None:
         return None
 
     import pyarrow as pa
 
     from camworker.classes import Classes
 
-    if os.path.isfile(given):
+    if os.path.isfile(text):
         try:
-            labels = Path(given).read_text(encoding="utf-8").split("\n")
+            labels = Path(text).read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--classes: {given} cannot be read as UTF-8 text: {error}") from error
+            raise UsageError(f"--classes: {text} cannot be read as UTF-8 text: {error}") from error
     else:
-        labels = next(csv.reader([given], skipinitialspace=True), [])
+        labels = next(csv.reader([text], skipinitialspace=True), [])
     labels = [label.strip() for label in labels if label.strip()]
     if not labels:
-        raise UsageError(f"--classes: {given!r} names no class")
-    found = Classes.of_recipe(recipe).indices(pa.array(labels, pa.string()), "--classes")
-    return frozenset(found.tolist())
+        raise UsageError(f"--classes: {text!r} names no class")
+    indices = Classes.of_recipe(recipe).indices(pa.array(labels, pa.string()), "--classes")
+    return frozenset(indices.tolist())
 
 
 def _refuse_inside(to: str, out: str) -> None:
-    """Raises UsageError when an export would lie among what localize committed."""
+    """Raise UsageError if the export would be written among the files that localize committed."""
     if "://" in out:
         return
     for folder in ("predictions", "ledger"):
         inside = os.path.join(os.path.realpath(out), folder)
         if os.path.commonpath([inside, os.path.realpath(to)]) == inside:
-            raise UsageError(f"{to} lies in {inside}, where only localize writes: name another place")
+            raise UsageError(f"{to} is inside {inside}, where only localize writes: choose another path")
 
 
-def _tell(console: Console, counts: "Counts", to: str, complete: bool) -> None:
+def _print_counts(console: Console, counts: "Counts", to: str, complete: bool) -> None:
     console.say(f"{counts.boxes} boxes of {counts.images} images in {to}")
     failed = ", ".join(f"{count} {status}" for status, count in sorted(counts.failed.items()))
     unreadable = ", ".join(f"{count} {status}" for status, count in sorted(counts.unreadable.items()))
     left_out = (
         (counts.failed.total(), f"images that could not be localized ({failed})"),
-        (counts.empty_images, "images without a chosen box"),
+        (counts.empty_images, "images without a selected box"),
         (counts.unreadable.total(), f"images that cannot be read again ({unreadable})"),
         (counts.labels_of_other_classes, "labels of other classes"),
         (counts.labels_under_min_score, "labels under --min-score"),
         (counts.boxes_without_area, "boxes without area"),
     )
-    for count, what in left_out:
+    for count, reason in left_out:
         if count:
-            console.say(f"left out: {count} {what}")
+            console.say(f"left out: {count} {reason}")
     if not complete:
-        console.say("a generation is unfinished: run localize again to complete it")
+        console.say("the output is incomplete: run localize again to finish it")

@@ -1,1 +1,1 @@
-"""Predictions -> the formats of the tools that train on weak labels, or correct them. Begin at export.py."""
+"""Exports of predictions as weak labels, in the formats of training and annotation tools; see `export`."""

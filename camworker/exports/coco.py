@@ -1,35 +1,42 @@
-"""COCO: weak labels as a data set (images, annotations, categories) and as results (a list of boxes).
+"""COCO: weak labels as a data set (images, annotations, categories) or as results (a list of boxes).
 
-Boxes are x, y, width, height in pixels, from the corner of the image; every id counts from 1. An image's
-id is its LabelledImage.number and a category's its class index + 1, so that data sets and results
-of one output go together however their boxes were chosen.
+Boxes are x, y, width and height in pixels, and all ids count from 1. An image's id is its
+`LabelledImage.number` and a category's id is its class index + 1. Both are independent of the selection of
+labels, so data sets and results of the same output fit together.
 """
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict
 
 from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 
-def write_dataset(images: Iterable[LabelledImage], about: ExportInfo, path: Path) -> None:
-    """Write the data set form, with file_name the image id and each box's score beside it."""
+class _Box(TypedDict):
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    score: float
+
+
+def write_coco_dataset(images: Iterable[LabelledImage], info: ExportInfo, path: Path) -> None:
+    """Write a COCO data set; `file_name` is the image id, and every annotation also has its score."""
     head = {
-        "info": {"description": "weak labels by camworker", **about.as_dict()},
+        "info": {"description": "weak labels by camworker", **info.as_dict()},
         "licenses": [],
-        "categories": [{"id": index + 1, "name": name} for index, name in about.classes.items()],
+        "categories": [{"id": index + 1, "name": name} for index, name in info.classes.items()],
     }
-    # The annotations come after all images, which are as many as there are: they wait in a file.
-    with open(path, "x", encoding="ascii") as file, _scratch(path) as waiting:
+    # The annotations come after all images. They wait in a temporary file, because there may be millions.
+    with open(path, "x", encoding="ascii") as file, _temporary_file(path) as waiting:
         file.write(f'{_json(head)[:-1]},\n"images": [')
-        described, annotations = _Items(file), _Items(waiting)
+        image_items, annotations = _ArrayItems(file), _ArrayItems(waiting)
         for image in images:
             size = {"width": image.width, "height": image.height}
-            described.add({"id": image.number, "file_name": image.image_id, **size})
+            image_items.add({"id": image.number, "file_name": image.image_id, **size})
             for box in _boxes(image):
                 width, height = box["bbox"][2:]
                 shape = {"area": width * height, "iscrowd": 0, "segmentation": []}
@@ -40,42 +47,42 @@ def write_dataset(images: Iterable[LabelledImage], about: ExportInfo, path: Path
         file.write("\n]}\n")
 
 
-def write_results(images: Iterable[LabelledImage], about: ExportInfo, path: Path) -> None:
-    """Write the results form, which pycocotools' loadRes reads beside a data set of the same output."""
+def write_coco_results(images: Iterable[LabelledImage], info: ExportInfo, path: Path) -> None:
+    """Write COCO results, which pycocotools loads with `loadRes` next to a data set of the same output."""
     with open(path, "x", encoding="ascii") as file:
         file.write("[")
-        results = _Items(file)
+        results = _ArrayItems(file)
         for image in images:
             for box in _boxes(image):
                 results.add(box)
         file.write("\n]\n")
 
 
-class _Items:
-    """Items of a JSON array, a line each, written as they come."""
+class _ArrayItems:
+    """Writes the items of a JSON array one by one, each on a line of its own."""
 
     def __init__(self, file: IO[str]) -> None:
         self.count = 0
         self._file = file
 
-    def add(self, item: dict[str, Any]) -> None:
+    def add(self, item: Mapping[str, object]) -> None:
         self._file.write(",\n" if self.count else "\n")
         self._file.write(_json(item))
         self.count += 1
 
 
-def _boxes(image: LabelledImage) -> Iterator[dict[str, Any]]:
-    # Differences of float32 values in float64, in full: x + width gives the stored corner back.
+def _boxes(image: LabelledImage) -> Iterator[_Box]:
+    # Differences of float32 values, taken and written in float64: x + width is exactly the stored corner.
     for label, score, (xmin, ymin, xmax, ymax) in zip(image.labels, image.scores, image.boxes, strict=True):
         bbox = [xmin, ymin, xmax - xmin, ymax - ymin]
         yield {"image_id": image.number, "category_id": label + 1, "bbox": bbox, "score": score}
 
 
-def _json(content: dict[str, Any]) -> str:
-    # ASCII: readers open these files in whatever encoding their machine has.
+def _json(content: Mapping[str, object]) -> str:
+    # ASCII, because some readers open these files in the encoding of their machine.
     return json.dumps(content, allow_nan=False)
 
 
-def _scratch(path: Path) -> IO[str]:
-    """A file beside path that has no name, and so is gone with the process."""
+def _temporary_file(path: Path) -> IO[str]:
+    """Open an unnamed file in the folder of `path`; it disappears when it is closed."""
     return tempfile.TemporaryFile("w+", dir=path.parent, encoding="ascii")

@@ -1,4 +1,4 @@
-"""Exports: from the current rows of an output to a file or folder of a named format, whole or not at all."""
+"""Export the current rows of an output to a file or folder in a named format, completely or not at all."""
 
 import contextlib
 import os
@@ -12,16 +12,27 @@ from typing import Any, Final
 from camworker.boxes.rules import check_rule
 from camworker.classes import Classes
 from camworker.errors import UsageError
-from camworker.exports import coco, hugging_face, label_studio, voc, yolo
+from camworker.exports.coco import write_coco_dataset, write_coco_results
 from camworker.exports.file_names import check_xml_names, distinct_names
+from camworker.exports.hugging_face import write_hugging_face
+from camworker.exports.label_studio import write_label_studio
 from camworker.exports.provenance import ExportInfo
+from camworker.exports.voc import write_voc
 from camworker.exports.weak_labels import Counts, LabelledImage, LabelSelection, labelled_images
+from camworker.exports.yolo import write_yolo
 from camworker.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """How a format is written. is_file: one file, else a folder. with_bytes: it holds the images too."""
+    """How a format is written.
+
+    Attributes:
+        write: Writes the images to a new path.
+        is_file: Whether the export is one file and not a folder.
+        with_bytes: Whether the export contains the image files.
+        is_xml: Whether class names are written as XML.
+    """
 
     write: Callable[[Iterator[LabelledImage], ExportInfo, Path], None]
     is_file: bool = False
@@ -30,92 +41,110 @@ class _Format:
 
 
 _FORMATS: Final = {
-    "coco": _Format(coco.write_dataset, is_file=True),
-    "coco-results": _Format(coco.write_results, is_file=True),
-    "yolo": _Format(yolo.write, with_bytes=True),
-    "voc": _Format(voc.write, is_xml=True),
-    "label-studio": _Format(label_studio.write, is_xml=True),
-    "hugging-face": _Format(hugging_face.write, with_bytes=True),
+    "coco": _Format(write_coco_dataset, is_file=True),
+    "coco-results": _Format(write_coco_results, is_file=True),
+    "yolo": _Format(write_yolo, with_bytes=True),
+    "voc": _Format(write_voc, is_xml=True),
+    "label-studio": _Format(write_label_studio, is_xml=True),
+    "hugging-face": _Format(write_hugging_face, with_bytes=True),
 }
 
 
 def export(
     ledger: Ledger,
-    name: str,
+    format_name: str,
     target: Path,
-    choice: LabelSelection,
+    selection: LabelSelection,
     on_image: Callable[[Counts], None] = lambda counts: None,
 ) -> Counts:
-    """Write the chosen boxes of the current rows to target, in the format of that name (see FORMATS).
+    """Write the selected boxes of the current rows to a new file or folder.
 
-    Until it is whole, the export lies beside target under a name that begins with a dot. on_image is
-    told after each image. Raises UsageError where something that was asked for cannot be had.
+    Until the export is complete, it lies next to the target under a name that begins with a dot.
+
+    Args:
+        ledger: The recipe's ledger.
+        format_name: One of `FORMATS`.
+        target: The file or folder to create; an empty folder is replaced.
+        selection: Which boxes are exported.
+        on_image: Called with the counts so far after each image.
+
+    Returns:
+        What was exported, and what was left out and why.
+
+    Raises:
+        UsageError: The target cannot be written, or the rows or the format do not support the selection.
     """
-    form = _FORMATS[name]
-    _check_target(target, name)
+    format_ = _FORMATS[format_name]
+    _check_target(target, format_name)
     recipe = ledger.read_recipe()
-    choice = _checked(choice, recipe)
-    about = _about(ledger, recipe, choice)
-    if form.is_xml:
-        check_xml_names(about.names, name)
+    selection = _checked(selection, recipe)
+    info = _info(ledger, recipe, selection)
+    if format_.is_xml:
+        check_xml_names(info.names, format_name)
     counts = Counts()
 
-    def watched() -> Iterator[LabelledImage]:
-        for image in labelled_images(ledger, recipe, choice, counts, with_bytes=form.with_bytes):
+    def images() -> Iterator[LabelledImage]:
+        for image in labelled_images(ledger, recipe, selection, counts, with_bytes=format_.with_bytes):
             yield image
             on_image(counts)
 
-    with _draft(target, name) as draft:
-        form.write(watched(), about, draft)
-        if choice.targets and not counts.known_labels:
+    with _draft(target, format_name) as draft:
+        format_.write(images(), info, draft)
+        if selection.targets and not counts.known_labels:
             raise UsageError(
-                "no image has known labels: localize with --image-labels, or export without --targets"
+                "no image has known labels: localize with image labels, or export the predicted labels",
+                parameter="targets",
             )
     return counts
 
 
-def _checked(choice: LabelSelection, recipe: dict[str, Any]) -> LabelSelection:
-    if choice.ranks > recipe["top_k"]:
-        raise UsageError(f"these rows hold the top {recipe['top_k']}: the box rank is at most that")
-    if choice.box_rule is None:
-        return choice
-    return replace(choice, box_rule=check_rule(choice.box_rule, maxboxacc=True))
+def _checked(selection: LabelSelection, recipe: dict[str, Any]) -> LabelSelection:
+    if selection.ranks > recipe["top_k"]:
+        raise UsageError(
+            f"the rows of this recipe have {recipe['top_k']} labels each: fewer than {selection.ranks}",
+            parameter="top_labels",
+        )
+    if selection.box_rule is None:
+        return selection
+    return replace(selection, box_rule=check_rule(selection.box_rule, maxboxacc=True))
 
 
-def _about(ledger: Ledger, recipe: dict[str, Any], choice: LabelSelection) -> ExportInfo:
+def _info(ledger: Ledger, recipe: dict[str, Any], selection: LabelSelection) -> ExportInfo:
     names = distinct_names(Classes.of_recipe(recipe))
-    chosen = range(len(names)) if choice.classes is None else sorted(choice.classes)
+    classes = range(len(names)) if selection.classes is None else sorted(selection.classes)
     return ExportInfo(
         recipe=ledger.recipe,
         network=recipe["network"],
-        box_rule=choice.box_rule or recipe["box_rule"],
-        labels="known" if choice.targets else f"predicted, rank 1 to {choice.ranks}",
-        min_score=choice.min_score,
-        classes={index: names[index] for index in chosen},
+        box_rule=selection.box_rule or recipe["box_rule"],
+        labels="known" if selection.targets else f"predicted, rank 1 to {selection.ranks}",
+        min_score=selection.min_score,
+        classes={index: names[index] for index in classes},
     )
 
 
-def _check_target(target: Path, name: str) -> None:
-    """Raises UsageError where an export of this format cannot be put."""
-    if _FORMATS[name].is_file and target.is_dir():
-        raise UsageError(f"{target} is a folder, and {name} is a file: name one, such as {target}/boxes.json")
+def _check_target(target: Path, format_name: str) -> None:
+    """Raise UsageError if an export of this format cannot be written to the target."""
+    if _FORMATS[format_name].is_file and target.is_dir():
+        raise UsageError(
+            f"{target} is a folder, but {format_name} is one file: name a file such as {target}/boxes.json"
+        )
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError(f"{target} exists already, and an export replaces nothing: name another place")
-    above = next(path for path in target.absolute().parents if os.path.lexists(path))
-    if not above.is_dir():
-        raise UsageError(f"{target} cannot be written: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(f"{target} cannot be written: there is no permission to write in {above}")
+        raise UsageError(f"{target} exists already, and an export does not replace anything: name a new path")
+    parent = next(path for path in target.absolute().parents if os.path.lexists(path))
+    if not parent.is_dir():
+        raise UsageError(f"{target} cannot be written: {parent} is a file")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{target} cannot be written: there is no permission to write in {parent}")
 
 
 @contextlib.contextmanager
-def _draft(target: Path, name: str) -> Iterator[Path]:
-    """A path beside target that becomes target at the end; an error in the block removes it."""
+def _draft(target: Path, format_name: str) -> Iterator[Path]:
+    """Yield a path next to the target, renamed to the target at the end and deleted after an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.draft")
     try:
         yield draft
-        _check_target(target, name)  # it took a while
+        _check_target(target, format_name)  # again, because the export may have taken hours
         draft.rename(target)
     finally:
         if draft.is_dir():

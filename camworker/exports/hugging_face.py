@@ -1,13 +1,14 @@
-"""Hugging Face: Parquet that datasets.load_dataset opens, with the images inside it.
+"""Hugging Face: Parquet files with the images inside, for `datasets.load_dataset`.
 
-image {bytes, path}, image_id, width, height, objects {bbox, category, score}: boxes are x, y, width,
-height in pixels, categories the places of the exported classes, whose names the file's metadata holds.
+The columns are image {bytes, path}, image_id, width, height and objects {bbox, category, score}. Boxes are x,
+y, width and height in pixels. A category is a position among the exported classes, whose names are in the
+metadata of the file.
 """
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,11 +17,29 @@ from camworker.exports.file_names import image_file_name
 from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
-_ROWS: Final = 100  # of a row group, or less: readers hold one of them at a time
+_ROWS: Final = 100  # maximum number of rows of a row group; readers hold one row group at a time
 _GROUP_BYTES: Final = 64_000_000
 _FILE_BYTES: Final = 500_000_000
-# Image files get no smaller, and no two are alike.
-_ENCODING: Final = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+
+
+class _Image(TypedDict):
+    bytes: bytes
+    path: str
+
+
+class _Objects(TypedDict):
+    bbox: list[list[float]]
+    category: list[int]
+    score: list[float]
+
+
+class _Row(TypedDict):
+    image: _Image
+    image_id: str
+    width: int
+    height: int
+    objects: _Objects
+
 
 _SCHEMA: Final = pa.schema(
     [
@@ -42,20 +61,23 @@ _SCHEMA: Final = pa.schema(
 )
 
 
-def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> None:
-    """Write folder/data/train-00000.parquet and as many after it as about 500 MB each take."""
+def write_hugging_face(images: Iterable[LabelledImage], info: ExportInfo, folder: Path) -> None:
+    """Write data/train-00000.parquet into the folder, and further files of about 500 MB each."""
     data = folder / "data"
     data.mkdir(parents=True)
     schema = _SCHEMA.with_metadata(
-        {"huggingface": json.dumps({"info": {"features": _features(about)}}), **_metadata(about)}
+        {"huggingface": json.dumps({"info": {"features": _features(info)}}), **_metadata(info)}
     )
-    groups = _groups(images, about.places)
+    groups = _groups(images, info.positions)
     group = next(groups, [])
     number = 0
     while group or not number:
         written = 0
         path = data / f"train-{number:05d}.parquet"
-        with pq.ParquetWriter(path, schema, **_ENCODING) as writer:
+        # Image files are compressed already, and no two are equal.
+        with pq.ParquetWriter(
+            path, schema, compression="none", use_dictionary=False, write_page_checksum=True
+        ) as writer:
             while group and written < _FILE_BYTES:
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 written += _bytes(group)
@@ -63,13 +85,13 @@ def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> N
         number += 1
 
 
-def _features(about: ExportInfo) -> dict[str, Any]:
-    """The columns as the datasets library describes them: older versions read Sequence, newer ones too."""
+def _features(info: ExportInfo) -> dict[str, object]:
+    """Describe the columns for the datasets library; all of its versions understand "Sequence"."""
 
-    def value(kind: str) -> dict[str, Any]:
-        return {"dtype": kind, "_type": "Value"}
+    def value(dtype: str) -> dict[str, object]:
+        return {"dtype": dtype, "_type": "Value"}
 
-    def sequence(feature: dict[str, Any]) -> dict[str, Any]:
+    def sequence(feature: dict[str, object]) -> dict[str, object]:
         return {"feature": feature, "_type": "Sequence"}
 
     return {
@@ -79,21 +101,21 @@ def _features(about: ExportInfo) -> dict[str, Any]:
         "height": value("int32"),
         "objects": {
             "bbox": sequence(sequence(value("float32"))),
-            "category": sequence({"names": list(about.names), "_type": "ClassLabel"}),
+            "category": sequence({"names": list(info.names), "_type": "ClassLabel"}),
             "score": sequence(value("float32")),
         },
     }
 
 
-def _metadata(about: ExportInfo) -> dict[str, str]:
-    return {f"camworker.{name}": str(fact) for name, fact in about.as_dict().items()}
+def _metadata(info: ExportInfo) -> dict[str, str]:
+    return {f"camworker.{name}": str(value) for name, value in info.as_dict().items()}
 
 
-def _groups(images: Iterable[LabelledImage], places: dict[int, int]) -> Iterator[list[dict[str, Any]]]:
-    """Rows by row groups: at most _ROWS of them, and no more than _GROUP_BYTES before the last."""
-    group: list[dict[str, Any]] = []
+def _groups(images: Iterable[LabelledImage], positions: dict[int, int]) -> Iterator[list[_Row]]:
+    """Collect rows into row groups; a group is complete at _ROWS rows or _GROUP_BYTES bytes of images."""
+    group: list[_Row] = []
     for image in images:
-        group.append(_row(image, places))
+        group.append(_row(image, positions))
         if len(group) == _ROWS or _bytes(group) >= _GROUP_BYTES:
             yield group
             group = []
@@ -101,7 +123,7 @@ def _groups(images: Iterable[LabelledImage], places: dict[int, int]) -> Iterator
         yield group
 
 
-def _row(image: LabelledImage, places: dict[int, int]) -> dict[str, Any]:
+def _row(image: LabelledImage, positions: dict[int, int]) -> _Row:
     return {
         "image": {"bytes": image.data, "path": image_file_name(image.image_id)},
         "image_id": image.image_id,
@@ -109,11 +131,11 @@ def _row(image: LabelledImage, places: dict[int, int]) -> dict[str, Any]:
         "height": image.height,
         "objects": {
             "bbox": [[xmin, ymin, xmax - xmin, ymax - ymin] for xmin, ymin, xmax, ymax in image.boxes],
-            "category": [places[label] for label in image.labels],
+            "category": [positions[label] for label in image.labels],
             "score": image.scores,
         },
     }
 
 
-def _bytes(group: list[dict[str, Any]]) -> int:
+def _bytes(group: list[_Row]) -> int:
     return sum(len(row["image"]["bytes"]) for row in group)

@@ -1,13 +1,13 @@
-"""Label Studio: tasks with predictions to correct (tasks.json), and the labelling interface they need.
+"""Label Studio: tasks with predictions to correct (tasks.json), and their labelling interface.
 
-A region is x, y, width, height in percent of the image's sides. A local image is addressed as Label
-Studio serves files below its LOCAL_FILES_DOCUMENT_ROOT, taken to be /; s3:// addresses stay as they are.
+A region is x, y, width and height in percent of the image's sides. The URL of a local image assumes that
+Label Studio serves local files with LOCAL_FILES_DOCUMENT_ROOT=/; s3:// URIs are written unchanged.
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from camworker.errors import UsageError
@@ -15,23 +15,27 @@ from camworker.exports.file_names import xml_attribute
 from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
-_SERVED: Final = "/data/local-files/?d="
+_LOCAL_FILES_URL: Final = "/data/local-files/?d="
 
 
-def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> None:
-    """Write tasks.json and label_config.xml. Raises UsageError for an image that is no file of its own."""
+def write_label_studio(images: Iterable[LabelledImage], info: ExportInfo, folder: Path) -> None:
+    """Write tasks.json and label_config.xml into the folder.
+
+    Raises:
+        UsageError: An image is stored in a row of a Parquet file, where Label Studio cannot show it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "label_config.xml").write_text(_label_config(about), encoding="utf-8")
+    (folder / "label_config.xml").write_text(_label_config(info), encoding="utf-8")
     with open(folder / "tasks.json", "x", encoding="ascii") as file:
         file.write("[")
         for number, image in enumerate(images):
             file.write(",\n" if number else "\n")
-            file.write(json.dumps(_task(image, about), allow_nan=False))
+            file.write(json.dumps(_task(image, info), allow_nan=False))
         file.write("\n]\n")
 
 
-def _label_config(about: ExportInfo) -> str:
-    labels = "".join(f"    <Label value={xml_attribute(name)}/>\n" for name in about.names)
+def _label_config(info: ExportInfo) -> str:
+    labels = "".join(f"    <Label value={xml_attribute(name)}/>\n" for name in info.names)
     return (
         "<View>\n"
         '  <Image name="image" value="$image"/>\n'
@@ -40,10 +44,10 @@ def _label_config(about: ExportInfo) -> str:
     )
 
 
-def _task(image: LabelledImage, about: ExportInfo) -> dict[str, Any]:
+def _task(image: LabelledImage, info: ExportInfo) -> dict[str, object]:
     regions = [
         {
-            "id": f"{image.number}-{place}",
+            "id": f"{image.number}-{number}",
             "type": "rectanglelabels",
             "from_name": "label",
             "to_name": "image",
@@ -57,21 +61,21 @@ def _task(image: LabelledImage, about: ExportInfo) -> dict[str, Any]:
                 "width": 100 * (xmax - xmin) / image.width,
                 "height": 100 * (ymax - ymin) / image.height,
                 "rotation": 0,
-                "rectanglelabels": [about.classes[label]],
+                "rectanglelabels": [info.classes[label]],
             },
         }
-        for place, (label, score, (xmin, ymin, xmax, ymax)) in enumerate(
+        for number, (label, score, (xmin, ymin, xmax, ymax)) in enumerate(
             zip(image.labels, image.scores, image.boxes, strict=True), start=1
         )
     ]
-    prediction = {"model_version": about.recipe, "score": max(image.scores), "result": regions}
-    return {"data": {"image": _address(image), "image_id": image.image_id}, "predictions": [prediction]}
+    prediction = {"model_version": info.recipe, "score": max(image.scores), "result": regions}
+    return {"data": {"image": _image_url(image), "image_id": image.image_id}, "predictions": [prediction]}
 
 
-def _address(image: LabelledImage) -> str:
+def _image_url(image: LabelledImage) -> str:
     if image.in_table:
         raise UsageError(
-            f"Label Studio shows files, and {image.image_id!r} is a row of {image.uri}: "
-            "write the images to files and localize these, or choose another format"
+            f"Label Studio can only show files, but {image.image_id!r} is a row of {image.uri}: "
+            "write the images to files and localize those, or choose another format"
         )
-    return image.uri if "://" in image.uri else _SERVED + quote(image.uri.lstrip("/"))
+    return image.uri if "://" in image.uri else _LOCAL_FILES_URL + quote(image.uri.lstrip("/"))

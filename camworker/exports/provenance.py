@@ -1,7 +1,7 @@
-"""The formats' names, and what each says of an export: which recipe made its boxes, and its classes."""
+"""The names of the export formats, and the description of an export that several of them store."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from camworker import __version__
 
@@ -10,9 +10,15 @@ FORMATS: Final = ("coco", "coco-results", "yolo", "voc", "label-studio", "huggin
 
 @dataclass(frozen=True, slots=True)
 class ExportInfo:
-    """recipe: its id. labels: which of a row's, in words. classes: class index -> name, ascending.
+    """What an export was made from.
 
-    No two names are alike, and no box is of another class.
+    Attributes:
+        recipe: Id of the recipe.
+        network: Name of the network.
+        box_rule: The rule that made the boxes.
+        labels: A phrase that says which labels of each row were exported.
+        min_score: Minimum score of the exported labels.
+        classes: Class index -> distinct class name, ascending by index, of the exported classes.
     """
 
     recipe: str
@@ -23,17 +29,17 @@ class ExportInfo:
     classes: dict[int, str]
 
     @property
-    def places(self) -> dict[int, int]:
-        """Class index -> its place among the exported classes, from 0, for formats without gaps."""
-        return {index: place for place, index in enumerate(self.classes)}
+    def positions(self) -> dict[int, int]:
+        """Class index -> position among the exported classes, for formats without gaps in the numbers."""
+        return {index: position for position, index in enumerate(self.classes)}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names, by place."""
+        """The names of the exported classes, by position."""
         return tuple(self.classes.values())
 
-    def as_dict(self) -> dict[str, Any]:
-        """All but the classes."""
+    def as_dict(self) -> dict[str, str | float]:
+        """Return everything but the classes, and the version of camworker."""
         return {
             "camworker": __version__,
             "recipe": self.recipe,

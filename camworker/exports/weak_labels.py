@@ -1,10 +1,10 @@
-"""Rows of predictions -> images with weak labels: which boxes are taken, and a count of what is not."""
+"""Turn rows of predictions into images with weak labels, and count what is left out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 from camworker.boxes.rules import boxes_from_cam
 from camworker.dataset import iter_latest
 from camworker.errors import Failure
-from camworker.frame import CORNERS, Frame, frame_size
+from camworker.frame import CORNERS, FrameSpec
 from camworker.inputs.fetch import open_fetchers
 from camworker.ledger.ledger import Ledger
 
 _IMAGE: Final = ("image_id", "uri", "source_row", "identity", "width", "height")
-
-# (width, height) -> the frame of an image of that size.
-Framing = Callable[[int, int], Frame]
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSelection:
     """Which boxes become labels.
 
-    classes: class indices; None takes all. ranks: how many of the top-k, the best first. min_score: in
-    the network's scoring, 0..1. targets: the boxes of the known labels in place of the predicted ones;
-    ranks then counts for nothing. box_rule: makes other boxes of the stored maps; None takes the stored.
+    Attributes:
+        classes: Class indices, or None for all classes.
+        ranks: How many of the top-k labels of an image are used, the best first; ignored for targets.
+        min_score: Minimum score of a label, from 0 to 1.
+        targets: Use the known labels of each image instead of the predicted ones.
+        box_rule: Make new boxes from the stored maps with this rule; None uses the stored boxes.
     """
 
     classes: frozenset[int] | None = None
@@ -44,9 +44,18 @@ class LabelSelection:
 class Counts:
     """What was exported, and what was left out and why.
 
-    A label is a class of an image: it is left out with all its boxes. failed, unreadable: images by
-    status, of the row and of the attempt to read the image again. empty_images: without a box.
-    known_labels: of the images that are ok, where the known labels are asked for.
+    A label is a class of an image; it is left out with all of its boxes.
+
+    Attributes:
+        images: Exported images.
+        boxes: Exported boxes.
+        failed: Images whose row has no prediction, by status.
+        labels_of_other_classes: Labels whose class was not selected.
+        labels_under_min_score: Labels with a lower score than selected.
+        boxes_without_area: Boxes of width or height zero.
+        empty_images: Images without a selected box.
+        unreadable: Images that could not be read again, by the status of the attempt.
+        known_labels: Known labels of the images with predictions; counted only if these are selected.
     """
 
     images: int = 0
@@ -61,7 +70,7 @@ class Counts:
 
     @property
     def seen(self) -> int:
-        """Images looked at."""
+        """Number of images so far, exported or not."""
         return self.images + self.empty_images + self.failed.total() + self.unreadable.total()
 
 
@@ -69,10 +78,18 @@ class Counts:
 class LabelledImage:
     """One image and its N >= 1 weak labels.
 
-    number: from 1, its place among the current rows that are ok, whatever is chosen of them. in_table:
-    it is a row of the Parquet file uri. width, height: as displayed, in pixels. labels [N]: class
-    indices. scores [N]. boxes [N][4]: xmin, ymin, xmax, ymax, half-open, in pixels; float32 values. data:
-    the image file's bytes, where they were asked for.
+    Attributes:
+        number: Number of the image, from 1, among the current rows with predictions; independent of the
+            selection of labels.
+        image_id: Id of the image.
+        uri: Where the image was read.
+        in_table: Whether the image is a row of the Parquet file `uri`.
+        width: Width in pixels, as displayed.
+        height: Height in pixels, as displayed.
+        labels: Class index of each label, [N].
+        scores: Score of each label, [N].
+        boxes: Box of each label, [N][4]: xmin, ymin, xmax, ymax in pixels, half-open, float32 values.
+        data: The bytes of the image file, if they were requested.
     """
 
     number: int
@@ -88,10 +105,14 @@ class LabelledImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """N boxes of a part: the row of each, class index, score and corners [N, 4].
+class SelectedBoxes:
+    """N boxes of a part, ordered by row, then by rank, then as the box rule returned them for one map.
 
-    In the order of rows, of ranks, and of the boxes that the rule gives for one map.
+    Attributes:
+        row_N: Row of each box in the part.
+        label_N: Class index of each box.
+        score_N: Score of each box's label.
+        corners_N4: xmin, ymin, xmax, ymax in pixels of the original image.
     """
 
     row_N: NDArray[np.int64]
@@ -102,10 +123,10 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """P labels of a part: the row of each, its place from 0 among the row's, class index and score."""
+    """P labels of a part: for each its row, its index among the labels of the row, its class and score."""
 
     row_P: NDArray[np.int64]
-    place_P: NDArray[np.int64]
+    index_P: NDArray[np.int64]
     label_P: NDArray[np.int32]
     score_P: NDArray[np.float32]
 
@@ -113,58 +134,60 @@ class _Labels:
 def labelled_images(
     ledger: Ledger,
     recipe: dict[str, Any],
-    choice: LabelSelection,
+    selection: LabelSelection,
     counts: Counts,
     *,
     with_bytes: bool = False,
 ) -> Iterator[LabelledImage]:
-    """The images that have a chosen box, part by part; counts is kept as they are drawn.
+    """Yield the images that have a selected box, part by part.
 
-    with_bytes: each is read again, and left out where it changed since or cannot be read. Raises
-    UsageError where nothing is committed yet.
+    Args:
+        ledger: The recipe's ledger.
+        recipe: The recipe.
+        selection: Which boxes become labels.
+        counts: Updated while images are yielded.
+        with_bytes: Read every image again. An image that has changed or cannot be read is left out.
+
+    Raises:
+        UsageError: Nothing is committed yet.
     """
     preprocessing = recipe["preprocessing"]
-    size = frame_size(preprocessing["input_size"], recipe["views"])
-
-    def framing(width: int, height: int) -> Frame:
-        return Frame(width, height, size, preprocessing["resize"])
-
-    before = 0  # rows of earlier parts that were ok
-    for part in iter_latest(ledger, _columns(choice)):
-        ok = pc.equal(part["status"], "ok")
-        counts.failed.update(part["status"].filter(pc.invert(ok)).to_pylist())
+    spec = FrameSpec(preprocessing["input_size"], preprocessing["resize"], recipe["views"])
+    before = 0  # number of rows with predictions in earlier parts
+    for part in iter_latest(ledger, _columns(selection)):
+        ok = pc.equal(part["status"], pa.scalar("ok"))
+        counts.failed.update(cast(list[str], part["status"].filter(pc.invert(ok)).to_pylist()))
         rows = part.filter(ok).combine_chunks()
         if rows.num_rows:
-            yield from _images(
-                ledger, rows, before, choose(rows, choice, framing, counts), counts, with_bytes
-            )
+            selected = select_boxes(rows, selection, spec, counts)
+            yield from _images(ledger, rows, before, selected, counts, with_bytes)
         before += rows.num_rows
 
 
-def _columns(choice: LabelSelection) -> list[str]:
-    """The columns that are read: no maps where none are needed."""
+def _columns(selection: LabelSelection) -> list[str]:
+    """Return the columns to read; maps only if they are needed."""
     columns = [*_IMAGE, "status", "generation"]
-    columns += ["targets"] if choice.targets else ["labels", "scores"]
-    if choice.box_rule:
-        columns.append("cams")  # for the known labels too: its type tells the shape of their maps
-    elif not choice.targets:
+    columns += ["targets"] if selection.targets else ["labels", "scores"]
+    if selection.box_rule:
+        columns.append("cams")  # also for the known labels: its type holds the shape of their maps
+    elif not selection.targets:
         columns.append("boxes")
     return columns
 
 
 def _images(
-    ledger: Ledger, rows: pa.Table, before: int, chosen: Chosen, counts: Counts, with_bytes: bool
+    ledger: Ledger, rows: pa.Table, before: int, selected: SelectedBoxes, counts: Counts, with_bytes: bool
 ) -> Iterator[LabelledImage]:
-    """The images of one part's rows that have a chosen box; before: rows that were ok in earlier parts."""
-    present, boxes_each = np.unique(chosen.row_N, return_counts=True)
-    counts.empty_images += rows.num_rows - len(present)
-    images = rows.select(_IMAGE).take(pa.array(present))
-    contents: Iterable[bytes | Failure] = repeat(b"", len(present))
+    """Yield the images of one part that have a selected box, numbered after the `before` earlier rows."""
+    row_M, boxes_per_row_M = np.unique(selected.row_N, return_counts=True)
+    counts.empty_images += rows.num_rows - len(row_M)
+    images = rows.select(_IMAGE).take(row_M)
+    contents: Iterable[bytes | Failure] = repeat(b"", len(row_M))
     if with_bytes:
         plan = ledger.read_plan(rows["generation"][0].as_py())
         contents = (fetch() for fetch in open_fetchers(images, verify=plan.verify, tables=plan.tables))
     end = 0
-    for image, row, boxes, data in zip(images.to_pylist(), present, boxes_each, contents, strict=True):
+    for image, row, boxes, data in zip(images.to_pylist(), row_M, boxes_per_row_M, contents, strict=True):
         start, end = end, end + int(boxes)
         if isinstance(data, Failure):
             counts.unreadable[data.status] += 1
@@ -178,90 +201,98 @@ def _images(
             in_table=image["source_row"] is not None,
             width=image["width"],
             height=image["height"],
-            labels=chosen.label_N[start:end].tolist(),
-            scores=chosen.score_N[start:end].tolist(),
-            boxes=chosen.corners_N4[start:end].tolist(),
+            labels=selected.label_N[start:end].tolist(),
+            scores=selected.score_N[start:end].tolist(),
+            boxes=selected.corners_N4[start:end].tolist(),
             data=data,
         )
 
 
-def choose(rows: pa.Table, choice: LabelSelection, framing: Framing, counts: Counts) -> Chosen:
-    """The chosen boxes of rows that are ok; what is left out is counted."""
-    labels = _labels(rows, choice.targets)
-    if choice.targets:
+def select_boxes(rows: pa.Table, selection: LabelSelection, spec: FrameSpec, counts: Counts) -> SelectedBoxes:
+    """Select the boxes of rows with predictions, and count what is left out.
+
+    Args:
+        rows: Current rows with status "ok", each column in one chunk.
+        selection: Which boxes become labels.
+        spec: How the images lie in the network's input.
+        counts: Updated with what is left out.
+    """
+    labels = _labels(rows, selection.targets)
+    if selection.targets:
         counts.known_labels += len(labels.row_P)
-    ranked = np.full(len(labels.row_P), choice.targets) | (labels.place_P < choice.ranks)
+    ranked = np.full(len(labels.row_P), selection.targets) | (labels.index_P < selection.ranks)
     wanted = np.ones(len(labels.row_P), bool)
-    if choice.classes is not None:
-        wanted = np.isin(labels.label_P, sorted(choice.classes))
-    # In float32, as scores are stored: 0.9 has to include a score that was 0.9.
-    scored = labels.score_P >= np.float32(choice.min_score)
+    if selection.classes is not None:
+        wanted = np.isin(labels.label_P, sorted(selection.classes))
+    # Compare in float32, as scores are stored, so that 0.9 includes a stored score of 0.9.
+    scored = labels.score_P >= np.float32(selection.min_score)
     counts.labels_of_other_classes += int((ranked & ~wanted).sum())
     counts.labels_under_min_score += int((ranked & wanted & ~scored).sum())
     kept_P = ranked & wanted & scored
-    if choice.box_rule:
+    if selection.box_rule:
         kept = np.flatnonzero(kept_P)
-        of_label_N, corners_N4 = _made_boxes(rows, labels, kept, choice.targets, choice.box_rule, framing)
+        parent_N, corners_N4 = _made_boxes(rows, labels, kept, selection.targets, selection.box_rule, spec)
     else:
-        of_label_N, corners_N4 = _stored_boxes(rows, kept_P, choice.targets)
+        parent_N, corners_N4 = _stored_boxes(rows, kept_P, selection.targets)
     has_area_N = (corners_N4[:, 2:] > corners_N4[:, :2]).all(1)
     counts.boxes_without_area += int((~has_area_N).sum())
-    of_label_N = of_label_N[has_area_N]
-    return Chosen(
-        labels.row_P[of_label_N],
-        labels.label_P[of_label_N],
-        labels.score_P[of_label_N],
-        corners_N4[has_area_N],
+    parent_N = parent_N[has_area_N]
+    return SelectedBoxes(
+        labels.row_P[parent_N], labels.label_P[parent_N], labels.score_P[parent_N], corners_N4[has_area_N]
     )
 
 
 def _labels(rows: pa.Table, targets: bool) -> _Labels:
-    lists = _one_array(rows["targets" if targets else "labels"])
+    lists = _list_array(rows["targets" if targets else "labels"])
     row_P = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
-    values = lists.flatten()
-    label = values.field("label") if targets else values
-    score = values.field("score") if targets else _one_array(rows["scores"]).flatten()
-    place_P = np.arange(len(row_P)) - np.searchsorted(row_P, row_P)
-    return _Labels(row_P, place_P, label.to_numpy(), score.to_numpy())
+    index_P = np.arange(len(row_P)) - np.searchsorted(row_P, row_P)
+    if targets:
+        values = _structs(lists)
+        return _Labels(row_P, index_P, values.field("label").to_numpy(), values.field("score").to_numpy())
+    scores = _list_array(rows["scores"]).flatten()
+    return _Labels(row_P, index_P, lists.flatten().to_numpy(), scores.to_numpy())
 
 
 def _stored_boxes(
     rows: pa.Table, kept_P: NDArray[np.bool_], targets: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Of the N stored boxes of the kept labels: the label's number, corners [N, 4]."""
+    """Return the index of the label and the corners [N, 4] of the N stored boxes of the kept labels."""
     if targets:
-        lists = _one_array(rows["targets"]).flatten().field("boxes")
-        of_label_N = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
+        lists = cast("pa.ListArray[Any]", _structs(_list_array(rows["targets"])).field("boxes"))
+        parent_N = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
     else:
-        lists = _one_array(rows["boxes"])
-        first_of_row = np.cumsum([0, *pc.list_value_length(_one_array(rows["labels"])).to_numpy()])
-        rank = lists.flatten().field("rank").to_numpy().astype(np.int64)
-        of_label_N = first_of_row[pc.list_parent_indices(lists).to_numpy()] + rank - 1
-    boxes = lists.flatten()
+        lists = _list_array(rows["boxes"])
+        first_of_row = np.cumsum([0, *pc.list_value_length(_list_array(rows["labels"])).to_numpy()])
+        rank = _structs(lists).field("rank").to_numpy().astype(np.int64)
+        parent_N = first_of_row[pc.list_parent_indices(lists).to_numpy()] + rank - 1
+    boxes = _structs(lists)
     corners_N4 = np.stack([boxes.field(corner).to_numpy() for corner in CORNERS], axis=1)
-    return of_label_N[kept_P[of_label_N]], corners_N4[kept_P[of_label_N]]
+    return parent_N[kept_P[parent_N]], corners_N4[kept_P[parent_N]]
 
 
 def _made_boxes(
-    rows: pa.Table, labels: _Labels, kept: NDArray[np.int64], targets: bool, rule: str, framing: Framing
+    rows: pa.Table, labels: _Labels, kept: NDArray[np.int64], targets: bool, rule: str, spec: FrameSpec
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Of the N boxes that the rule makes of the kept labels' maps: the label's number, corners [N, 4]."""
-    cams = _one_array(rows["cams"])
+    """Return the index of the label and the corners [N, 4] of the N boxes made from the kept labels' maps."""
+    cams = cast("pa.FixedShapeTensorArray[Any]", rows["cams"].chunk(0)).to_numpy_ndarray()
     if targets:
-        h, w = cams.type.shape[1:]
-        values = _one_array(rows["targets"]).flatten().field("cam").flatten()
-        maps_Phw = values.to_numpy().reshape(-1, h, w)[kept]
+        cam_lists = cast("pa.ListArray[Any]", _structs(_list_array(rows["targets"])).field("cam"))
+        maps_Phw = cam_lists.flatten().to_numpy().reshape(-1, *cams.shape[2:])[kept]
     else:
-        maps_Phw = cams.to_numpy_ndarray()[labels.row_P[kept], labels.place_P[kept]]
+        maps_Phw = cams[labels.row_P[kept], labels.index_P[kept]]
     sizes_R2 = np.stack([rows["width"].to_numpy(), rows["height"].to_numpy()], axis=1)
-    taken, made = [np.empty(0, np.int64)], [np.empty((0, 4), np.float32)]
-    for number, map_hw, size in zip(kept, maps_Phw, sizes_R2[labels.row_P[kept]].tolist(), strict=True):
-        boxes_N4 = boxes_from_cam(map_hw, framing(*size), rule)
-        taken.append(np.full(len(boxes_N4), number))
-        made.append(boxes_N4)
-    return np.concatenate(taken), np.concatenate(made)
+    parents, corners = [np.empty(0, np.int64)], [np.empty((0, 4), np.float32)]
+    for label, map_hw, size in zip(kept, maps_Phw, sizes_R2[labels.row_P[kept]].tolist(), strict=True):
+        boxes_N4 = boxes_from_cam(map_hw, spec.frame(*size), rule)
+        parents.append(np.full(len(boxes_N4), label))
+        corners.append(boxes_N4)
+    return np.concatenate(parents), np.concatenate(corners)
 
 
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    # combine_chunks of a table leaves a column as one chunk.
-    return column.chunk(0)
+def _list_array(column: "pa.ChunkedArray[Any]") -> "pa.ListArray[Any]":
+    # The columns come from Table.combine_chunks, which leaves each as one chunk.
+    return cast("pa.ListArray[Any]", column.chunk(0))
+
+
+def _structs(lists: "pa.ListArray[Any]") -> pa.StructArray:
+    return cast(pa.StructArray, lists.flatten())

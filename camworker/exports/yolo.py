@@ -1,25 +1,29 @@
 """YOLO: a folder with data.yaml, images/ and labels/, as Ultralytics trains on it.
 
-A line of a label file is class cx cy w h: the centre and the size of a box in shares of the image's
-width and height, to 10 decimals, so that corners come back within 1e-10 of a side. The format has no
-place for scores in what is trained on. image_ids.csv tells which file is which image.
+A line of a label file is `class cx cy w h`: the centre and the size of a box as fractions of the image's
+width and height. Ten decimals give corners back within 1e-10 of a side. The format cannot hold scores.
+image_ids.csv maps the files to image ids.
 """
 
 import csv
-from collections.abc import Iterable
+import math
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from camworker.exports.file_names import image_file_name, safe_name, yaml_string
+import yaml
+
+from camworker.exports.file_names import image_file_name, safe_name
 from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 
-def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> None:
-    """Write the folder. Images are copied: trainers restore broken files where these lie."""
+def write_yolo(images: Iterable[LabelledImage], info: ExportInfo, folder: Path) -> None:
+    """Write the folder. Images are copied and not linked, because trainers repair broken files in place."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
-    (folder / "data.yaml").write_text(_data_yaml(about), encoding="ascii")
-    places = about.places
+    (folder / "data.yaml").write_text(_data_yaml(info), encoding="utf-8")
+    positions = info.positions
     with open(folder / "image_ids.csv", "x", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "image_id"])
@@ -27,28 +31,28 @@ def write(images: Iterable[LabelledImage], about: ExportInfo, folder: Path) -> N
             name = image_file_name(image.image_id)
             with open(folder / "images" / name, "xb") as copy:
                 copy.write(image.data)
-            lines = "".join(_lines(image, places))
+            lines = "".join(_lines(image, positions))
             with open(folder / "labels" / f"{safe_name(image.image_id)}.txt", "x", encoding="ascii") as text:
                 text.write(lines)
             table.writerow([name, image.image_id])
 
 
-def _data_yaml(about: ExportInfo) -> str:
-    names = "".join(f"  - {yaml_string(name)}\n" for name in about.names)
+def _data_yaml(info: ExportInfo) -> str:
+    names = yaml.safe_dump(list(info.names), default_style='"', allow_unicode=True, width=math.inf)
     return (
-        f"# Weak labels by camworker: recipe {about.recipe}, box rule {about.box_rule}.\n"
-        "# The folders are those beside this file. val has to be named: judge by true boxes where there are\n"
-        "# some, for these are the labels that were trained on.\n"
-        f"train: images\nval: images\nnames:\n{names}"
+        f"# Weak labels by camworker: recipe {info.recipe}, box rule {info.box_rule}.\n"
+        "# The folders are relative to this file. The format requires val; it names the training images:\n"
+        "# evaluate on images with true boxes if you have any.\n"
+        f"train: images\nval: images\nnames:\n{textwrap.indent(names, '  ')}"
     )
 
 
-def _lines(image: LabelledImage, places: dict[int, int]) -> Iterable[str]:
+def _lines(image: LabelledImage, positions: dict[int, int]) -> Iterator[str]:
     for label, (xmin, ymin, xmax, ymax) in zip(image.labels, image.boxes, strict=True):
-        shares = (
+        fractions = (
             (xmin + xmax) / 2 / image.width,
             (ymin + ymax) / 2 / image.height,
             (xmax - xmin) / image.width,
             (ymax - ymin) / image.height,
         )
-        yield f"{places[label]} {' '.join(f'{share:.10f}' for share in shares)}\n"
+        yield f"{positions[label]} {' '.join(f'{fraction:.10f}' for fraction in fractions)}\n"

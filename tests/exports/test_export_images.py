@@ -1,4 +1,4 @@
-"""Exports that hold the images: YOLO and Hugging Face, as other people's readers see them."""
+"""Exports with image files, YOLO and Hugging Face, read by other libraries."""
 
 import csv
 import json
@@ -26,9 +26,9 @@ from support.factories import TINY_CLASSES, photograph, run_generation, tiny_pac
 
 @pytest.fixture
 def photographs(tmp_path):
-    """A ledger of localized photographs whose ids would be anywhere, were they file names.
+    """A ledger of localized photographs whose ids are unsafe as file names.
 
-    The network saw a square of each: corners are no whole numbers, and no short fractions of a side.
+    The centre squares are localized, so the corners are neither whole numbers nor short fractions of a side.
     """
     (tmp_path / "in").mkdir()
     for number in range(len(IDS)):
@@ -61,7 +61,7 @@ def test_yolo(tmp_path, photographs):
         mine = images[image_id]
         assert (folder / "images" / name).read_bytes() == Path(mine.uri).read_bytes()
         boxes = [[b.xmin, b.ymin, b.xmax, b.ymax] for b in read[name].boxes]
-        # Ten decimals of a share of sides of at most 40 pixels.
+        # Ten decimals of fractions of sides of at most 40 pixels.
         assert np.array(boxes) == pytest.approx(np.array(mine.boxes), abs=40 * 1e-10)
         assert [b.label for b in read[name].boxes] == [str(label) for label in mine.labels]
 
@@ -93,7 +93,7 @@ def test_hugging_face(tmp_path, photographs, monkeypatch):
     assert read["image_id"][:] == list(images)
     for row, mine in zip(read, images.values(), strict=True):
         assert (row["width"], row["height"]) == row["image"].size == (mine.width, mine.height)
-        # x + width in float32 may be the corner's neighbour.
+        # x + width in float32 may differ from the corner by one unit in the last place.
         boxes = [[x, y, x + width, y + height] for x, y, width, height in row["objects"]["bbox"]]
         assert np.array(boxes) == pytest.approx(np.array(mine.boxes), abs=float(np.spacing(np.float32(40))))
         assert [bbox[:2] for bbox in row["objects"]["bbox"]] == [box[:2] for box in mine.boxes]
@@ -120,7 +120,7 @@ def test_hugging_face_numbers_the_exported_classes(tmp_path, photographs):
 def test_hugging_face_files_and_row_groups_are_bounded(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr("camworker.exports.hugging_face._ROWS", 3)
     first_four = [Path(image.uri) for image in stored(photographs).values()][:4]
-    limit = sum(path.stat().st_size for path in first_four)  # passed in the second group of a file
+    limit = sum(path.stat().st_size for path in first_four)  # exceeded in the second group of a file
     monkeypatch.setattr("camworker.exports.hugging_face._FILE_BYTES", limit)
     folder = exported(photographs, "hugging-face", tmp_path / "hf")
     files = [pq.ParquetFile(path) for path in sorted((folder / "data").iterdir())]
@@ -139,7 +139,7 @@ def test_an_empty_export_still_has_its_columns(tmp_path, photographs):
 
 
 @pytest.mark.parametrize("form", ["yolo", "hugging-face"])
-def test_images_that_changed_or_went_are_left_out(tmp_path, photographs, form):
+def test_changed_and_deleted_images_are_left_out(tmp_path, photographs, form):
     first, second, *_ = stored(photographs).values()
     Path(first.uri).write_bytes(photograph(99))
     os.unlink(second.uri)

@@ -1,4 +1,4 @@
-"""COCO, Pascal VOC and Label Studio as other people's readers see them; exports are whole or not there."""
+"""COCO, Pascal VOC and Label Studio exports, read by other libraries; exports are complete or absent."""
 
 import io
 import json
@@ -44,7 +44,7 @@ def read_coco(path):
 
 
 def xyxy(bbox):
-    """As a reader in float32 has it."""
+    """Corners in float32, as a reader computes them."""
     x, y, width, height = bbox
     return np.array([x, y, x + width, y + height]).astype(np.float32).tolist()
 
@@ -69,7 +69,7 @@ def test_coco(tmp_path):
         assert all(a["area"] == a["bbox"][2] * a["bbox"][3] and a["iscrowd"] == 0 for a in theirs)
 
 
-def test_coco_results_go_with_the_data_set_whatever_was_chosen(tmp_path):
+def test_coco_results_fit_the_data_set_for_any_selection(tmp_path):
     ledger = ledger_of(ROWS | every_class())
     data = read_coco(exported(ledger, "coco", tmp_path / "data.json", classes=frozenset({2, 3, 5}), ranks=2))
     path = exported(ledger, "coco-results", tmp_path / "results.json", classes=frozenset({5, 3, 2}), ranks=2)
@@ -89,10 +89,10 @@ def test_corners_come_back_from_x_y_width_height(corners):
 
 
 def test_average_precision_by_pycocotools(tmp_path):
-    """Three images, a true box in each: hit at 0.9, missed at 0.8, hit with IoU 0.62 at 0.7.
+    """Three images with a true box each: hit at score 0.9, missed at 0.8, hit with IoU 0.62 at 0.7.
 
-    Precision is 1 up to recall 1/3 and 2/3 up to recall 2/3. Of the 101 recalls 34 are in the first
-    third, 33 in the second: AP50 = (34 + 33 * 2/3) / 101. Over 0.6 the third box misses: 34 / 101.
+    Precision is 1 up to recall 1/3 and 2/3 up to recall 2/3. 34 of the 101 recall levels are in the
+    first third and 33 in the second: AP50 = (34 + 33 * 2/3) / 101. At IoU over 0.6 the third box misses: 34 / 101.
     """
     truth = (0, 0, 100, 50)
     target = [known(0, 0.1, truth)]
@@ -151,14 +151,14 @@ def test_label_studio(tmp_path):
         (prediction,) = task["predictions"]
         assert prediction["model_version"] == RECIPE
         assert prediction["score"] == max(mine.scores)
-        for place, region in enumerate(prediction["result"]):
+        for index, region in enumerate(prediction["result"]):
             value = region["value"]
             assert (region["from_name"], region["to_name"]) == (labels.get("name"), image.get("name"))
-            assert value["rectanglelabels"] == [names[mine.labels[place]]]
-            assert region["score"] == mine.scores[place]
+            assert value["rectanglelabels"] == [names[mine.labels[index]]]
+            assert region["score"] == mine.scores[index]
             assert (region["original_width"], region["original_height"]) == (200, 100)
             percent = [value["x"], value["y"], value["x"] + value["width"], value["y"] + value["height"]]
-            assert np.array(percent) * [2, 1, 2, 1] == pytest.approx(np.array(mine.boxes[place]), abs=1e-9)
+            assert np.array(percent) * [2, 1, 2, 1] == pytest.approx(np.array(mine.boxes[index]), abs=1e-9)
         assert len({region["id"] for region in prediction["result"]}) == len(prediction["result"])
 
 
@@ -175,29 +175,30 @@ def test_class_names_that_xml_cannot_hold_are_refused(tmp_path):
     check_xml_names(NASTY, "voc")
     names = ("cat", "a\0b", "dog", "bird")
     for form in ("voc", "label-studio"):
-        with pytest.raises(UsageError, match=r"'a\\x00b'.*--classes"):
+        with pytest.raises(UsageError, match=r"'a\\x00b'") as refusal:
             export(ledger_of(ROWS, names=names), form, tmp_path / form, LabelSelection())
+        assert refusal.value.parameter == "classes"
         export(ledger_of(ROWS, names=names), form, tmp_path / form, LabelSelection(classes=frozenset({0, 2})))
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form not in ("yolo", "hugging-face")])
-def test_an_export_is_whole_or_not_there(tmp_path, form):
+def test_an_interrupted_export_leaves_nothing(tmp_path, form):
     target = tmp_path / "deep/to"
-    beside = []
+    drafts = []
 
     def interrupt(counts):
-        beside.extend(path.name for path in target.parent.iterdir())
+        drafts.extend(path.name for path in target.parent.iterdir())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export(ledger_of(ROWS), form, target, LabelSelection(), interrupt)
-    assert len(beside) == 1
-    assert re.fullmatch(r"\.to\.[0-9a-f]{32}\.draft", beside[0])
+    assert len(drafts) == 1
+    assert re.fullmatch(r"\.to\.[0-9a-f]{32}\.draft", drafts[0])
     assert not list(target.parent.iterdir())
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_nothing_is_replaced(tmp_path, form):
+def test_an_existing_target_is_not_replaced(tmp_path, form):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/file").write_text("mine")
@@ -211,7 +212,7 @@ def test_nothing_is_replaced(tmp_path, form):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_nor_what_came_in_the_meantime(tmp_path):
+def test_a_target_that_appears_during_the_export_is_not_replaced(tmp_path):
     target = tmp_path / "boxes.json"
     with pytest.raises(UsageError, match="exists already"):
         export(
@@ -225,37 +226,37 @@ def test_nor_what_came_in_the_meantime(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_an_empty_folder_will_do(tmp_path):
+def test_an_empty_folder_is_accepted_as_target(tmp_path):
     (tmp_path / "voc").mkdir()
     export(ledger_of(ROWS), "voc", tmp_path / "voc", LabelSelection())
     assert len(list((tmp_path / "voc/Annotations").iterdir())) == 2
 
 
-def test_a_folder_where_a_file_is_written(tmp_path):
+def test_a_folder_is_refused_where_a_file_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty/boxes\.json"):
         export(ledger_of(ROWS), "coco", tmp_path / "empty", LabelSelection())
 
 
-def test_a_folder_that_is_not_ours(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # whoever runs the tests
+def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write everywhere
     with pytest.raises(UsageError, match=f"no permission to write in {tmp_path}$"):
         export(ledger_of(ROWS), "voc", tmp_path / "new/voc", LabelSelection())
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_asked_for(tmp_path):
+def test_unsupported_selections_are_refused(tmp_path):
     ledger = ledger_of({"c": ROWS["c"]})
-    with pytest.raises(UsageError, match="the top 2"):
+    with pytest.raises(UsageError, match="have 2 labels each"):
         export(ledger, "coco", tmp_path / "to", LabelSelection(ranks=3))
     with pytest.raises(UsageError, match="box rule"):
         export(ledger, "coco", tmp_path / "to", LabelSelection(box_rule="cam:2"))
-    with pytest.raises(UsageError, match="--image-labels"):
+    with pytest.raises(UsageError, match="no image has known labels"):
         export(ledger, "coco", tmp_path / "to", LabelSelection(targets=True))
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_of_nothing_is_still_one(tmp_path):
+def test_an_export_without_boxes_is_valid(tmp_path):
     export(ledger_of(ROWS), "coco", tmp_path / "boxes.json", LabelSelection(min_score=1.0))
     read = read_coco(tmp_path / "boxes.json")
     assert (read.imgs, read.anns, len(read.cats)) == ({}, {}, len(NAMES))
@@ -263,7 +264,7 @@ def test_an_export_of_nothing_is_still_one(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
 
-def test_equal_exports_are_equal_byte_for_byte(tmp_path):
+def test_repeated_exports_are_equal_byte_for_byte(tmp_path):
     ledger = ledger_of(ROWS | every_class())
     for form in ("coco", "coco-results"):
         first, second = (exported(ledger, form, tmp_path / f"{form}-{n}", ranks=2) for n in range(2))

@@ -1,4 +1,4 @@
-"""Names in exports: whatever an image or a class is called, nothing escapes and nothing is lost."""
+"""Names in exports: any image id gives a safe, distinct file name, and class names survive escaping."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -14,14 +14,15 @@ from camworker.exports.file_names import (
     safe_name,
     xml_attribute,
     xml_text,
-    yaml_string,
 )
+from camworker.exports.provenance import ExportInfo
+from camworker.exports.yolo import _data_yaml
 from support.export_rows import IDS
 
 MORE_IDS = ["", ".", "..", "con", "\u0130.jpg", "\u2168", "a" * 5000, "a" * 5001, "\U0001f600.jpg", "x.JPEG"]
 
 
-def test_file_names_are_safe_and_told_apart():
+def test_file_names_are_safe_and_distinct():
     names = [safe_name(image_id) for image_id in (*IDS, *MORE_IDS)]
     assert all(re.fullmatch("[a-z0-9][a-z0-9_]{19,100}", name) for name in names)
     assert len(set(names)) == len(names)
@@ -38,16 +39,17 @@ def test_file_names_of_any_ids(image_ids):
     assert len(set(names)) == len(image_ids)
 
 
-def test_classes_that_share_a_name_are_told_apart():
+def test_classes_that_share_a_name_get_their_index():
     assert distinct_names(Classes(("a", "b", "c"))) == ("a", "b", "c")
     assert distinct_names(Classes(("a", "b", "a"))) == ("a (0)", "b", "a (2)")
-    # What tells them apart may itself be taken.
+    # A name with an index may be taken as well.
     assert distinct_names(Classes(("a", "a", "a (1)"))) == ("a (0)", "a (1) (1)", "a (1) (2)")
 
 
-@given(st.text(st.characters(codec="utf-8")))
-def test_any_text_in_yaml(text):
-    assert yaml.safe_load(f"names:\n  - {yaml_string(text)}\n") == {"names": [text]}
+@given(st.lists(st.text(st.characters(codec="utf-8"))))
+def test_any_class_name_in_yaml(names):
+    info = ExportInfo("r0123456789ab", "tiny", "cam20", "predicted", 0.0, dict(enumerate(names)))
+    assert yaml.safe_load(_data_yaml(info))["names"] == names
 
 
 @given(st.text(st.characters(codec="utf-8")))

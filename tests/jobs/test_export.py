@@ -1,4 +1,4 @@
-"""camworker export: options, what it tells, what it refuses; in this process, and in one without torch."""
+"""The export command: options, output and refusals, and that it loads neither torch nor Ray."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ RECIPE = "r0123456789ab"
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Eight photographs and a file that is none, localized; all are known to hold a dog."""
+    """The output of eight photographs and a broken file, all with the known label "dog"."""
     root = tmp_path_factory.mktemp("export")
     (root / "in").mkdir()
     for number in range(8):
@@ -42,18 +42,18 @@ def out(tmp_path_factory):
     return root / "out"
 
 
-def images(out, **choice):
+def images(out, **selection):
     ledger = Ledger(LocalStore(out), RECIPE)
-    return list(labelled_images(ledger, ledger.read_recipe(), LabelSelection(**choice), Counts()))
+    return list(labelled_images(ledger, ledger.read_recipe(), LabelSelection(**selection), Counts()))
 
 
 def results(capsys, out, tmp_path, *options):
-    """What --json tells of a coco-results export, and the export."""
+    """Return the --json result of a coco-results export, and the exported boxes."""
     path = tmp_path / "results.json"
     assert main(["export", str(out), "--format", "coco-results", "--to", str(path), "--json", *options]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["path"] == str(path)
-    return told, json.loads(path.read_text())
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["path"] == str(path)
+    return result, json.loads(path.read_text())
 
 
 def refusal(capsys, out, *options):
@@ -62,13 +62,13 @@ def refusal(capsys, out, *options):
     return line
 
 
-def test_the_formats_that_are_offered_are_those_that_are_written():
+def test_every_offered_format_has_a_writer():
     assert tuple(_FORMATS) == FORMATS
 
 
-def test_what_json_tells(capsys, out, tmp_path):
-    told, boxes = results(capsys, out, tmp_path)
-    assert told == {
+def test_json_result(capsys, out, tmp_path):
+    result, boxes = results(capsys, out, tmp_path)
+    assert result == {
         "recipe": RECIPE,
         "format": "coco-results",
         "path": str(tmp_path / "results.json"),
@@ -85,17 +85,17 @@ def test_what_json_tells(capsys, out, tmp_path):
     assert [box["image_id"] for box in boxes] == list(range(1, 9))
 
 
-def test_min_score_and_box_rank(capsys, out, tmp_path):
+def test_min_score_and_top_labels(capsys, out, tmp_path):
     scores = sorted((score for image in images(out, ranks=3) for score in image.scores), reverse=True)
-    told, boxes = results(capsys, out, tmp_path, "--box-rank", "3", "--min-score", repr(scores[9]))
+    result, boxes = results(capsys, out, tmp_path, "--top-labels", "3", "--min-score", repr(scores[9]))
     assert sorted((box["score"] for box in boxes), reverse=True) == scores[:10]
-    assert told["labels_under_min_score"] == 24 - 10
-    assert told["empty_images"] == 8 - told["images"]
+    assert result["labels_under_min_score"] == 24 - 10
+    assert result["empty_images"] == 8 - result["images"]
 
 
 def test_targets(capsys, out, tmp_path):
-    told, boxes = results(capsys, out, tmp_path, "--targets")
-    assert told["boxes"] == len(boxes) == 8
+    result, boxes = results(capsys, out, tmp_path, "--targets")
+    assert result["boxes"] == len(boxes) == 8
     assert {box["category_id"] for box in boxes} == {2}
 
 
@@ -104,9 +104,9 @@ def test_classes(capsys, out, tmp_path, given):
     if given == "FILE":
         given = str(tmp_path / "names.txt")
         (tmp_path / "names.txt").write_text("cat\n\n 2 \n")
-    told, boxes = results(capsys, out, tmp_path, "--classes", given, "--box-rank", "3")
+    result, boxes = results(capsys, out, tmp_path, "--classes", given, "--top-labels", "3")
     assert {box["category_id"] for box in boxes} == {1, 3}
-    assert (told["boxes"], told["labels_of_other_classes"]) == (16, 8)
+    assert (result["boxes"], result["labels_of_other_classes"]) == (16, 8)
 
 
 def test_box_rule(capsys, out, tmp_path):
@@ -123,19 +123,19 @@ def test_box_rule(capsys, out, tmp_path):
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format(capsys, out, tmp_path, form):
     assert main(["export", str(out), "--format", form, "--to", str(tmp_path / "to")]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"8 boxes of 8 images in {tmp_path / 'to'}"
-    assert told[1] == "left out: 1 images that could not be localized (1 unsupported)"
+    result = capsys.readouterr().out.splitlines()
+    assert result[0] == f"8 boxes of 8 images in {tmp_path / 'to'}"
+    assert result[1] == "left out: 1 images that could not be localized (1 unsupported)"
     assert [path.name for path in tmp_path.iterdir()] == ["to"]
 
 
-def test_an_unfinished_generation_is_told(capsys, out, tmp_path):
+def test_an_unfinished_generation_is_reported(capsys, out, tmp_path):
     ledger = Ledger(LocalStore(tmp_path / "out"), RECIPE)
     ledger.write_recipe(recipe(TINY_CLASSES.names, top_k=3))
     items = open_source(str(out.parent / "in"), TINY_CLASSES).items
     run_generation(ledger, Localizer(tiny_package(), device="cpu"), items)
-    told, _ = results(capsys, tmp_path / "out", tmp_path)
-    assert told["complete"] is False
+    result, _ = results(capsys, tmp_path / "out", tmp_path)
+    assert result["complete"] is False
     assert main(["export", str(tmp_path / "out"), "--format", "coco", "--to", str(tmp_path / "c.json")]) == 0
     assert "run localize again" in capsys.readouterr().out.splitlines()[-1]
 
@@ -144,8 +144,8 @@ def test_refusals(capsys, out, tmp_path):
     to = tmp_path / "to.json"
     assert "no predictions" in refusal(capsys, tmp_path / "nothing", "--to", to)
     assert "r000000000000" in refusal(capsys, out, "--to", to, "--recipe", "r000000000000")
-    assert "--box-rank" in refusal(capsys, out, "--to", to, "--targets", "--box-rank", "2")
-    assert "top 3" in refusal(capsys, out, "--to", to, "--box-rank", "4")
+    assert "--top-labels" in refusal(capsys, out, "--to", to, "--targets", "--top-labels", "2")
+    assert "have 3 labels each" in refusal(capsys, out, "--to", to, "--top-labels", "4")
     assert "'unicorn'" in refusal(capsys, out, "--to", to, "--classes", "cat,unicorn")
     assert "names no class" in refusal(capsys, out, "--to", to, "--classes", " ,")
     assert "UTF-8" in refusal(capsys, out, "--to", to, "--classes", out.parent / "in/0.png")
@@ -160,7 +160,7 @@ def test_refusals(capsys, out, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [["--format", "pascal"], ["--min-score", "2"], ["--box-rank", "0"], ["--format", "coco"]]
+    "options", [["--format", "pascal"], ["--min-score", "2"], ["--top-labels", "0"], ["--format", "coco"]]
 )
 def test_arguments_that_cannot_work(options):
     done = camworker("export", "out", *(["--to", "x"] if "coco" not in options else []), *options)
