@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,14 @@ from camworker.frame import CORNERS
 from camworker.inference.predictions import ClassMaps, Predictions
 
 SCHEMA_VERSION: Final = 1
+
+# Settings that a recipe and a network share.
+Pooling = Literal["avg", "max"]
+POOLINGS: Final[tuple[Pooling, ...]] = get_args(Pooling)
+Scoring = Literal["softmax", "sigmoid"]
+SCORINGS: Final[tuple[Scoring, ...]] = get_args(Scoring)
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
 # What a source lists; size is in bytes, and only for telling people. identity is null in a plan alone, of
 # an image that is to be removed: its row says so, and nothing is read.
@@ -118,7 +126,7 @@ def _spread(values_G: NDArray[Any], ok_B: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 def _lists(lengths: NDArray[np.integer], values: pa.Array) -> pa.ListArray:
-    """values cut into lists of these lengths."""
+    """Values cut into lists of these lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), values)

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,10 +25,7 @@ from camworker.inference.pixel_network import PixelNetwork
 from camworker.inference.predictions import AnyPrediction, ClassMaps, Predictions, make_boxes, to_float16
 from camworker.networks import package as weights
 from camworker.networks.registry import DEFAULT
-from camworker.schemas import CamShape
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+from camworker.schemas import PRECISIONS, CamShape, Precision
 
 
 # An image on its way: DeviceJpeg until the device has decoded it, where that is how it goes.

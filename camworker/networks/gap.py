@@ -7,15 +7,15 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from torch import nn
 
 from camworker.cam import class_activation_maps
 from camworker.errors import NetworkError
+from camworker.schemas import Pooling
 
-Pooling = Literal["avg", "max"]
 Classifier = nn.Linear | nn.Conv2d
 
 BACKBONE: Final = "backbone."

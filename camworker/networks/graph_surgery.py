@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from camworker.errors import NetworkError
-from camworker.networks.gap import Pooling
+from camworker.schemas import Pooling
 
 _PROBE: Final = 256  # side of the input that strides are measured with
 _SIDE: Final = "side"  # of a node's feature map, among what is noted on the node

@@ -7,14 +7,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import safetensors.torch
 import torch
 
 from camworker.classes import Classes
 from camworker.errors import NetworkError
-from camworker.networks.gap import GapNetwork, Pooling, Preprocessing, check_gap_head
+from camworker.networks.gap import GapNetwork, Preprocessing, check_gap_head
 from camworker.networks.registry import DEFAULT, create_network, default_pooling
 from camworker.networks.state_dicts import (
     PUBLISHED,
@@ -24,10 +24,9 @@ from camworker.networks.state_dicts import (
     published_state,
     read_state,
 )
+from camworker.schemas import POOLINGS, SCORINGS, Pooling, Scoring
 from camworker.storage.store import exists_uri, join_uri, open_store, read_uri
 
-Scoring = Literal["softmax", "sigmoid"]
-SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 _DESCRIPTION: Final = "network.json"
 _WEIGHTS: Final = "weights.safetensors"
 
@@ -173,7 +172,7 @@ def _load_package(folder: str, weights: str, output_stride: int | None) -> Netwo
         name, scoring, pooling = (str(described[key]) for key in ("network", "scoring", "pooling"))
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise NetworkError(f"{where} does not describe a network: {error!r}") from error
-    if scoring not in SCORINGS or pooling not in get_args(Pooling):
+    if scoring not in SCORINGS or pooling not in POOLINGS:
         raise NetworkError(f"{where}: scoring is softmax or sigmoid and pooling avg or max")
     network = create_network(name, classes=len(classes), pooling=pooling, output_stride=output_stride)  # type: ignore[arg-type]
     return _filled(

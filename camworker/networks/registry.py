@@ -5,7 +5,8 @@ from typing import Final
 from camworker.errors import NetworkError
 from camworker.networks import timm_torchvision as zoo
 from camworker.networks import zhou2016 as paper_networks
-from camworker.networks.gap import GapNetwork, Pooling
+from camworker.networks.gap import GapNetwork
+from camworker.schemas import Pooling
 
 DEFAULT: Final = "efficientnet_lite0"
 NAMES: Final = (DEFAULT, *paper_networks.NAMES)

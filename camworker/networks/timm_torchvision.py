@@ -12,8 +12,9 @@ import torchvision
 from torch import nn
 
 from camworker.errors import NetworkError
-from camworker.networks.gap import GapNetwork, Pooling, Preprocessing
+from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.networks.graph_surgery import cut, dilate, trace
+from camworker.schemas import Pooling
 
 # torchvision renormalises from ImageNet's mean and deviation to 0.5 inside these two where they carry
 # its weights (transform_input); preprocessing with 0.5 says the same once.

@@ -19,9 +19,9 @@ from camworker.networks.gap import (
     HALF_PREPROCESSING,
     IMAGENET_PREPROCESSING,
     GapNetwork,
-    Pooling,
     Preprocessing,
 )
+from camworker.schemas import Pooling
 
 # Of the network that each backbone is cut from, in torchvision; NIN is not there.
 ORIGINS: Final = {
@@ -139,7 +139,7 @@ def _pool(features_BCHW: torch.Tensor, pooling: Pooling) -> torch.Tensor:
 
 
 def _first_layers(name: str, end: int) -> nn.Module:
-    """torchvision's AlexNet or VGG up to a layer of its features; -1 leaves out the last pooling."""
+    """Torchvision's AlexNet or VGG up to a layer of its features; -1 leaves out the last pooling."""
     with torch.device("meta"):
         layers = torchvision.models.get_model(name, num_classes=1).features[:end]
     return _at_random(nn.Sequential(OrderedDict(features=layers)))

@@ -12,12 +12,13 @@ import ray
 from camworker.errors import CommitError, Status
 from camworker.frame import Resize, Views
 from camworker.inference.compile import Compile
-from camworker.inference.localizer import Localizer, Precision
+from camworker.inference.localizer import Localizer
 from camworker.inference.shard import Done, run_shard
 from camworker.inference.stage_timer import StageTimer
 from camworker.inference.threads import ThreadBudget, divide_threads
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.networks.package import NetworkPackage, load
+from camworker.schemas import Precision
 from camworker.storage.store import open_store
 from jobs import json_logs as logs
 from jobs.driver.telemetry import WorkerMetrics

@@ -10,7 +10,8 @@ import ray
 from numpy.typing import NDArray
 
 from camworker.frame import Resize
-from camworker.inference.localizer import Localizer, Precision
+from camworker.inference.localizer import Localizer
+from camworker.schemas import Precision
 from camworker.units.collect import collect_top_activations
 from camworker.units.top_activations import Excited
 from jobs.driver.worker_progress import WorkerProgress
