@@ -13,7 +13,7 @@ from camworker.errors import CorruptedError, UsageError
 from camworker.ledger.inventory import READ_ERRORS, first_line, inventory_parts, planned_again, recorded_parts
 from camworker.ledger.ledger import Ledger, Part, open_ledger
 from camworker.storage.parquet import open_parquet
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 
 _KEYS: Final = ("image_id", "generation", "status")
 

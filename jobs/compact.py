@@ -6,8 +6,7 @@ from dataclasses import asdict
 
 from camworker.errors import UsageError
 from camworker.ledger.ledger import open_ledger
-from camworker.storage.locations import is_below, is_s3, whole_location
-from camworker.storage.store import open_store
+from camworker.storage.uris import is_below, is_s3, normalize_location, open_store
 from jobs.console import DONE, Console, ImageProgress
 from jobs.options import whole
 
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    out, to = whole_location(args.output), whole_location(args.to)
+    out, to = normalize_location(args.output), normalize_location(args.to)
     _refuse_inside(to, out)
     ledger = open_ledger(open_store(out), args.recipe, args.output)
 

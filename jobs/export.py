@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from camworker.errors import UsageError
 from camworker.exports.provenance import FORMATS
 from camworker.ledger.ledger import open_ledger
-from camworker.storage.store import local_path, open_store
+from camworker.storage.uris import local_path, open_store
 from jobs.console import DONE, Console, ImageProgress
 from jobs.options import share, whole
 

@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, Final
 
 from camworker.ledger.ledger import Ledger, open_ledger
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import folder, whole
 

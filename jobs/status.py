@@ -6,7 +6,7 @@ from typing import Any
 
 from camworker.errors import UsageError
 from camworker.ledger.ledger import Ledger, recipes
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.follow import follow
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from camworker.errors import UsageError
 from camworker.ledger.ledger import Ledger
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs.console import DONE, VERIFICATION_FAILED, Console, ImageProgress
 
 if TYPE_CHECKING:

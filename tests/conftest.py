@@ -11,7 +11,7 @@ from camworker.inference.localizer import Localizer
 from camworker.ledger.ledger import Ledger
 from camworker.networks import package as weights
 from camworker.networks.package import NetworkPackage
-from camworker.storage.store import MemoryStore
+from camworker.storage.memory import MemoryStore
 from support.factories import photograph, tiny_package
 from support.paths import python_path
 

@@ -19,7 +19,7 @@ from camworker.inference.predictions import FailedPrediction, Prediction
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS, CamShape, predictions_schema
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from support.factories import TINY_CLASSES, run_generation
 from support.row_tables import make_boxes, predictions_table
 

@@ -15,7 +15,7 @@ import pytest
 from camworker.dataset import latest
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from support.factories import TINY_CLASSES, photograph, run_generation
 from support.prediction_rows import WHOLE, broken, part, row
 

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from camworker.errors import ChangedError, Failure, UsageError
-from camworker.storage.locations import is_s3
 from camworker.storage.parquet import open_parquet
-from camworker.storage.store import open_uri, read_uri
+from camworker.storage.uris import is_s3, open_uri, read_uri
 
 # More than 100 megapixels of 16-bit RGBA; what is larger would cost a worker its memory.
 MAX_FILE_BYTES: Final = 2**30

@@ -15,16 +15,17 @@ from camworker.inputs.fetch import bytes_column
 from camworker.inputs.image_labels import label_lists, no_labels, one_chunk
 from camworker.inputs.tabular import column_batches, column_types, parquet_rows
 from camworker.schemas import ITEMS
-from camworker.storage.locations import (
+from camworker.storage.store import Entry
+from camworker.storage.uris import (
     ANY_SCHEME,
     CREDENTIALS,
-    SCHEME,
+    S3_SCHEME,
     check_location_form,
     find_outside,
     is_s3,
-    split,
+    join_uri,
+    split_s3_uri,
 )
-from camworker.storage.store import Entry, join_uri
 
 # What S3 Inventory calls them; of a bucket with versions it lists old and deleted ones too.
 _INVENTORY: Final = frozenset({"bucket", "key"})
@@ -70,7 +71,7 @@ def list_table(entry: Entry, asked: Asked, write: Callable[[pa.Table], None]) ->
             table = _images_of_inventory(table, asked.suffixes, columns.flags)
         items = _items(table, columns, asked, entry, listed, rows)
         # Of local files nobody knows an ETag.
-        verifiable = verifiable and bool(pc.all(pc.starts_with(items["uri"], SCHEME)).as_py())
+        verifiable = verifiable and bool(pc.all(pc.starts_with(items["uri"], S3_SCHEME)).as_py())
         write(items)
         listed += items.num_rows
     return TableFacts(verifiable and asked.identity_column is None, columns.holds_images)
@@ -153,7 +154,7 @@ def _images_of_inventory(table: pa.Table, suffixes: tuple[str, ...], flags: Sequ
     for name in flags:
         wanted = pc.and_(wanted, one_chunk(pc.equal(table[name], _FLAGS[name])))
     table = table.filter(wanted)
-    buckets = pc.binary_join_element_wise(SCHEME, table["bucket"], "")
+    buckets = pc.binary_join_element_wise(S3_SCHEME, table["bucket"], "")
     return table.append_column("uri", pc.binary_join_element_wise(buckets, table["key"], "/"))
 
 
@@ -163,13 +164,13 @@ def _whole_uris(path: str, uris: pa.ChunkedArray, roots: Sequence[str], first: i
     first: the place of the first one in the table. Raises UsageError for another scheme, credentials, and
     a local path that is below none of roots.
     """
-    scheme = pc.and_(pc.match_substring_regex(uris, ANY_SCHEME), pc.invert(pc.starts_with(uris, SCHEME)))
+    scheme = pc.and_(pc.match_substring_regex(uris, ANY_SCHEME), pc.invert(pc.starts_with(uris, S3_SCHEME)))
     refused = pc.or_(scheme, pc.match_substring_regex(uris, CREDENTIALS))
-    refused = pc.or_(refused, pc.match_substring_regex(uris, f"^{SCHEME}(/|$)"))
+    refused = pc.or_(refused, pc.match_substring_regex(uris, f"^{S3_SCHEME}(/|$)"))
     if (row := pc.index(refused, True).as_py()) >= 0:
         check_location_form(uris[row].as_py(), f"{path}, row {first + row + 1}: ")
-        split(uris[row].as_py())
-    if pc.all(pc.starts_with(uris, SCHEME)).as_py():
+        split_s3_uri(uris[row].as_py())
+    if pc.all(pc.starts_with(uris, S3_SCHEME)).as_py():
         return one_chunk(uris)
     base = path.rpartition("/")[0] if is_s3(path) else os.path.dirname(path)
     whole = [_resolve(base, uri) for uri in uris.to_pylist()]

@@ -19,8 +19,16 @@ from camworker.inputs.image_labels import no_labels
 from camworker.inputs.item_queries import by_image_id, concatenate, refuse_duplicates, with_labels
 from camworker.inputs.manifests import Asked, TableFacts, list_table
 from camworker.schemas import ITEMS
-from camworker.storage.locations import is_below, is_s3, whole_location
-from camworker.storage.store import Entry, entry_of, exists_location, join_uri, open_store
+from camworker.storage.store import Entry
+from camworker.storage.uris import (
+    entry_of,
+    exists_location,
+    is_below,
+    is_s3,
+    join_uri,
+    normalize_location,
+    open_store,
+)
 
 _TABLE_SUFFIXES: Final = (".parquet", ".csv")
 _TABLES_AT_ONCE: Final = 8
@@ -93,7 +101,7 @@ def list_source(
 
 def check_location(location: str) -> str:
     """The absolute path or s3:// URI of what is to be listed. Raises UsageError when nothing is there."""
-    path = whole_location(location)
+    path = normalize_location(location)
     try:
         there = exists_location(path)
     except OSError as error:

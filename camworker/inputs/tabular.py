@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from camworker.errors import ChangedError, UsageError
-from camworker.storage.locations import check_location_form
 from camworker.storage.parquet import open_parquet
-from camworker.storage.store import open_uri
+from camworker.storage.uris import check_location_form, open_uri
 
 _ROWS_AT_ONCE: Final = 65_536
 

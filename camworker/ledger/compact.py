@@ -20,8 +20,7 @@ from camworker.dataset import iter_latest
 from camworker.errors import CorruptedError, UsageError
 from camworker.ledger.inventory import sha256_of
 from camworker.ledger.ledger import Ledger
-from camworker.storage.locations import is_s3
-from camworker.storage.store import open_store
+from camworker.storage.uris import is_s3, open_store
 
 MANIFEST: Final = "_SUCCESS.json"
 

@@ -25,7 +25,7 @@ from camworker.networks.state_dicts import (
     read_state,
 )
 from camworker.schemas import POOLINGS, SCORINGS, Pooling, Scoring
-from camworker.storage.store import exists_uri, join_uri, open_store, read_uri
+from camworker.storage.uris import exists_uri, join_uri, open_store, read_uri
 
 _DESCRIPTION: Final = "network.json"
 _WEIGHTS: Final = "weights.safetensors"

@@ -10,7 +10,7 @@ from camworker.errors import NetworkError
 from camworker.networks import zhou2016 as paper_networks
 from camworker.networks.gap import GapNetwork
 from camworker.networks.registry import DEFAULT, create_network
-from camworker.storage.store import read_uri
+from camworker.storage.uris import read_uri
 
 PUBLISHED: Final = "DEFAULT"  # said in place of a file: the weights that a network's library names
 

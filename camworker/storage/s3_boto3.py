@@ -1,28 +1,33 @@
-"""S3 through boto3: whose credentials, region and endpoint are everybody's; listings, and any key at all."""
+"""Requests to S3 through boto3, which finds credentials, region and endpoint as every AWS tool does."""
 
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from http.client import HTTPException
 from typing import Any, Final, NamedTuple
 
 ATTEMPTS: Final = 5
-CONNECTIONS: Final = 64  # more threads than that wait for each other
 CONNECT_SECONDS: Final = 10
 READ_SECONDS: Final = 60
+
+_CONNECTIONS: Final = 64  # Further threads wait for a free connection.
 
 _ABSENT: Final = ("404", "NoSuchKey", "NotFound")
 _DENIED: Final = ("401", "403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch")
 _TAKEN: Final = ("409", "412", "ConditionalRequestConflict", "PreconditionFailed")
 _EMPTY: Final = ("416", "InvalidRange")
 
-_making = threading.RLock()
-
 
 class GetResult(NamedTuple):
-    """What a GET gave: bytes, and the whole object's ETag (without quotes, "" if unknown) and size."""
+    """The result of a GET request.
+
+    Attributes:
+        data: The bytes of the object, or of the requested range.
+        etag: The ETag of the whole object without quotes, or "" if the server sent none.
+        size: The size of the whole object in bytes.
+    """
 
     data: bytes
     etag: str
@@ -30,7 +35,7 @@ class GetResult(NamedTuple):
 
 
 class ObjectInfo(NamedTuple):
-    """One listed object."""
+    """The key, the size in bytes and the ETag (without quotes) of an object."""
 
     key: str
     size: int
@@ -38,7 +43,13 @@ class ObjectInfo(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page of a listing. prefixes: folders, where they were asked for; token: of the next page."""
+    """One page of a listing.
+
+    Attributes:
+        objects: The objects of the page.
+        prefixes: The folders of the page, if they were requested.
+        token: The continuation token, or None on the last page.
+    """
 
     objects: list[ObjectInfo]
     prefixes: list[str]
@@ -46,144 +57,186 @@ class Page(NamedTuple):
 
 
 class NoBucketError(OSError):
-    """The bucket is not there, which is a mistake and no missing object."""
+    """The bucket does not exist: a wrong configuration rather than a missing object."""
 
 
-def get(bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None) -> GetResult:
-    """An object's bytes from span[0] up to span[1], or its last span bytes; all of it for None.
+class Boto3Client:
+    """Requests through one boto3 client, which is created on first use and shared by all threads.
 
-    etag: what it has to have. Raises FileExistsError when it has another one, IndexError for no bytes at
-    all in span, else OSError.
+    A forked child creates a client of its own, because a child must not use the connections of its parent.
     """
-    asked = {"Bucket": bucket, "Key": key}
-    if etag:
-        asked["IfMatch"] = f'"{etag}"'
-    if span is not None:
-        asked["Range"] = f"bytes=-{span}" if isinstance(span, int) else f"bytes={span[0]}-{span[1] - 1}"
-    with as_os_errors(f"s3://{bucket}/{key}"):
-        return _whole(partial(client().get_object, **asked))
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        # After a fork the old lock may be held by a thread that does not exist in the child.
+        self._lock = threading.RLock()
+        self._session: Any = None
+        self._client: Any = None
+        self._pid = os.getpid()
+
+    def session(self) -> Any:
+        """Return the botocore session, which knows the credentials and settings."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            if self._session is None:
+                self._session = _create_session()
+            return self._session
+
+    def client(self) -> Any:
+        """Return the boto3 client for the configured region."""
+        session = self.session()
+        with self._lock:  # boto3 does not support the creation of clients by several threads at once.
+            if self._client is None:
+                self._client = _create_client(session)
+            return self._client
+
+    def regional_endpoint(self, region: str) -> str:
+        """Return the URL of the endpoint in a region."""
+        session = self.session()
+        with self._lock:
+            return str(_create_client(session, region).meta.endpoint_url)
+
+    def get_object(
+        self, bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None
+    ) -> GetResult:
+        """Return an object or a range of it.
+
+        Args:
+            bucket: The bucket.
+            key: The key.
+            etag: The ETag that the object must have; None or "" for any.
+            span: The first byte and the one after the last, or the number of bytes at the end of the object;
+                None for the whole object.
+
+        Raises:
+            FileExistsError: The object has another ETag.
+            IndexError: There are no bytes in the range.
+            OSError: The request failed; FileNotFoundError if the object does not exist.
+        """
+        arguments = {"Bucket": bucket, "Key": key}
+        if etag:
+            arguments["IfMatch"] = f'"{etag}"'
+        if span is not None:
+            first, last = ("", span) if isinstance(span, int) else (span[0], span[1] - 1)
+            arguments["Range"] = f"bytes={first}-{last}"
+        with boto3_errors_as_os_errors(f"s3://{bucket}/{key}"):
+            return _read_whole(partial(self.client().get_object, **arguments))
+
+    def put_if_absent(self, bucket: str, key: str, data: bytes) -> None:
+        """Create an object.
+
+        Raises:
+            FileExistsError: The object exists or is being written.
+            OSError: The request failed.
+        """
+        with boto3_errors_as_os_errors(f"s3://{bucket}/{key}"):
+            self.client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+
+    def head_object(self, bucket: str, key: str) -> ObjectInfo:
+        """Return the size and ETag of an object.
+
+        Raises:
+            OSError: The request failed; FileNotFoundError if the object does not exist.
+        """
+        with boto3_errors_as_os_errors(f"s3://{bucket}/{key}"):
+            answer = self.client().head_object(Bucket=bucket, Key=key)
+        return ObjectInfo(key, answer["ContentLength"], _without_quotes(answer))
+
+    def list_page(
+        self, bucket: str, prefix: str, *, token: str | None = None, folders: bool = False, limit: int = 1000
+    ) -> Page:
+        """Return one page of the objects whose keys start with a prefix.
+
+        Args:
+            bucket: The bucket.
+            prefix: The start of the keys.
+            token: The continuation token of the page before.
+            folders: Return folders as prefixes instead of the objects in them.
+            limit: The largest number of objects and folders in the page.
+        """
+        arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": limit}
+        if token:
+            arguments["ContinuationToken"] = token
+        if folders:
+            arguments["Delimiter"] = "/"
+        with boto3_errors_as_os_errors(f"s3://{bucket}/{prefix}"):
+            answer = self.client().list_objects_v2(**arguments)
+        objects = [
+            ObjectInfo(entry["Key"], entry["Size"], _without_quotes(entry))
+            for entry in answer.get("Contents", ())
+        ]
+        prefixes = [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+        return Page(objects, prefixes, answer.get("NextContinuationToken"))
+
+    def bucket_region(self, bucket: str) -> str | None:
+        """Return the region of a bucket, or None if the server does not say."""
+        from botocore.exceptions import ClientError
+
+        with boto3_errors_as_os_errors(f"s3://{bucket}"):
+            try:
+                answer = self.client().head_bucket(Bucket=bucket)
+            except ClientError as error:
+                answer = error.response  # The region is in the answer even if access is denied.
+        region = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return None if region is None else str(region)
 
 
-def _whole(call: Callable[[], dict[str, Any]]) -> GetResult:
-    """boto3 repeats a request that failed, but not one whose answer broke off."""
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+def _create_session() -> Any:
+    from botocore.session import get_session
 
-    for left in reversed(range(ATTEMPTS)):
-        answer = call()
-        try:
-            data = answer["Body"].read()
-        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPException):
-            if not left:
-                raise
-            continue
-        size = int(answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2])
-        return GetResult(data, answer.get("ETag", "").strip('"'), size)
-    raise AssertionError("unreachable")
+    session = get_session()
+    # Parsing the dates costs more than everything else of a listed object, and nothing here reads them.
+    parsers = session.get_component("response_parser_factory")
+    parsers.set_parser_defaults(timestamp_parser=_keep_text)
+    return session
 
 
-def put_new(bucket: str, key: str, data: bytes) -> None:
-    """Create an object. Raises FileExistsError when one is there or on its way, else OSError."""
-    with as_os_errors(f"s3://{bucket}/{key}"):
-        client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+def _keep_text(value: Any) -> Any:
+    return value
 
 
-def head(bucket: str, key: str) -> ObjectInfo:
-    """Size and ETag of an object. Raises OSError, FileNotFoundError where there is none."""
-    with as_os_errors(f"s3://{bucket}/{key}"):
-        answer = client().head_object(Bucket=bucket, Key=key)
-    return ObjectInfo(key, answer["ContentLength"], answer.get("ETag", "").strip('"'))
-
-
-def list_page(
-    bucket: str, prefix: str, *, token: str | None = None, folders: bool = False, limit: int = 1000
-) -> Page:
-    """A page of the objects whose keys start with prefix; folders: folders as such, without their content."""
-    asked = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": limit}
-    if token:
-        asked["ContinuationToken"] = token
-    if folders:
-        asked["Delimiter"] = "/"
-    with as_os_errors(f"s3://{bucket}/{prefix}"):
-        answer = client().list_objects_v2(**asked)
-    objects = [
-        ObjectInfo(entry["Key"], entry["Size"], entry.get("ETag", "").strip('"'))
-        for entry in answer.get("Contents", ())
-    ]
-    prefixes = [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
-    return Page(objects, prefixes, answer.get("NextContinuationToken"))
-
-
-def bucket_region(bucket: str) -> str | None:
-    """The region that a bucket lies in, None where the server does not tell."""
-    from botocore.exceptions import ClientError
-
-    with as_os_errors(f"s3://{bucket}"):
-        try:
-            answer = client().head_bucket(Bucket=bucket)
-        except ClientError as error:
-            answer = error.response  # who may not ask is told the region all the same
-    return answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
-
-
-def client() -> Any:
-    """The client of this process, which many threads may use."""
-    with _making:  # boto3 makes one client at a time
-        return _make_client()
-
-
-def session() -> Any:
-    """The botocore session that the client is of: credentials, region, settings."""
-    with _making:
-        return _make_session()
-
-
-def make_client(region: str | None = None) -> Any:
-    """A client as the settings say, in another region where one is given."""
+def _create_client(session: Any, region: str | None = None) -> Any:
     from botocore.config import Config
 
     config = Config(
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=CONNECTIONS,
+        max_pool_connections=_CONNECTIONS,
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
     )
-    return session().create_client("s3", config=config, region_name=region)
+    return session.create_client("s3", config=config, region_name=region)
 
 
-def reset_clients() -> None:
-    """Make client and session anew when they are needed: the settings have changed, or this is a child."""
-    global _making
-    _making = threading.RLock()
-    _make_client.cache_clear()
-    _make_session.cache_clear()
+def _without_quotes(answer: dict[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')
 
 
-# A child must not share connections, nor wait for a lock that nobody will release.
-os.register_at_fork(after_in_child=reset_clients)
+def _read_whole(request: Callable[[], dict[str, Any]]) -> GetResult:
+    """Send a request and read its whole body.
 
+    boto3 repeats a request that failed, but not one whose body broke off, so that is repeated here.
+    """
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
-@cache
-def _make_client() -> Any:
-    return make_client()
-
-
-@cache
-def _make_session() -> Any:
-    from botocore.session import get_session
-
-    made = get_session()
-    # Reading a date costs more than all the rest of a listed object, and nobody here needs it.
-    made.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_as_it_is)
-    return made
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+    for attempts_left in reversed(range(ATTEMPTS)):
+        answer = request()
+        try:
+            data = answer["Body"].read()
+        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError, HTTPException):
+            if not attempts_left:
+                raise
+            continue
+        size = int(answer.get("ContentRange", f"/{len(data)}").rpartition("/")[2])
+        return GetResult(data, _without_quotes(answer), size)
+    raise AssertionError("unreachable")
 
 
 @contextmanager
-def as_os_errors(uri: str) -> Iterator[None]:
-    """What boto3 raises, as what a file system would raise; the message names no credential."""
+def boto3_errors_as_os_errors(uri: str) -> Iterator[None]:
+    """Raise the errors of boto3 as those of a file system; no message contains a credential."""
     from botocore.exceptions import (
         BotoCoreError,
         ClientError,
@@ -191,29 +244,29 @@ def as_os_errors(uri: str) -> Iterator[None]:
         NoCredentialsError,
         ProfileNotFound,
     )
-    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import ConnectionError as BotoConnectionError
 
     try:
         yield
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-        raise error_kind(code, status)(f"{uri}: {error}") from error
+        raise error_class(code, status)(f"{uri}: {error}") from error
     except (NoCredentialsError, CredentialRetrievalError, ProfileNotFound) as error:
         raise PermissionError(f"{uri}: {error}") from error
-    except NoConnection as error:
+    except BotoConnectionError as error:
         raise ConnectionError(f"{uri}: {error}") from error
     except (BotoCoreError, HTTPException) as error:
         raise OSError(f"{uri}: {error}") from error
 
 
-def error_kind(*codes: str) -> type[Exception]:
-    """The exception for the error codes of S3 and the HTTP statuses that an answer had; the first known."""
-    kinds = (
+def error_class(*codes: str) -> type[Exception]:
+    """Return the exception class for S3 error codes and HTTP statuses; the first known code decides."""
+    classes = (
         (("NoSuchBucket",), NoBucketError),
         (_ABSENT, FileNotFoundError),
         (_DENIED, PermissionError),
         (_TAKEN, FileExistsError),
         (_EMPTY, IndexError),
     )
-    return next((kind for code in codes for known, kind in kinds if code in known), OSError)
+    return next((kind for code in codes for known, kind in classes if code in known), OSError)

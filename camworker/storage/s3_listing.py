@@ -1,70 +1,72 @@
-"""Listing S3: a page at a time, several folders at once where that helps, in no order that counts."""
+"""Listing a prefix in S3: page by page, with several folders in parallel if they are large."""
 
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Final, NamedTuple
 
-from camworker.storage import s3_boto3
-from camworker.storage.s3_boto3 import ObjectInfo, Page
+from camworker.storage.s3_boto3 import Boto3Client, ObjectInfo, Page
 
 _THREADS: Final = 16
-# A page that reaches into more folders than this shows small ones: asking for each would cost more.
-_MOST_FOLDERS: Final = 8
+# If one page covers more folders than this, they are small, and a request for each would cost more.
+_MAX_FOLDERS: Final = 8
 
 
-class _Step(NamedTuple):
-    """One request to make: the page of prefix that token stands for."""
+class _Request(NamedTuple):
+    """A page to request: the first of a prefix, or the one that a continuation token names."""
 
     prefix: str
     token: str | None = None
 
 
-def list_objects(bucket: str, prefix: str) -> Iterator[ObjectInfo]:
-    """Every object whose key starts with prefix, once, in no particular order.
+def list_objects(client: Boto3Client, bucket: str, prefix: str) -> Iterator[ObjectInfo]:
+    """Yield every object whose key starts with a prefix, once, in no particular order.
 
-    Large folders are listed side by side; what waits to be taken is bounded by a page a thread. Raises
-    OSError when a page cannot be had: whoever got part of a listing is told that it is one.
+    Large folders are listed in parallel. At most one page for each thread waits to be consumed.
+
+    Raises:
+        OSError: A page could not be read; what was yielded before is incomplete.
     """
-    waiting = [_Step(prefix)]
-    running: set[Future[tuple[list[ObjectInfo], list[_Step]]]] = set()
+    waiting = [_Request(prefix)]
+    running: set[Future[tuple[list[ObjectInfo], list[_Request]]]] = set()
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < _THREADS:
-                    running.add(pool.submit(_take, bucket, waiting.pop()))
+                    running.add(pool.submit(_send, client, bucket, waiting.pop()))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    found, more = future.result()
-                    waiting += more
+                    objects, next_requests = future.result()
+                    waiting += next_requests
                     if waiting and len(running) < _THREADS:
-                        running.add(pool.submit(_take, bucket, waiting.pop()))  # it comes while we yield
-                    yield from found
+                        # The next page is on its way while the consumer works on this one.
+                        running.add(pool.submit(_send, client, bucket, waiting.pop()))
+                    yield from objects
         finally:
             for future in running:
                 future.cancel()
 
 
-def _take(bucket: str, step: _Step) -> tuple[list[ObjectInfo], list[_Step]]:
-    """Make a request: the objects that it gave, and the requests that are to follow."""
-    page = s3_boto3.list_page(bucket, step.prefix, token=step.token)
+def _send(client: Boto3Client, bucket: str, request: _Request) -> tuple[list[ObjectInfo], list[_Request]]:
+    """Send a request and return its objects and the requests that have to follow."""
+    page = client.list_page(bucket, request.prefix, token=request.token)
     if page.token is None:
         return page.objects, []
-    if step.token is None and (folders := _large_folders(bucket, step.prefix, page)):
-        # Of folders whose content is listed by itself, this page is left out.
-        return folders.objects, [_Step(folder) for folder in folders.prefixes]
-    return page.objects, [_Step(step.prefix, page.token)]
+    if request.token is None and (folders := _large_folders(client, bucket, request.prefix, page)):
+        # The objects of this page are left out here: they are listed again with their folders.
+        return folders.objects, [_Request(folder) for folder in folders.prefixes]
+    return page.objects, [_Request(request.prefix, page.token)]
 
 
-def _large_folders(bucket: str, prefix: str, page: Page) -> Page | None:
-    """The next level of folders and the objects beside them, where listing these one by one pays off."""
-    seen = {folder for found in page.objects if (folder := _folder(found.key, prefix)) is not None}
-    if not 0 < len(seen) <= _MOST_FOLDERS:
+def _large_folders(client: Boto3Client, bucket: str, prefix: str, page: Page) -> Page | None:
+    """Return the folders at the next level and the objects next to them, or None if they are not worth it."""
+    names = {name for entry in page.objects if (name := _next_folder(entry.key, prefix)) is not None}
+    if not 0 < len(names) <= _MAX_FOLDERS:
         return None
-    folders = s3_boto3.list_page(bucket, prefix, folders=True)
+    folders = client.list_page(bucket, prefix, folders=True)
     return folders if folders.token is None and folders.prefixes else None
 
 
-def _folder(key: str, prefix: str) -> str | None:
-    """The folder of the next level below prefix that a key lies in."""
+def _next_folder(key: str, prefix: str) -> str | None:
+    """Return the folder directly below the prefix that a key is in, or None if it is in none."""
     name, slash, _ = key[len(prefix) :].partition("/")
     return name if slash else None

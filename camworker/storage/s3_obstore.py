@@ -1,7 +1,7 @@
-"""S3 through obstore: where images are read and parts are written, at a fraction of boto3's work.
+"""Requests to S3 through obstore: the bytes of images and parts, at a fraction of boto3's CPU time.
 
-What boto3 knows (credentials, region, endpoint, certificates) it is told. It repeats what failed, and
-goes on where an answer broke off.
+obstore gets credentials, region, endpoint and certificates from boto3. It repeats failed requests and resumes
+downloads that broke off.
 """
 
 import os
@@ -10,15 +10,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from camworker.storage import s3_boto3
-from camworker.storage.s3_boto3 import GetResult
+from camworker.errors import first_line
+from camworker.storage.s3_boto3 import (
+    ATTEMPTS,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    Boto3Client,
+    GetResult,
+    boto3_errors_as_os_errors,
+    error_class,
+)
 
 _RETRY: Final[Any] = {
-    "max_retries": s3_boto3.ATTEMPTS - 1,
+    "max_retries": ATTEMPTS - 1,
     "backoff": {
         "init_backoff": timedelta(milliseconds=100),
         "max_backoff": timedelta(seconds=10),
@@ -26,119 +33,139 @@ _RETRY: Final[Any] = {
     },
     "retry_timeout": timedelta(minutes=3),
 }
-# boto3 renews credentials ten minutes before their end, obstore asks again five before what we say.
-_CREDENTIALS_FOR: Final = timedelta(minutes=8)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_ATTEMPT_TIMEOUT: Final = timedelta(minutes=10)  # Enough for 64 MB over a slow line.
+# boto3 renews credentials ten minutes before they expire; obstore asks again five minutes before this ends.
+_CREDENTIALS_VALID_FOR: Final = timedelta(minutes=8)
+_CONTROL_CHARACTER: Final = re.compile(r"[\x00-\x1f\x7f]")
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>(\w+)</Code>")
 
-_making = threading.RLock()
-_usable = True
+# A forked child inherits this number and has another one itself.
+_IMPORTED_BY: Final = os.getpid()
 
 
-def supports_key(key: str) -> bool:
-    """Whether obstore takes this key as it is. It refuses or changes some that S3 allows."""
-    return not _CONTROL.search(key) and not any(part in ("", ".", "..") for part in key.split("/"))
+class ObstoreClient:
+    """Requests through obstore, with one obstore client for each bucket.
 
+    Args:
+        boto3: The source of credentials and settings.
+    """
 
-def is_usable() -> bool:
-    """Not in a forked child: obstore's threads stayed behind, and it would wait for them for ever."""
-    return _usable
+    def __init__(self, boto3: Boto3Client) -> None:
+        self._boto3 = boto3
+        self._lock = threading.Lock()
+        self._stores: dict[str, Any] = {}
 
+    @staticmethod
+    def is_usable() -> bool:
+        """Return whether obstore works in this process.
 
-def get(
-    bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None, limit: int
-) -> GetResult:
-    """As s3_boto3.get; nothing is read of an object over limit bytes (OverflowError)."""
-    import obstore
+        It does not in a forked child, which would wait forever for threads that exist only in the parent.
+        """
+        return os.getpid() == _IMPORTED_BY
 
-    options: Any = {}
-    if etag:
-        options["if_match"] = f'"{etag}"'
-    if span is not None:
-        options["range"] = {"suffix": span} if isinstance(span, int) else span
-    with _as_os_errors(f"s3://{bucket}/{key}"):
-        answer = obstore.get(_store(bucket), key, options=options)
-        size = answer.meta["size"]
-        if span is None and size > limit:
-            raise OverflowError(size)
-        return GetResult(answer.bytes().to_bytes(), (answer.meta["e_tag"] or "").strip('"'), size)
+    @staticmethod
+    def supports_key(key: str) -> bool:
+        """Return whether obstore leaves a key unchanged; it refuses or normalises some that S3 allows."""
+        is_normal = not any(part in ("", ".", "..") for part in key.split("/"))
+        return is_normal and not _CONTROL_CHARACTER.search(key)
 
+    def get_object(
+        self, bucket: str, key: str, *, etag: str | None, span: tuple[int, int] | int | None, limit: int
+    ) -> GetResult:
+        """Return an object or a range of it; see `Boto3Client.get_object`.
 
-def put_new(bucket: str, key: str, data: bytes) -> None:
-    """As s3_boto3.put_new."""
-    import obstore
+        Raises:
+            OverflowError: The object has more than `limit` bytes, none of which were read. The error's
+                argument is the size.
+        """
+        import obstore
 
-    with _as_os_errors(f"s3://{bucket}/{key}"):
-        obstore.put(_store(bucket), key, data, mode="create", use_multipart=False)
+        options: Any = {}
+        if etag:
+            options["if_match"] = f'"{etag}"'
+        if span is not None:
+            options["range"] = {"suffix": span} if isinstance(span, int) else span
+        with _obstore_errors_as_os_errors(f"s3://{bucket}/{key}"):
+            answer = obstore.get(self._store(bucket), key, options=options)
+            size = answer.meta["size"]
+            if span is None and size > limit:
+                raise OverflowError(size)
+            return GetResult(answer.bytes().to_bytes(), (answer.meta["e_tag"] or "").strip('"'), size)
 
+    def put_if_absent(self, bucket: str, key: str, data: bytes) -> None:
+        """Create an object; see `Boto3Client.put_if_absent`."""
+        import obstore
 
-def reset_clients() -> None:
-    """Make stores anew when they are needed."""
-    _make_store.cache_clear()
+        with _obstore_errors_as_os_errors(f"s3://{bucket}/{key}"):
+            obstore.put(self._store(bucket), key, data, mode="create", use_multipart=False)
 
+    def _store(self, bucket: str) -> Any:
+        with self._lock:
+            if bucket not in self._stores:
+                self._stores[bucket] = self._create_store(bucket)
+            return self._stores[bucket]
 
-def _store(bucket: str) -> Any:
-    with _making:
-        return _make_store(bucket)
+    def _create_store(self, bucket: str) -> Any:
+        from botocore.exceptions import NoCredentialsError
+        from obstore.store import S3Store
 
+        session = self._boto3.session()
+        with boto3_errors_as_os_errors(f"s3://{bucket}"):
+            credentials = session.get_credentials()
+            if credentials is None:
+                raise NoCredentialsError
+            endpoint, region = self._endpoint_and_region(bucket)
 
-@cache
-def _make_store(bucket: str) -> Any:
-    from botocore.exceptions import NoCredentialsError
-    from obstore.store import S3Store
+        def provide_credentials() -> Any:
+            frozen = credentials.get_frozen_credentials()
+            return {
+                "access_key_id": frozen.access_key,
+                "secret_access_key": frozen.secret_key,
+                "token": frozen.token,
+                "expires_at": datetime.now(UTC) + _CREDENTIALS_VALID_FOR,
+            }
 
-    session = s3_boto3.session()
-    with s3_boto3.as_os_errors(f"s3://{bucket}"):
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise NoCredentialsError
-        endpoint, region = _endpoint_and_region(bucket)
-
-    def provide() -> Any:
-        frozen = credentials.get_frozen_credentials()
-        return {
-            "access_key_id": frozen.access_key,
-            "secret_access_key": frozen.secret_key,
-            "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _CREDENTIALS_FOR,
+        options: Any = {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
+            "read_timeout": timedelta(seconds=READ_SECONDS),
+            "timeout": _ATTEMPT_TIMEOUT,
         }
+        if certificates := session.get_config_variable("ca_bundle"):
+            with open(certificates, "rb") as file:
+                options["root_certificate"] = file.read()
+        return S3Store(
+            bucket,
+            endpoint=endpoint,
+            region=region,
+            virtual_hosted_style_request=False,
+            credential_provider=provide_credentials,
+            client_options=options,
+            retry_config=_RETRY,
+        )
 
-    options: Any = {
-        "allow_http": endpoint.startswith("http://"),
-        "connect_timeout": timedelta(seconds=s3_boto3.CONNECT_SECONDS),
-        "read_timeout": timedelta(seconds=s3_boto3.READ_SECONDS),
-        "timeout": timedelta(minutes=10),  # of one attempt: 64 MB over a slow line
-    }
-    if certificates := session.get_config_variable("ca_bundle"):
-        with open(certificates, "rb") as file:
-            options["root_certificate"] = file.read()
-    return S3Store(
-        bucket,
-        endpoint=endpoint,
-        region=region,
-        virtual_hosted_style_request=False,
-        credential_provider=provide,
-        client_options=options,
-        retry_config=_RETRY,
-    )
+    def _endpoint_and_region(self, bucket: str) -> tuple[str, str]:
+        """Return the endpoint and region of a bucket.
 
-
-def _endpoint_and_region(bucket: str) -> tuple[str, str]:
-    """Where a bucket is reached. Amazon's have a region each, and boto3 follows where it is sent to."""
-    client = s3_boto3.client()
-    endpoint, region = client.meta.endpoint_url, client.meta.region_name
-    host = urlsplit(endpoint).hostname or ""
-    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-        there = s3_boto3.bucket_region(bucket) or region
-        if there != region:
-            endpoint, region = s3_boto3.make_client(there).meta.endpoint_url, there
-    return endpoint, region
+        Buckets at Amazon belong to one region each. boto3 follows redirects to it, obstore does not.
+        """
+        settings = self._boto3.client().meta
+        endpoint, region = str(settings.endpoint_url), str(settings.region_name)
+        host = urlsplit(endpoint).hostname or ""
+        if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            bucket_region = self._boto3.bucket_region(bucket) or region
+            if bucket_region != region:
+                return self._boto3.regional_endpoint(bucket_region), bucket_region
+        return endpoint, region
 
 
 @contextmanager
-def _as_os_errors(uri: str) -> Iterator[None]:
-    """What obstore raises, as what a file system would raise. An answer's text may hold what was signed."""
+def _obstore_errors_as_os_errors(uri: str) -> Iterator[None]:
+    """Raise the errors of obstore as those of a file system.
+
+    The causes are suppressed: the text of an answer may contain the request that was signed.
+    """
     from obstore import exceptions
 
     try:
@@ -148,25 +175,17 @@ def _as_os_errors(uri: str) -> Iterator[None]:
     except (exceptions.BaseError, FileNotFoundError) as error:
         text = str(error)
         codes = [match[1] for match in (_CODE.search(text), _STATUS.search(text)) if match]
-        unreachable = not codes and "HTTP error" in text
-        kind = ConnectionError if unreachable else s3_boto3.error_kind(*codes)
+        is_unreachable = not codes and "HTTP error" in text
+        kind = ConnectionError if is_unreachable else error_class(*codes)
         raise kind(f"{uri}: {_reason(error)}") from None
 
 
 def _reason(error: Exception) -> str:
-    """One line: the HTTP status and S3's code for it, or what became of the connection."""
+    """Return one line: the HTTP status and error code of the answer, or the failure of the connection."""
     text = str(error)
     status, code = _STATUS.search(text), _CODE.search(text)
     if status:
         return f"the server answered {status[1]}{f' ({code[1]})' if code else ''}"
     if "error sending request" in text:
         return "Could not connect to the server"
-    return text.splitlines()[0]
-
-
-def _stop_using() -> None:
-    global _usable
-    _usable = False
-
-
-os.register_at_fork(after_in_child=_stop_using)
+    return first_line(error)

@@ -18,8 +18,9 @@ from camworker.inputs.sampling import sample_hash
 from camworker.inputs.sources import Source, check_location, open_source
 from camworker.inputs.tabular import column_types, read_columns
 from camworker.schemas import ITEMS
+from camworker.storage.local import LocalStore
 from camworker.storage.parquet import open_parquet
-from camworker.storage.store import LocalStore, read_uri
+from camworker.storage.uris import read_uri
 
 _LABELS: Final = ITEMS.get_field_index("labels")
 

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from camworker.errors import UsageError
-from camworker.storage.store import Store, join_uri, local_path, open_store
+from camworker.storage.store import Store
+from camworker.storage.uris import join_uri, local_path, open_store
 from jobs.console import DONE, Console, TrainingProgress
 from jobs.options import add_local_root, gpus, number, share, whole
 

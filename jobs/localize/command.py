@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from camworker.errors import LeaseHeldError, UsageError
 from camworker.frame import RESIZES, VIEWS
 from camworker.ledger.ledger import Ledger, recipe_id
-from camworker.storage.locations import is_below, is_s3, whole_location
-from camworker.storage.store import open_store
+from camworker.storage.uris import is_below, is_s3, normalize_location, open_store
 from jobs.console import DONE, HELD, INCOMPLETE, Console
 from jobs.options import add_local_root, folder, gpus, share, whole
 
@@ -116,8 +115,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     started = time.monotonic()
-    out = whole_location(args.output)
-    _refuse_overlap(whole_location(args.input), out)
+    out = normalize_location(args.output)
+    _refuse_overlap(normalize_location(args.input), out)
     store = open_store(out)
     request = _ask(args, out, scratch)
     ledger = Ledger(store, request.settings.recipe)
@@ -125,7 +124,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     from camworker.inputs.item_queries import measure
     from camworker.ledger.lease import acquire
     from camworker.ledger.pending import unfinished_shards
-    from camworker.storage.probe import require_conditional_writes
+    from camworker.storage.store import require_conditional_writes
     from jobs.localize.generation_runner import RunSummary
 
     # What is in an unfinished generation is counted when that one is completed; a dry run counts what is

@@ -19,7 +19,7 @@ from camworker.inference.threads import ThreadBudget, divide_threads
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.networks.package import NetworkPackage, load
 from camworker.schemas import Precision
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs import json_logs as logs
 from jobs.driver.telemetry import WorkerMetrics
 from jobs.driver.worker_progress import WorkerProgress

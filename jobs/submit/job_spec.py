@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from camworker.errors import UsageError
-from camworker.storage.locations import is_s3
+from camworker.storage.uris import is_s3
 
 # Arguments of the commands that name files or folders; a test holds this against their parsers.
 # What is read once may be sent along; images are known by the time of their file, which a copy does not keep.

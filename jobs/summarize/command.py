@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from camworker.errors import UsageError
 from camworker.ledger.ledger import Ledger, open_ledger
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import folder, share, whole
 

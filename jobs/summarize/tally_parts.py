@@ -8,7 +8,7 @@ from camworker.dataset import committed_parts, later_rows
 from camworker.errors import CamworkerError
 from camworker.ledger.inventory import recorded_parts
 from camworker.ledger.ledger import Ledger, Part
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs.console import Console, ImageProgress
 
 if TYPE_CHECKING:

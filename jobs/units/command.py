@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from camworker.storage.store import local_path
+from camworker.storage.uris import local_path
 from jobs.console import DONE, INCOMPLETE, Console, ImageProgress, duration
 from jobs.options import add_local_root, folder, gpus, whole
 

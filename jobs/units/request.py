@@ -17,7 +17,7 @@ from camworker.frame import Resize
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import check_location, open_source
 from camworker.ledger.ledger import Ledger, open_ledger, recipes
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from camworker.units.top_activations import units_of_classes
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from simulated import rss_mb
 from camworker.inference.shard import Done
 from camworker.inference.stage_timer import STAGES, StageTimes
 from camworker.ledger.ledger import Ledger, Part, Plan
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from jobs.driver.driver import Outcome
 from jobs.localize.generation_runner import _run_record
 

@@ -29,7 +29,7 @@ from camworker.inputs.sources import list_source
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.pending import find_pending
 from camworker.ledger.plan import write_generation
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 
 RECIPE, SHARD, ROWS_AT_ONCE = "r0123456789ab", 4096, 1_000_000
 

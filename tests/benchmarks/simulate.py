@@ -28,8 +28,8 @@ from simulated import Host, LogicalWorker, Settings, rss_mb
 from camworker.ledger import plan as plans
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.schemas import ITEMS
-from camworker.storage.local_files import identity_of_file
-from camworker.storage.store import open_store
+from camworker.storage.local import identity_of_file
+from camworker.storage.uris import open_store
 from jobs.driver.driver import Driver, Outcome
 from jobs.driver.worker_handle import RayWorker
 from jobs.localize.generation_runner import _run_record

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from camworker.ledger.ledger import Ledger, recipe_id
 from camworker.schemas import CamShape, predictions_schema
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 
 CLASSES, SIDE, K, PART = 1000, 7, 5, 4096
 CORNERS = ("xmin", "ymin", "xmax", "ymax")

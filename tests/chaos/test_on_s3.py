@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from camworker.storage.store import S3Store, open_store
+from camworker.storage.uris import open_store
 from chaos.faulty_proxy import READ_TROUBLE, WRITE_TROUBLE, FaultyProxy, faulty_proxy
 from chaos.scene import COUNT, SHARDS, STATUSES, Scene, assert_whole, rows_of
 from support.cli_runner import camworker
@@ -64,7 +64,7 @@ def test_rows_and_figures_are_those_of_local_files(
     assert (done.code, done.json["parts"]) == (0, SHARDS), done.err
     assert_whole(out, undisturbed)
     assert scene.localize(tmp_path / "out").code == 0
-    S3Store(f"s3://{BUCKET}").create("truth.csv", truth.read_bytes())
+    open_store(f"s3://{BUCKET}").create("truth.csv", truth.read_bytes())
     how = ("--truth-classes", "index", "--json")
     there = camworker(
         *("summarize", out, "--truth", f"s3://{BUCKET}/truth.csv", *how), environment=in_s3.environment
@@ -95,7 +95,7 @@ def test_a_store_that_goes_away_leaves_what_can_be_resumed(
 ) -> None:
     out = f"s3://{BUCKET}/gone for a while"
     environment = {**in_s3.environment, "AWS_ENDPOINT_URL": proxy.endpoint}
-    parts = S3Store(out)
+    parts = open_store(out)
 
     def committed() -> dict[str, str]:
         return {entry.key: entry.identity for entry in parts.list("predictions")}

@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from chaos.mishaps import in_processes
 from chaos.scene import Scene
 from support.cli_runner import ENVIRONMENT, camworker, photographs, start

@@ -18,7 +18,7 @@ from camworker.dataset import latest
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.networks import package as weights
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from support.cli_runner import Finished, camworker, photographs
 
 pytestmark = pytest.mark.ray

@@ -7,8 +7,7 @@ import pytest
 
 from camworker.dataset import latest
 from camworker.networks import package as weights
-from camworker.storage import s3
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs.cli import main
 from support.cli_runner import camworker, photographs
 from support.fake_s3 import small_s3
@@ -43,10 +42,11 @@ def remote(local, in_s3):
     """The same in S3."""
     home, _ = local
     root = f"s3://{BUCKET}/a prefix/é #?%41"
+    store = open_store(root)
     for path in home.rglob("*"):
         name = path.relative_to(home).as_posix()
         if path.is_file() and not name.startswith("out/"):
-            s3.create(f"{root}/{name}", path.read_bytes())
+            store.create(name, path.read_bytes())
     done = camworker(*arguments(root), environment=in_s3.environment)
     assert done.code == 0, done.err
     return root, done

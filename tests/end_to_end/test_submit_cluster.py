@@ -14,8 +14,7 @@ from ray.job_submission import JobSubmissionClient
 from ray.util.state import list_actors
 
 from camworker.dataset import latest
-from camworker.storage import s3
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from support.cli_runner import Finished, camworker, photographs, start
 from support.paths import ROOT
 from support.ray_cluster import RunningCluster, ray_cluster
@@ -54,9 +53,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(in_s3: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
     photos = photographs(tmp_path_factory.mktemp("cluster") / "in", IMAGES)
+    store = open_store(INPUT)
     for path in photos.iterdir():
-        s3.create(f"{INPUT}/{path.name}", path.read_bytes())
-    s3.create(f"{BROKEN}/0.jpg", b"no photograph")
+        store.create(path.name, path.read_bytes())
+    open_store(BROKEN).create("0.jpg", b"no photograph")
     with ray_cluster(in_s3.environment) as running:
         yield running
 

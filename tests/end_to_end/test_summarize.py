@@ -15,7 +15,7 @@ import pytest
 
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.metrics.confidence import wilson
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from jobs.cli import main
 from jobs.summarize import tally_parts as tallying
 from support.prediction_rows import FAR, Row, broken, known, part, row

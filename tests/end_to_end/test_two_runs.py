@@ -13,7 +13,7 @@ import pytest
 
 from camworker.dataset import latest
 from camworker.ledger.lease import acquire
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from jobs import cli
 from support.cli_runner import camworker, photographs, start
 from support.fatal_decoder import HANG, install_in_children

@@ -19,7 +19,8 @@ from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS
-from camworker.storage.store import LocalStore, MemoryStore
+from camworker.storage.local import LocalStore
+from camworker.storage.memory import MemoryStore
 from support.export_rows import IDS, NASTY, RECIPE, exported, recipe, stored
 from support.factories import TINY_CLASSES, photograph, run_generation, tiny_package
 

@@ -21,7 +21,7 @@ from camworker.exports.file_names import check_xml_names, distinct_names
 from camworker.exports.provenance import FORMATS
 from camworker.exports.weak_labels import LabelSelection
 from camworker.ledger.ledger import Ledger
-from camworker.storage.store import MemoryStore
+from camworker.storage.memory import MemoryStore
 from support.export_rows import (
     NAMES,
     NASTY,

@@ -10,7 +10,7 @@ from camworker.inference.predictions import FailedPrediction
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS
-from camworker.storage.store import MemoryStore
+from camworker.storage.memory import MemoryStore
 from support.export_rows import HOT, RECIPE, ROWS, commit, known, ledger_of, recipe, seen
 from support.factories import TINY_CLASSES, run_generation, tiny_package
 

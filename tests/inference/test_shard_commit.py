@@ -12,7 +12,7 @@ from camworker.errors import CommitError, MapOverflowError
 from camworker.inference.shard import adopt
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import read_shard
-from camworker.storage.store import MemoryStore
+from camworker.storage.memory import MemoryStore
 from support.factories import plan_of, read, run
 
 RECIPE = "r0123456789ab"

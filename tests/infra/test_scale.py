@@ -12,7 +12,7 @@ from camworker.inference.shard import run_shard
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from support.cli_runner import ENVIRONMENT
 from support.factories import TINY_CLASSES, photograph
 from support.fake_s3 import small_s3

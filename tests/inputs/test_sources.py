@@ -11,7 +11,7 @@ from camworker.errors import Failure, UsageError
 from camworker.inputs.fetch import MAX_FILE_BYTES, NO_TABLES, open_fetchers
 from camworker.inputs.sources import open_source
 from camworker.schemas import ITEMS
-from camworker.storage.store import entry_of
+from camworker.storage.uris import entry_of
 from support.factories import CLASSES, column, items_of, write_table
 
 

@@ -14,7 +14,7 @@ from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from jobs.cli import main
 from support.cli_runner import camworker
 from support.export_rows import recipe

@@ -12,7 +12,6 @@ import pytest
 from camworker.inference.out_of_memory import AdaptiveForward
 from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
-from camworker.storage import s3
 from jobs import json_logs as logs
 from support.factories import photograph, photographs_of, plan_of, run
 
@@ -114,7 +113,6 @@ def test_fewer_images_at_a_time_are_told(tiny_localizer, monkeypatch, lines):
 def test_no_line_holds_a_credential(small, tiny_localizer, ledger, folder, lines, monkeypatch, trouble):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, "Sesame/Open+1")
-    s3.reset_clients()
     small.objects["bucket/in/a.png"] = photograph(0)
     items = open_source("s3://bucket/in", tiny_localizer.package.classes).items
     small.fault = lambda method, name, count: trouble if name.endswith("a.png") else None

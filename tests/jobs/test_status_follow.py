@@ -14,7 +14,7 @@ from camworker.inference.localizer import Localizer
 from camworker.ledger.lease import acquire
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.ledger.plan import write_generation
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from jobs import cli, follow
 from support.cli_runner import start
 from support.factories import photograph, photographs_of, run

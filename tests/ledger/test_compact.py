@@ -17,8 +17,7 @@ from camworker.dataset import latest
 from camworker.errors import CorruptedError, UsageError
 from camworker.ledger import compact as compacting
 from camworker.ledger.compact import compact, row_groups
-from camworker.storage import s3
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs import cli
 from support.factories import photographs_of
 from support.recorded_generation import complete_generation, open_output
@@ -215,19 +214,20 @@ def test_in_s3(in_s3, out, capsys):
     assert run(out, "--to", to) == 2
     assert "exists already" in capsys.readouterr().err
     # What a compaction that was killed has left.
-    s3.create(f"s3://{BUCKET}/half/part-000000.parquet", b"")
+    open_store(f"s3://{BUCKET}/half").create("part-000000.parquet", b"")
     assert run(out, "--to", f"s3://{BUCKET}/half") == 2
     assert "holds objects without _SUCCESS.json: delete them" in capsys.readouterr().err
     # A name that goes on is another place.
     assert run(out, "--to", f"s3://{BUCKET}/hal") == 0
     # Another one that writes there at the same time.
+    race = open_store(f"s3://{BUCKET}/race")
     with pytest.raises(UsageError, match="something else writes there"):
         compact(
             open_output(out),
             f"s3://{BUCKET}/race",
-            on_rows=lambda rows: s3.create(f"s3://{BUCKET}/race/part-000000.parquet", b"theirs"),
+            on_rows=lambda rows: race.create("part-000000.parquet", b"theirs"),
         )
-    assert not open_store(f"s3://{BUCKET}/race").exists("_SUCCESS.json")
+    assert not race.exists("_SUCCESS.json")
 
 
 @pytest.mark.parametrize("to", ["s3://bucket/out", "s3://bucket/out/", "s3://bucket/out/rows"])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from camworker.errors import LeaseHeldError
 from camworker.ledger import lease as leases
 from camworker.ledger.lease import SKEW_SECONDS, LeaseRecord, acquire, is_gone, process_name
-from camworker.storage.store import LocalStore, MemoryStore
+from camworker.storage.local import LocalStore
+from camworker.storage.memory import MemoryStore
 
 RECIPE = "r0123456789ab"
 FOLDER = f"ledger/recipe={RECIPE}/lease"

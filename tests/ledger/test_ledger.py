@@ -7,7 +7,8 @@ import pytest
 
 from camworker.errors import UsageError
 from camworker.ledger.ledger import Ledger, Part, Plan, PlanFile, open_ledger, recipe_id, recipes
-from camworker.storage.store import LocalStore, MemoryStore
+from camworker.storage.local import LocalStore
+from camworker.storage.memory import MemoryStore
 
 RECIPE = "r0123456789ab"
 OTHER = "rba9876543210"

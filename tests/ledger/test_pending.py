@@ -21,7 +21,7 @@ from camworker.ledger.ledger import Part
 from camworker.ledger.pending import find_pending, pending_query, unfinished_shards
 from camworker.ledger.plan import read_shard, write_generation
 from camworker.schemas import ITEMS, PLAN, CamShape, predictions_table
-from camworker.storage.store import MemoryStore
+from camworker.storage.memory import MemoryStore
 from support.factories import ids, make_items
 from support.prediction_rows import WHOLE, row
 from support.row_tables import columns_of

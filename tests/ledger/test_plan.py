@@ -21,7 +21,7 @@ from camworker.ledger.plan import (
     write_generation,
 )
 from camworker.schemas import PLAN, CamShape
-from camworker.storage.store import MemoryStore
+from camworker.storage.memory import MemoryStore
 from support.factories import ids, make_items
 
 RECIPE = "r0123456789ab"

@@ -8,7 +8,7 @@ from camworker.ledger.lease import acquire
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
 from camworker.ledger.progress import ProgressMonitor
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from support.factories import photograph, photographs_of, run, run_generation
 
 pytest_plugins = ["support.s3_fixtures"]

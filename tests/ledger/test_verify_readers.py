@@ -4,7 +4,7 @@ import pytest
 
 from camworker.dataset import latest
 from camworker.errors import CorruptedError
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from jobs import cli
 from support.cli_runner import camworker, photographs
 from support.damage import HOME, PARTS, flip, problems, verify

@@ -10,8 +10,9 @@ from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
 from camworker.networks import package as weights
 from camworker.networks.registry import create_network
-from camworker.storage import s3, s3_boto3
-from camworker.storage.store import S3Store, open_store
+from camworker.storage import s3_boto3
+from camworker.storage.s3 import S3Client, S3Store
+from camworker.storage.uris import entry_of, exists_uri, open_store, read_uri
 from support.seaweedfs import BUCKET
 
 pytest_plugins = ["support.s3_fixtures"]
@@ -34,7 +35,7 @@ def test_create_read_exists(root):
     assert not store.exists("a/b.bin")
     assert store.create("a/b.bin", b"data") is True
     assert store.exists("a/b.bin")
-    assert store.read("a/b.bin") == s3.read(f"{root}/a/b.bin") == b"data"
+    assert store.read("a/b.bin") == read_uri(f"{root}/a/b.bin") == b"data"
     with store.open("a/b.bin") as file:
         assert (file.seek(2), file.read()) == (2, b"ta")
     assert store.create("empty", b"") is True
@@ -44,19 +45,19 @@ def test_create_read_exists(root):
 def test_missing(root):
     store = open_store(root)
     with pytest.raises(FileNotFoundError, match=f"^{root}/nowhere: "):
-        s3.read(f"{root}/nowhere")
-    assert not s3.exists(f"{root}/nowhere")
+        read_uri(f"{root}/nowhere")
+    assert not exists_uri(f"{root}/nowhere")
     with pytest.raises(FileNotFoundError), store.open("nowhere"):
         pass
     assert keys(store) == []
     with pytest.raises(FileNotFoundError):
-        s3.head(f"{root}/nowhere")
+        entry_of(f"{root}/nowhere")
     # A folder is no object.
     store.create("a/b", b"")
     assert not store.exists("a")
     # A bucket that is not there is no missing object but a mistake.
     with pytest.raises(OSError, match=r"^s3://no-such-bucket/a: .*NoSuchBucket") as caught:
-        s3.read("s3://no-such-bucket/a")
+        read_uri("s3://no-such-bucket/a")
     assert not isinstance(caught.value, FileNotFoundError)
     with pytest.raises(UsageError, match="names no bucket"):
         open_store("s3://")
@@ -95,7 +96,7 @@ def test_one_of_sixteen_wins_a_race(root, caplog):
 )
 def test_keys_are_plain_text(real_s3, key):
     folder = f"odd {len(key)}#?%20"
-    store = S3Store(f"s3://{BUCKET}/{folder}")
+    store = S3Store(BUCKET, folder, S3Client())
     assert store.create(key, key.encode())
     assert store.exists(key)
     assert store.read(key) == key.encode()
@@ -162,13 +163,13 @@ def test_a_network_package(root, package, tmp_path):
     # The same two files as in a local folder.
     weights.save(package, tmp_path)
     for name in ("network.json", "weights.safetensors"):
-        assert s3.read(f"{root}/cats and #dogs/{name}") == (tmp_path / name).read_bytes()
+        assert read_uri(f"{root}/cats and #dogs/{name}") == (tmp_path / name).read_bytes()
 
 
 def test_weights_of_a_backbone(root, package, tmp_path):
     state = package.network.model.state_dict()
     torch.save(state, tmp_path / "w.pth")
-    s3.create(f"{root}/w.pth", (tmp_path / "w.pth").read_bytes())
+    open_store(root).create("w.pth", (tmp_path / "w.pth").read_bytes())
     network = weights.build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/w.pth")
     filled = network.model.state_dict()
     assert all(torch.equal(filled[key], state[key]) for key in network.backbone_keys())
@@ -176,16 +177,7 @@ def test_weights_of_a_backbone(root, package, tmp_path):
         weights.build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/nowhere.pth")
 
 
-@pytest.fixture
-def other_settings(monkeypatch):
-    """What a test sets in here is what boto3 finds, and nobody afterwards."""
-    yield monkeypatch
-    monkeypatch.undo()
-    s3.reset_clients()
-
-
 def refusal(network):
-    s3.reset_clients()
     with pytest.raises(NetworkError) as caught:
         weights.load(network)
     message = str(caught.value)
@@ -202,15 +194,15 @@ def refusal(network):
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "Could not connect"),
     ],
 )
-def test_no_entry_and_no_server_are_one_line(root, other_settings, name, value, reason):
-    other_settings.setenv(name, value)
-    other_settings.setattr(s3_boto3, "ATTEMPTS", 1)
+def test_no_entry_and_no_server_are_one_line(root, monkeypatch, name, value, reason):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(s3_boto3, "ATTEMPTS", 1)
     assert re.search(reason, refusal(f"{root}/package"))
 
 
-def test_no_credentials_at_all_are_one_line(root, other_settings, tmp_path):
+def test_no_credentials_at_all_are_one_line(root, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        other_settings.delenv(name)
+        monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
-        other_settings.setenv(name, str(tmp_path / "none"))
+        monkeypatch.setenv(name, str(tmp_path / "none"))
     assert "credentials" in refusal(f"{root}/package")

@@ -1,6 +1,7 @@
 """What goes wrong with S3, done by a small one of our own: bounded retries, lost answers, broken listings."""
 
 import multiprocessing
+import pickle
 import threading
 
 import pyarrow as pa
@@ -9,12 +10,16 @@ import pytest
 from camworker.errors import ChangedError, UsageError
 from camworker.inputs.fetch import open_fetchers, read_file
 from camworker.inputs.sources import open_source
-from camworker.storage import s3, s3_boto3, s3_obstore
-from camworker.storage.probe import require_conditional_writes
-from camworker.storage.store import S3Store, open_store, open_uri, read_uri
+from camworker.storage import s3, s3_boto3
+from camworker.storage.s3 import S3Client, S3Store
+from camworker.storage.s3_obstore import ObstoreClient
+from camworker.storage.store import require_conditional_writes
+from camworker.storage.uris import Connections, entry_of, open_store, open_uri, read_uri
 from support.factories import CLASSES, make_items
 
 pytest_plugins = ["support.s3_fixtures"]
+
+CLIENT = S3Client()  # It connects when the first fixture has set the environment.
 
 DATA = bytes(range(256)) * 200
 # One that obstore names, and one that only boto3 can.
@@ -38,7 +43,7 @@ def asked(small, method="", key=""):
 def test_a_read_is_tried_again(small, key, fault):
     small.objects[f"bucket/{key}"] = DATA
     small.fault = lambda method, name, count: fault if count < 2 else None
-    assert s3.read(f"s3://bucket/{key}") == DATA
+    assert CLIENT.read("bucket", key) == DATA
     assert asked(small, "GET") == 3
 
 
@@ -48,10 +53,10 @@ def test_tries_have_an_end(small, key, fault, monkeypatch):
     small.objects[f"bucket/{key}"] = DATA
     small.fault = lambda method, name, count: fault
     with pytest.raises(OSError, match=r"^s3://bucket/a"):
-        s3.read(f"s3://bucket/{key}")
+        CLIENT.read("bucket", key)
     assert asked(small, "GET") == s3_boto3.ATTEMPTS
     with pytest.raises(OSError, match=r"^s3://bucket/a"):
-        s3.create(f"s3://bucket/{key}", DATA)
+        CLIENT.create("bucket", key, DATA)
     assert asked(small, "PUT") == s3_boto3.ATTEMPTS
 
 
@@ -59,9 +64,9 @@ def test_tries_have_an_end(small, key, fault, monkeypatch):
 @pytest.mark.parametrize("fault", [500, 503, "reset", "lost"])
 def test_a_create_whose_answer_was_lost_is_ours(small, key, fault):
     small.fault = lambda method, name, count: fault if method == "PUT" and count < 1 else None
-    assert s3.create(f"s3://bucket/{key}", DATA) is True
+    assert CLIENT.create("bucket", key, DATA) is True
     assert small.objects == {f"bucket/{key}": DATA}
-    assert s3.create(f"s3://bucket/{key}", b"other") is False
+    assert CLIENT.create("bucket", key, b"other") is False
     assert small.objects == {f"bucket/{key}": DATA}
 
 
@@ -69,33 +74,34 @@ def test_a_create_whose_answer_was_lost_is_ours(small, key, fault):
 def test_a_conflict_says_nothing_yet(small, key):
     """409: another PUT was under way. Where nothing came of it, ours goes through."""
     small.fault = lambda method, name, count: 409 if method == "PUT" and count < 2 else None
-    assert s3.create(f"s3://bucket/{key}", DATA) is True
+    assert CLIENT.create("bucket", key, DATA) is True
     assert small.objects == {f"bucket/{key}": DATA}
     small.fault = lambda method, name, count: 409 if method == "PUT" else None
-    assert s3.create(f"s3://bucket/{key}", b"other") is False
+    assert CLIENT.create("bucket", key, b"other") is False
     small.objects.clear()
     with pytest.raises(OSError, match="refuses to create"):
-        s3.create(f"s3://bucket/{key}", DATA)
+        CLIENT.create("bucket", key, DATA)
 
 
 @pytest.mark.parametrize("key", ODD)
 def test_every_key_is_read_as_it_is(small, key):
-    uri = f"s3://bucket/p/{key}"
-    assert s3.create(uri, key.encode())
+    store = S3Store("bucket", "p", CLIENT)
+    assert store.create(key, key.encode())
     assert small.objects == {f"bucket/p/{key}": key.encode()}
-    assert not s3.create(uri, b"other")
-    assert s3.read(uri, s3.identity_of(s3.head(uri).etag, len(key.encode()))) == key.encode()
-    with s3.open_file(uri) as file:
+    assert not store.create(key, b"other")
+    entry = CLIENT.entry("bucket", f"p/{key}")
+    assert store.read(key, entry.identity) == key.encode()
+    with store.open(key) as file:
         assert (file.read(1), file.read()) == (key.encode()[:1], key.encode()[1:])
-    assert [entry.key for entry in S3Store("s3://bucket/p").list()] == [key]
+    assert [(entry.key, entry.size) for entry in store.list()] == [(key, len(key.encode()))]
+    assert [entry.identity for entry in store.list()] == [entry.identity]
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_what_was_replaced_is_changed(small, key):
     uri = f"s3://bucket/{key}"
     small.objects[f"bucket/{key}"] = DATA
-    found = s3.head(uri)
-    identity = s3.identity_of(found.etag, found.size)
+    identity = entry_of(uri).identity
     assert read_uri(uri, identity) == DATA
     with open_uri(uri, identity) as file:
         assert file.read() == DATA
@@ -115,7 +121,7 @@ def test_what_was_replaced_is_changed(small, key):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_file_is_of_one_version_to_its_end(small, key):
     small.objects[f"bucket/{key}"] = DATA * 10
-    with S3Store("s3://bucket").open(key) as file:
+    with open_store("s3://bucket").open(key) as file:
         assert file.read(10) == DATA[:10]
         small.objects[f"bucket/{key}"] = DATA[::-1] * 10
         file.seek(len(DATA) * 5)
@@ -134,7 +140,7 @@ def test_what_is_too_large_is_not_read(small, key, monkeypatch):
 
 def test_an_empty_object_is_a_file(small):
     small.objects["bucket/empty"] = b""
-    with s3.open_file("s3://bucket/empty") as file:
+    with open_uri("s3://bucket/empty") as file:
         assert (file.read(), file.seek(0, 2)) == (b"", 0)
 
 
@@ -187,9 +193,10 @@ def test_a_store_that_keeps_to_create_only_passes_the_probe(small):
 def test_a_store_that_replaces_is_refused(small):
     small.conditions = False
     for _ in range(2):
-        with pytest.raises(UsageError, match=r"s3://bucket/out replaces .*--single-writer") as caught:
+        with pytest.raises(UsageError, match=r"s3://bucket/out replaces ") as caught:
             require_conditional_writes(open_store("s3://bucket/out"), "s3://bucket/out")
         assert str(caught.value).isprintable()
+        assert caught.value.parameter == "single_writer"
 
 
 @pytest.mark.parametrize("fault", [403, 501, "reset"])
@@ -203,25 +210,26 @@ def test_a_store_that_cannot_be_written_is_refused(small, fault):
 # Processes and threads
 
 
-def _read_in_child(uri, queue):
-    queue.put((s3_obstore.is_usable(), s3.read(uri), s3.create(f"{uri}.new", b"child")))
+def _read_in_child(store, queue):
+    queue.put((ObstoreClient.is_usable(), store.read("a"), store.create("a.new", b"child")))
 
 
 def test_a_forked_child_reads_too(small):
     """obstore's threads do not come along: what waits for them waits for ever."""
     small.objects["bucket/a"] = DATA
-    assert s3.read("s3://bucket/a") == DATA
+    store = open_store("s3://bucket")
+    assert store.read("a") == DATA
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=_read_in_child, args=("s3://bucket/a", queue))
+    child = context.Process(target=_read_in_child, args=(store, queue))
     child.start()
     try:
         assert queue.get(timeout=30) == (False, DATA, True)
     finally:
         child.kill()
         child.join()
-    assert s3_obstore.is_usable()
-    assert s3.read("s3://bucket/a") == DATA
+    assert ObstoreClient.is_usable()
+    assert store.read("a") == DATA
 
 
 def test_bytes_of_s3_come_ahead_of_their_use(small):
@@ -236,3 +244,19 @@ def test_bytes_of_s3_come_ahead_of_their_use(small):
     functions = list(open_fetchers(items, verify=False))
     assert [function() for function in functions] == [b"%d" % n for n in range(8)]
     assert sorted(met) == list(range(8))
+
+
+def test_a_pickled_store_connects_by_itself(small):
+    small.objects["bucket/p/a"] = DATA
+    store = open_store("s3://bucket/p")
+    assert store.read("a") == DATA
+    assert pickle.loads(pickle.dumps(store)).read("a") == DATA
+
+
+def test_stores_share_connections_that_are_passed(small):
+    connections = Connections()
+    one, other = (open_store(f"s3://bucket/{name}", connections) for name in "ab")
+    assert one.create("x", b"1")
+    assert other.create("x", b"2")
+    assert read_uri("s3://bucket/a/x", connections=connections) == b"1"
+    assert one._client is other._client is connections.s3

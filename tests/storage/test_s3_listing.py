@@ -4,14 +4,16 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from camworker.storage import s3
-from camworker.storage.store import open_store
+from camworker.storage.s3 import S3Client
+from camworker.storage.uris import open_store, split_s3_uri
 
 pytest_plugins = ["support.s3_fixtures"]
 
+CLIENT = S3Client()  # It connects when the first fixture has set the environment.
+
 
 def listed(uri):
-    return sorted(found.key for found in s3.list_objects(uri))
+    return sorted(entry.key for entry in CLIENT.list(*split_s3_uri(uri)))
 
 
 def put(small, *keys):

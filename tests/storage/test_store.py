@@ -6,15 +6,9 @@ import os
 import pytest
 
 from camworker.errors import ChangedError, UsageError
-from camworker.storage.store import (
-    LocalStore,
-    MemoryStore,
-    entry_of,
-    local_path,
-    open_store,
-    open_uri,
-    read_uri,
-)
+from camworker.storage.local import LocalStore
+from camworker.storage.memory import MemoryStore
+from camworker.storage.uris import entry_of, local_path, open_store, open_uri, read_uri
 
 # Keys are never parsed as URLs, patterns or shell words.
 ODD_KEYS = [

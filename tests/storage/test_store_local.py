@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 
 
 def keys(store, prefix=""):
@@ -16,7 +16,7 @@ def keys(store, prefix=""):
 
 _RACER = """
 import sys
-from camworker.store import LocalStore
+from camworker.storage.local import LocalStore
 store, me = LocalStore(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -94,7 +94,7 @@ def test_no_draft_is_left(tmp_path):
 def killed(tmp_path):
     """A store whose writer was killed with all bytes written and the name not yet there."""
     code = (
-        "import os, sys, time\nfrom camworker.store import LocalStore\n"
+        "import os, sys, time\nfrom camworker.storage.local import LocalStore\n"
         "os.link = lambda *_: (print('here', flush=True), time.sleep(60))\n"
         "LocalStore(sys.argv[1]).create('target/a', b'data' * 1000)\n"
     )

@@ -6,14 +6,16 @@ import pytest
 
 from camworker.errors import UsageError
 from camworker.inputs.tabular import column_types
-from camworker.storage.locations import (
+from camworker.storage.uris import (
     check_location_form,
     find_outside,
     is_below,
-    split,
-    whole_location,
+    normalize_location,
+    open_store,
+    open_uri,
+    read_uri,
+    split_s3_uri,
 )
-from camworker.storage.store import open_store, open_uri, read_uri
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ from camworker.storage.store import open_store, open_uri, read_uri
 )
 def test_an_uri_is_text(uri, parts):
     check_location_form(uri)
-    assert split(uri) == parts
+    assert split_s3_uri(uri) == parts
 
 
 @pytest.mark.parametrize(
@@ -42,7 +44,7 @@ def test_an_uri_is_text(uri, parts):
         "S3://bucket/key",
     ],
 )
-@pytest.mark.parametrize("use", [check_location_form, whole_location, open_store, read_uri])
+@pytest.mark.parametrize("use", [check_location_form, normalize_location, open_store, read_uri])
 def test_another_scheme_is_refused(location, use):
     with pytest.raises(UsageError, match=r"cannot be read or written: name a local path or s3://bucket/key"):
         use(location)
@@ -62,7 +64,7 @@ def test_another_scheme_is_refused(location, use):
     ],
 )
 def test_credentials_are_refused_and_not_repeated(location):
-    for use in (check_location_form, whole_location, open_store, column_types):
+    for use in (check_location_form, normalize_location, open_store, column_types):
         with pytest.raises(UsageError, match="holds credentials") as caught:
             use(location)
         assert "canary" not in str(caught.value).lower()
@@ -73,14 +75,14 @@ def test_credentials_are_refused_and_not_repeated(location):
     "path", ["photos/a:b.jpg", "/x/http://y", "a?sig=1.jpg", "file:/etc/passwd", "1://a"]
 )
 def test_what_only_looks_like_a_uri_is_a_path(path):
-    assert whole_location(path) == os.path.abspath(path)
+    assert normalize_location(path) == os.path.abspath(path)
 
 
 def test_a_prefix_ends_without_a_slash():
-    assert whole_location("s3://bucket/a/") == "s3://bucket/a"
-    assert whole_location("s3://bucket/") == "s3://bucket"
+    assert normalize_location("s3://bucket/a/") == "s3://bucket/a"
+    assert normalize_location("s3://bucket/") == "s3://bucket"
     with pytest.raises(UsageError, match="names no bucket"):
-        whole_location("s3://")
+        normalize_location("s3://")
 
 
 @pytest.mark.parametrize(

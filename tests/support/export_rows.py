@@ -11,7 +11,7 @@ from camworker.exports.weak_labels import Counts, LabelSelection, labelled_image
 from camworker.inference.predictions import TARGET_BOX_DTYPE, FailedPrediction, Prediction, Target
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS, CamShape
-from camworker.storage.store import MemoryStore
+from camworker.storage.memory import MemoryStore
 from support.row_tables import make_boxes, predictions_table
 
 RECIPE = "r0123456789ab"

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from camworker.inference.shard import run_shard
 from camworker.ledger.ledger import Ledger, recipe_id
 from camworker.ledger.plan import write_generation
-from camworker.storage.store import LocalStore
+from camworker.storage.local import LocalStore
 from support.factories import TINY_CLASSES
 
 RECIPE = {

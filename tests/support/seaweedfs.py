@@ -18,8 +18,6 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from camworker.storage import s3 as camworker_s3
-
 BUCKET = "bucket"
 _KEY, _SECRET = "tester", "a secret of the tests"
 _READY = 60  # seconds; three or four on an idle machine
@@ -92,9 +90,7 @@ def found_by_boto3(environment: dict[str, str]) -> Iterator[None]:
             patch.delenv(name, raising=False)
         for name, value in environment.items():
             patch.setenv(name, value)
-        camworker_s3.reset_clients()
         yield
-    camworker_s3.reset_clients()
 
 
 def _await_bucket(server: Server, process: subprocess.Popen, log: Path) -> None:

@@ -13,7 +13,7 @@ from camworker.metrics.summary import TruthFacts, compute
 from camworker.metrics.tally import EvaluationConfig, Tally
 from camworker.reports.summary_tables import full_summary
 from camworker.schemas import CamShape, predictions_schema
-from camworker.storage.store import open_store
+from camworker.storage.uris import open_store
 from support.factories import TINY_CLASSES, photographs_of, run_generation
 
 HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'

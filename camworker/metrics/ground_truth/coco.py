@@ -20,7 +20,7 @@ from camworker.metrics.ground_truth.annotations import (
     is_pixel,
     strings,
 )
-from camworker.storage.store import open_uri
+from camworker.storage.uris import open_uri
 
 Id = int | str
 

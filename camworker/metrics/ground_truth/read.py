@@ -21,7 +21,8 @@ from camworker.metrics.ground_truth.coco import read_coco
 from camworker.metrics.ground_truth.mask_folder import read_mask_folder
 from camworker.metrics.ground_truth.voc import read_voc
 from camworker.metrics.ground_truth.wsol import IMAGE_IDS, read_wsol
-from camworker.storage.store import LocalStore, local_path
+from camworker.storage.local import LocalStore
+from camworker.storage.uris import local_path
 
 
 def read_annotations(
