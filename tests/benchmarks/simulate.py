@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from PIL import Image
-from simulated import Host, LogicalWorker, Settings, rss_mb
+from simulated_workers import Host, LogicalWorker, Settings, rss_mb
 
 from camworker.ledger import plan as plans
 from camworker.ledger.ledger import Ledger, Plan

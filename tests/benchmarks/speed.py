@@ -18,9 +18,9 @@ from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
 
-from localizing import Run, localize
-from others import grad_cam_loop, ray_data_pipeline, torchcam_loop
-from ours import Ours, peak_memory
+from competitors import grad_cam_loop, ray_data_pipeline, torchcam_loop
+from in_process import InProcess, peak_memory
+from localize_command import Run, localize
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 US, LOCALIZE, NETWORK, DECODING = (
@@ -39,7 +39,7 @@ def main() -> None:
         path.resolve() for path in Path(args.folder).iterdir() if path.suffix.lower() in SUFFIXES
     )
     files = list(islice(cycle(photographs), args.images))
-    ours = Ours(files, args.network, args.weights, args.compile)
+    ours = InProcess(files, args.network, args.weights, args.compile)
     runs: list[Run] = []
     figures: dict[str, list[float]] = {}
     for number in range(args.rounds):
@@ -86,7 +86,7 @@ def arguments() -> argparse.Namespace:
 
 
 def candidates(
-    args: argparse.Namespace, ours: Ours, photographs: list[Path], runs: list[Run]
+    args: argparse.Namespace, ours: InProcess, photographs: list[Path], runs: list[Run]
 ) -> dict[str, Callable[[], float]]:
     """By name what to run in a round, each giving images/s."""
 
@@ -133,7 +133,7 @@ def installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def limit(ours: Ours, figures: dict[str, list[float]]) -> float:
+def limit(ours: InProcess, figures: dict[str, list[float]]) -> float:
     """Of the last round: what cores that do nothing but decode and compute would reach.
 
     On a GPU the network alone: the cores decode beside it.

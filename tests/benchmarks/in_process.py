@@ -22,7 +22,7 @@ from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile
 
 
-class Ours:
+class InProcess:
     """A Localizer as a worker of all this machine's cores would hold it, and the photographs."""
 
     def __init__(self, files: list[Path], network: str, weights_from: str | None, compile: str) -> None:

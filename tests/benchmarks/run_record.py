@@ -1,4 +1,4 @@
-"""What the driver keeps of the shards that are done, and their record: python outcome.py 25000 [250000 ...].
+"""What the driver keeps of the shards that are done, and their record: python run_record.py 25000 [250000 ...].
 
 A process of its own each: MB held for so many results as workers send them, then the bytes of the run record,
 the seconds of processor that it takes, and by how many MB its making raised the peak.
@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Any
 
-from simulated import rss_mb
+from simulated_workers import rss_mb
 
 from camworker.inference.shard import Done
 from camworker.inference.stage_timer import STAGES, StageTimes
