@@ -45,7 +45,7 @@ def photographs(ledger: Ledger, recipe: dict[str, Any], image_ids: Sequence[str]
         here = rows.filter(pc.equal(rows["generation"], generation))
         cams = here["cams"].combine_chunks().to_numpy_ndarray()
         # A photograph that was replaced since would lie: its maps are another picture's.
-        sources = open_fetchers(here, verify=plan.verify, tables=plan.tables)
+        sources = open_fetchers(here, plan.policy)
         for cams_khw, row, fetch in zip(cams, here.drop_columns("cams").to_pylist(), sources, strict=True):
             frame = Frame(row["width"], row["height"], size, preprocessing["resize"])
             data = fetch()

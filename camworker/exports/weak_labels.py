@@ -185,7 +185,7 @@ def _images(
     contents: Iterable[bytes | Failure] = repeat(b"", len(row_M))
     if with_bytes:
         plan = ledger.read_plan(rows["generation"][0].as_py())
-        contents = (fetch() for fetch in open_fetchers(images, verify=plan.verify, tables=plan.tables))
+        contents = (fetch() for fetch in open_fetchers(images, plan.policy))
     end = 0
     for image, row, boxes, data in zip(images.to_pylist(), row_M, boxes_per_row_M, contents, strict=True):
         start, end = end, end + int(boxes)

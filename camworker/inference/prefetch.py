@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final
@@ -13,7 +13,8 @@ from camworker.errors import Failure
 from camworker.images.isolated_decoder import IsolatedDecoder
 from camworker.inference.localizer import Localizer, Received
 from camworker.inference.stage_timer import StageTimer
-from camworker.inputs.fetch import NO_TABLES, Fetcher, open_fetchers
+from camworker.inputs import ReadPolicy
+from camworker.inputs.fetch import Fetcher, open_fetchers
 
 _BATCHES_AHEAD: Final = 3
 
@@ -21,10 +22,9 @@ _BATCHES_AHEAD: Final = 3
 def prepared_batches(
     items: pa.Table,
     localizer: Localizer,
+    policy: ReadPolicy,
     *,
     decoders: int,
-    verify: bool,
-    tables: Mapping[str, str] = NO_TABLES,
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
     stages: StageTimer | None = None,
@@ -75,7 +75,7 @@ def prepared_batches(
 
         ahead: deque[Future[Received]] = deque()
         # Rows of Parquet are read here, as they come; files by whoever prepares them.
-        sources = stages.timed_each("fetch_decode", open_fetchers(items, verify=verify, tables=tables))
+        sources = stages.timed_each("fetch_decode", open_fetchers(items, policy))
         for start in range(0, items.num_rows, size):
             for fetch in sources:
                 ahead.append(pool.submit(prepare_in_turn, fetch))

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from camworker.inference.out_of_memory import AdaptiveForward
 from camworker.inference.predictions import Predictions
 from camworker.inference.prefetch import prepared_batches
 from camworker.inference.stage_timer import StageTimer, StageTimes
-from camworker.inputs.fetch import NO_TABLES
+from camworker.inputs import ReadPolicy
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.ledger.plan import read_shard
 from camworker.schemas import SCHEMA_VERSION, CamShape, predictions_schema, predictions_table
@@ -82,10 +82,9 @@ def run_shard(
     for rows, predictions in localize_items(
         items,
         localizer,
+        plan.policy,
         decoders=decoders,
         streams=streams,
-        verify=plan.verify,
-        tables=plan.tables,
         careful=careful,
         on_image=on_image,
         forward=forward,
@@ -111,11 +110,10 @@ def run_shard(
 def localize_items(
     items: pa.Table,
     localizer: Localizer,
+    policy: ReadPolicy,
     *,
     decoders: int,
-    verify: bool,
     streams: int = 1,
-    tables: Mapping[str, str] = NO_TABLES,
     careful: bool = False,
     on_image: Callable[[], None] = lambda: None,
     forward: AdaptiveForward | None = None,
@@ -133,9 +131,8 @@ def localize_items(
     batches = prepared_batches(
         items,
         localizer,
+        policy,
         decoders=decoders,
-        verify=verify,
-        tables=tables,
         careful=careful,
         on_image=on_image,
         stages=stages,

@@ -1,11 +1,10 @@
 """Items -> the bytes of their images, from files or from rows of Parquet."""
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from camworker.errors import ChangedError, Failure, UsageError
+from camworker.inputs.read_policy import ReadPolicy
 from camworker.storage.parquet import open_parquet
 from camworker.storage.uris import is_s3, open_uri, read_uri
 
@@ -25,24 +25,20 @@ _BYTES_AT_ONCE: Final = 2**23
 # An answer of S3 takes a hundredth of a second to come, in which a core decodes ten images.
 _REQUESTS_AT_ONCE: Final = 32
 
-# No Parquet file whose identity is known.
-NO_TABLES: Final[Mapping[str, str]] = MappingProxyType({})
-
 _REMOVED: Final = Failure("removed", "it is no longer listed")
 
 Fetcher = Callable[[], bytes | Failure]
 
 
-def open_fetchers(
-    items: pa.Table, *, verify: bool, tables: Mapping[str, str] = NO_TABLES
-) -> Iterator[Fetcher]:
+def open_fetchers(items: pa.Table, policy: ReadPolicy) -> Iterator[Fetcher]:
     """For each item, in order, a function that returns its bytes or the Failure that its row becomes.
 
     Local files are read when the function is called, by whatever thread calls it; those in S3 from when
     it is given, by threads of their own, so that whoever takes functions ahead has their bytes ahead.
     Rows of Parquet files are read ahead, a few dozen at a time, from the row groups that hold them. An
-    item is "changed" when its file no longer has the planned identity: the item's own with verify, the
-    table's in tables. One without an identity is "removed", and nothing is read.
+    item is "changed" when its file no longer has the planned identity: the item's own with
+    policy.check_identity, the table's in policy.tables. One without an identity is "removed", and nothing
+    is read.
     """
     rows = items.select(["uri", "source_row", "identity"]).to_pylist()
     requests = ThreadPoolExecutor(_REQUESTS_AT_ONCE)
@@ -52,10 +48,10 @@ def open_fetchers(
                 yield from (partial(_value, _REMOVED) for _ in group)
                 continue
             if in_table:
-                yield from _table_fetches(uri, [row["source_row"] for row in group], tables.get(uri))
+                yield from _table_fetches(uri, [row["source_row"] for row in group], policy.tables.get(uri))
                 continue
             for row in group:
-                read = partial(read_file, uri, row["identity"] if verify else None)
+                read = partial(read_file, uri, row["identity"] if policy.check_identity else None)
                 yield requests.submit(read).result if is_s3(uri) else read
     except GeneratorExit:
         requests.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest

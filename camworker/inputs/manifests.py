@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
+from camworker.images.formats import IMAGE_EXTENSIONS
 from camworker.inputs.fetch import bytes_column
 from camworker.inputs.image_labels import label_lists, no_labels, one_chunk
 from camworker.inputs.tabular import column_batches, column_types, parquet_rows
@@ -33,48 +34,53 @@ _FLAGS: Final = {"is_latest": True, "is_delete_marker": False}
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was asked for, of all tables of an input.
+class TableOptions:
+    """How the tables of an input are read.
 
-    roots: absolute folders; a manifest's local URIs lie in one of these. suffixes: of an inventory's
-    objects, those whose keys end so (in small letters) are images.
+    Attributes:
+        classes: Classes of the network, to look up labels by name.
+        id_column: Column that holds image ids; None takes image_id, id or uri.
+        identity_column: Column that holds the identities of the images; None derives them from the files.
+        roots: Absolute folders in which a manifest may name local files.
     """
 
     classes: Classes
     id_column: str | None
     identity_column: str | None
-    roots: Sequence[str]
-    suffixes: tuple[str, ...]
+    roots: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What holds of one table's items.
+    """What holds for all items of one table.
 
-    verifiable: their identities are those of S3's objects. holds_images: their bytes are in the table.
+    Attributes:
+        identities_are_checkable: Whether identities are those of the files (ETags of S3), so that a reader
+            can tell that a file was replaced.
+        holds_images: Whether the table holds the bytes of the images.
     """
 
-    verifiable: bool
+    identities_are_checkable: bool
     holds_images: bool
 
 
-def list_table(entry: Entry, asked: Asked, write: Callable[[pa.Table], None]) -> TableFacts:
+def list_table(entry: Entry, options: TableOptions, write: Callable[[pa.Table], None]) -> TableFacts:
     """Give the items (schema ITEMS) of one Parquet or CSV file to write, some ten thousand at a time.
 
     entry.key: where it is. Raises UsageError for a missing column, an empty value, a URI that lies where
     it may not.
     """
-    columns = _columns(entry.key, asked)
-    rows, listed, verifiable = parquet_rows(entry.key) if columns.holds_images else 0, 0, columns.has_etag
+    columns = _columns(entry.key, options)
+    rows, listed, checkable = parquet_rows(entry.key) if columns.holds_images else 0, 0, columns.has_etag
     for table in column_batches(entry.key, columns.needed, text=columns.text):
         if columns.inventory:
-            table = _images_of_inventory(table, asked.suffixes, columns.flags)
-        items = _items(table, columns, asked, entry, listed, rows)
+            table = _images_of_inventory(table, columns.flags)
+        items = _items(table, columns, options, entry, listed, rows)
         # Of local files nobody knows an ETag.
-        verifiable = verifiable and bool(pc.all(pc.starts_with(items["uri"], S3_SCHEME)).as_py())
+        checkable = checkable and bool(pc.all(pc.starts_with(items["uri"], S3_SCHEME)).as_py())
         write(items)
         listed += items.num_rows
-    return TableFacts(verifiable and asked.identity_column is None, columns.holds_images)
+    return TableFacts(checkable and options.identity_column is None, columns.holds_images)
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,14 @@ class _Columns:
         return [*self.text, *(["label"] if self.labelled else []), *self.flags]
 
 
-def _columns(path: str, asked: Asked) -> _Columns:
+def _columns(path: str, options: TableOptions) -> _Columns:
     have = column_types(path)
     holds_images = not path.lower().endswith(".csv") and bytes_column(have.get("image")) is not None
     inventory = not holds_images and "uri" not in have and have.keys() >= _INVENTORY
     if not (holds_images or inventory or "uri" in have):
         image = f"'image' holds no bytes but {have['image']}" if "image" in have else "there is no 'image'"
         raise UsageError(f"{path} needs a column 'image' (bytes) or 'uri': {image}; it has {', '.join(have)}")
-    ids = asked.id_column or next((name for name in ("image_id", "id") if name in have), None)
+    ids = options.id_column or next((name for name in ("image_id", "id") if name in have), None)
     if ids is None and holds_images:
         raise UsageError(f"{path} has no column 'image_id' or 'id': name one with --id-column")
     etag = "e_tag" if inventory else "etag"
@@ -110,7 +116,7 @@ def _columns(path: str, asked: Asked) -> _Columns:
     text = {
         *([ids] if ids else []),
         *(_INVENTORY if inventory else [] if holds_images else ["uri"]),
-        *([asked.identity_column] if asked.identity_column else []),
+        *([options.identity_column] if options.identity_column else []),
         *([etag, "size"] if has_etag else []),
     }
     labelled = "label" in have and "label" not in text
@@ -118,7 +124,9 @@ def _columns(path: str, asked: Asked) -> _Columns:
     return _Columns(ids, sorted(text), flags, labelled, holds_images, inventory, etag, has_etag)
 
 
-def _items(table: pa.Table, columns: _Columns, asked: Asked, entry: Entry, first: int, rows: int) -> pa.Table:
+def _items(
+    table: pa.Table, columns: _Columns, options: TableOptions, entry: Entry, first: int, rows: int
+) -> pa.Table:
     """Items of a piece of a table. first: the place of its first row; rows: of the whole, with images."""
     path, count = entry.key, table.num_rows
     for name in columns.text:
@@ -132,25 +140,25 @@ def _items(table: pa.Table, columns: _Columns, asked: Asked, entry: Entry, first
         identity = pc.binary_join_element_wise(entry.identity, places.cast(pa.string()), "#")
         sizes = pa.repeat(entry.size // max(rows, 1), count)
     else:
-        uris = _whole_uris(path, table["uri"], asked.roots, first)
+        uris = _whole_uris(path, table["uri"], options.roots, first)
         source_rows, identity = pa.nulls(count, pa.int64()), table["uri"]
         if columns.has_etag:
             etags = pc.utf8_trim(table[columns.etag], '"')
             identity = pc.binary_join_element_wise(etags, table["size"], "-")
             sizes = _whole_numbers(table["size"], path)
-    if asked.identity_column:
-        identity = table[asked.identity_column]
-    labels = label_lists(table["label"], asked.classes, path) if columns.labelled else no_labels(count)
+    if options.identity_column:
+        identity = table[options.identity_column]
+    labels = label_lists(table["label"], options.classes, path) if columns.labelled else no_labels(count)
     found = [table[columns.ids or "uri"], uris, source_rows, identity, labels, sizes]
     return pa.table([one_chunk(column) for column in found], schema=ITEMS)
 
 
-def _images_of_inventory(table: pa.Table, suffixes: tuple[str, ...], flags: Sequence[str]) -> pa.Table:
+def _images_of_inventory(table: pa.Table, flags: Sequence[str]) -> pa.Table:
     """The current objects that are images by their names, with a column uri."""
     names = pc.utf8_lower(table["key"])
     wanted = pa.array(np.zeros(table.num_rows, bool))
-    for suffix in suffixes:
-        wanted = pc.or_(wanted, one_chunk(pc.ends_with(names, suffix)))
+    for extension in IMAGE_EXTENSIONS:
+        wanted = pc.or_(wanted, one_chunk(pc.ends_with(names, extension)))
     for name in flags:
         wanted = pc.and_(wanted, one_chunk(pc.equal(table[name], _FLAGS[name])))
     table = table.filter(wanted)

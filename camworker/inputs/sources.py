@@ -2,12 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Generic, TypeVar
 
 import pyarrow as pa
 
@@ -17,7 +17,8 @@ from camworker.images.formats import IMAGE_EXTENSIONS
 from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter
 from camworker.inputs.image_labels import no_labels
 from camworker.inputs.item_queries import by_image_id, concatenate, refuse_duplicates, with_labels
-from camworker.inputs.manifests import Asked, TableFacts, list_table
+from camworker.inputs.manifests import TableFacts, TableOptions, list_table
+from camworker.inputs.read_policy import ReadPolicy
 from camworker.schemas import ITEMS
 from camworker.storage.store import Entry
 from camworker.storage.uris import (
@@ -35,33 +36,48 @@ _TABLES_AT_ONCE: Final = 8
 _ENTRIES_AT_ONCE: Final = 65_536
 
 
-@dataclass(frozen=True)
-class ItemListing:
-    """Items in listing order, of a prefix in S3 by image_id, in a file: there may be millions.
+Items = TypeVar("Items", pa.Table, ItemsFile)
 
-    verifiable: identities are the files' own, so that a reader can tell one that has changed; not so
-    where a table names them. tables: Parquet files that hold images -> the file's own identity.
+
+@dataclass(frozen=True)
+class ItemListing(Generic[Items]):
+    """The items of an input.
+
+    Attributes:
+        items: Items (schema ITEMS): a table, or a scratch file where there may be millions of them. Local
+            files and tables are in listing order, objects of S3 in the order of their image ids.
+        policy: How the files of the items are read. Its tables are the Parquet files of the input that hold
+            images.
     """
 
-    items: ItemsFile
-    verifiable: bool
-    tables: dict[str, str] = field(default_factory=dict)
+    items: Items
+    policy: ReadPolicy
 
 
-@dataclass(frozen=True)
-class Source:
-    """A ItemListing whose items (schema ITEMS) are few enough for memory."""
+def open_source(
+    location: str,
+    classes: Classes,
+    *,
+    image_labels: str | None = None,
+    id_column: str | None = None,
+    identity_column: str | None = None,
+    policy: ReadPolicy = ReadPolicy(),
+) -> ItemListing[pa.Table]:
+    """List the items at a location as a table in memory.
 
-    items: pa.Table
-    verifiable: bool
-    tables: dict[str, str] = field(default_factory=dict)
-
-
-def open_source(location: str, classes: Classes, **options: Any) -> Source:
-    """The items at location, all in memory; options, and what is raised: as of list_source."""
+    The arguments and errors are those of `list_source`.
+    """
     with tempfile.TemporaryDirectory(prefix="camworker-") as folder:
-        listing = list_source(location, classes, Path(folder), **options)
-        return Source(listing.items.read(), listing.verifiable, listing.tables)
+        listing = list_source(
+            location,
+            classes,
+            Path(folder),
+            image_labels=image_labels,
+            id_column=id_column,
+            identity_column=identity_column,
+            policy=policy,
+        )
+        return ItemListing(listing.items.read(), listing.policy)
 
 
 def list_source(
@@ -73,21 +89,34 @@ def list_source(
     id_column: str | None = None,
     identity_column: str | None = None,
     leave_out: str | None = None,
-    roots: Sequence[str] = (),
-) -> ItemListing:
-    """List what there is at location: images, Parquet, or a manifest (CSV or Parquet), local or s3://.
+    policy: ReadPolicy = ReadPolicy(),
+) -> ItemListing[ItemsFile]:
+    """List the items at a location.
 
-    scratch: a folder for the items, and for what it takes to find them. image_labels: a Parquet or CSV file
-    of image_id and label. leave_out: an absolute path or s3:// prefix below which nothing is listed, for an
-    output that lies inside its input. roots: local folders beside location's own that a manifest's URIs may
-    name files in. Raises UsageError for what cannot be planned: nothing there, a missing column, an id
-    twice, a label that classes lacks, a listing that broke off.
+    Args:
+        location: A folder or an s3:// prefix with images or with Parquet files that hold images, one such
+            Parquet file, or a manifest of image URIs (CSV or Parquet).
+        classes: Classes of the network, to look up labels by name.
+        scratch: Folder for temporary files; the items are returned in a file in this folder.
+        image_labels: Parquet or CSV file with columns image_id and label, added to the labels of the items.
+        id_column: Column of a table that holds image ids; by default image_id, id or uri.
+        identity_column: Column of a table that holds the identities of the images; by default they are
+            derived from the files.
+        leave_out: Absolute path or s3:// prefix below which nothing is listed, for an output that lies inside
+            its input.
+        policy: `roots` are further local folders in which a manifest may name files.
+
+    Returns:
+        The items and a policy for reading them, which checks identities only where they can be checked.
+
+    Raises:
+        UsageError: The location holds no images, a column is missing, an image id occurs twice, a label is
+            not among the classes, or the listing broke off.
     """
     path = check_location(location)
-    folders = [os.path.abspath(root) for root in roots]
-    asked = Asked(classes, id_column, identity_column, folders, IMAGE_EXTENSIONS)
+    options = TableOptions(classes, id_column, identity_column, tuple(map(os.path.abspath, policy.roots)))
     try:
-        listing = _list(path, location, asked, leave_out, scratch)
+        listing = _list(path, location, options, leave_out, scratch)
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise UsageError(
@@ -96,7 +125,7 @@ def list_source(
     refuse_duplicates(listing.items, location)
     if image_labels:
         listing = replace(listing, items=with_labels(listing.items, image_labels, classes))
-    return listing
+    return replace(listing, policy=replace(listing.policy, roots=policy.roots))
 
 
 def check_location(location: str) -> str:
@@ -115,19 +144,21 @@ def check_location(location: str) -> str:
     return path
 
 
-def _list(path: str, location: str, asked: Asked, leave_out: str | None, scratch: Path) -> ItemListing:
+def _list(
+    path: str, location: str, options: TableOptions, leave_out: str | None, scratch: Path
+) -> ItemListing[ItemsFile]:
     if entry := _one_file(path, location):
-        return _rows_of_tables([entry], os.path.dirname(path), asked, scratch)
+        return _rows_of_tables([entry], os.path.dirname(path), options, scratch)
     images, tables = _files_below(path, leave_out, scratch)
-    if images.count and (asked.id_column or asked.identity_column):
+    if images.count and (options.id_column or options.identity_column):
         raise UsageError(
             f"{location} is a folder of images: --id-column and --identity-column are for tables"
         )
     if images.count:
         # In S3 no order is promised.
-        return ItemListing(by_image_id(images) if is_s3(path) else images, verifiable=True)
+        return ItemListing(by_image_id(images) if is_s3(path) else images, ReadPolicy())
     if tables:
-        return _rows_of_tables(tables, path, asked, scratch)
+        return _rows_of_tables(tables, path, options, scratch)
     raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_EXTENSIONS)}) nor .parquet files")
 
 
@@ -188,25 +219,26 @@ def _items_of_images(path: str, images: list[Entry]) -> pa.Table:
     )
 
 
-def _rows_of_tables(entries: list[Entry], folder: str, asked: Asked, scratch: Path) -> ItemListing:
+def _rows_of_tables(
+    entries: list[Entry], folder: str, options: TableOptions, scratch: Path
+) -> ItemListing[ItemsFile]:
     """All rows of tables that lie in folder, which URIs may name files in."""
     if not is_s3(folder):
-        asked = replace(asked, roots=[folder, *asked.roots])
+        options = replace(options, roots=(folder, *options.roots))
     pieces = [ItemsFile(scratch / f"table-{number:06d}.parquet") for number in range(len(entries))]
 
     def list_one(entry: Entry, piece: ItemsFile) -> TableFacts:
         with TableWriter(piece.path, ITEMS) as writer:
-            return list_table(entry, asked, writer.write)
+            return list_table(entry, options, writer.write)
 
     with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
         facts = list(pool.map(list_one, entries, pieces))
-    return ItemListing(
-        concatenate(pieces),
-        verifiable=all(table.verifiable for table in facts),
-        # The table's identity stands for its rows', so that the rows' own need no check.
+    policy = ReadPolicy(
+        check_identity=all(table.identities_are_checkable for table in facts),
         tables={
             entry.key: entry.identity
             for entry, table in zip(entries, facts, strict=True)
             if table.holds_images
         },
     )
+    return ItemListing(concatenate(pieces), policy)

@@ -10,10 +10,11 @@ OUT/ledger/recipe=R/run-GGGG.json                   written last: the generation
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from camworker.errors import UsageError
+from camworker.inputs import ReadPolicy
 from camworker.storage.store import Store
 
 _PLAN: Final = re.compile(r"plan-(\d{4})\.json")
@@ -35,15 +36,15 @@ class PlanFile:
 class Plan:
     """A committed generation.
 
-    verify: the items' identities are those of their files, and can be checked when these are read.
-    tables: Parquet files that hold images -> the file's identity when it was planned.
+    Attributes:
+        policy: How the files of the items are read. Its roots are not recorded: they were enforced when the
+            items were listed.
     """
 
     recipe: str
     generation: int
     files: tuple[PlanFile, ...]
-    verify: bool
-    tables: dict[str, str] = field(default_factory=dict)
+    policy: ReadPolicy
 
     @property
     def items(self) -> int:
@@ -113,13 +114,23 @@ class Ledger:
 
     def commit_plan(self, plan: Plan) -> bool:
         """Make plan its generation's. False if another planner was first: read_plan gives theirs."""
-        record = {**asdict(plan), "items": plan.items, "shards": plan.shards, "hash": plan.hash}
+        record = {
+            "recipe": plan.recipe,
+            "generation": plan.generation,
+            "files": [asdict(file) for file in plan.files],
+            "verify": plan.policy.check_identity,
+            "tables": dict(plan.policy.tables),
+            "items": plan.items,
+            "shards": plan.shards,
+            "hash": plan.hash,
+        }
         return self.store.create(f"{self._home}/plan-{plan.generation:04d}.json", _json(record))
 
     def read_plan(self, generation: int) -> Plan:
         record = json.loads(self.store.read(f"{self._home}/plan-{generation:04d}.json"))
         files = (PlanFile(**{**file, "rows": tuple(file["rows"])}) for file in record["files"])
-        return Plan(record["recipe"], record["generation"], tuple(files), record["verify"], record["tables"])
+        policy = ReadPolicy(record["verify"], tables=record["tables"])
+        return Plan(record["recipe"], record["generation"], tuple(files), policy)
 
     def commit_run(self, generation: int, record: dict[str, Any]) -> bool:
         """Declare a generation complete. False if somebody has already."""

@@ -2,9 +2,8 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.errors import CommitError, UsageError
+from camworker.inputs import ReadPolicy
 from camworker.ledger.ledger import Ledger, Plan, PlanFile
 from camworker.schemas import ITEMS, PLAN, SCHEMA_VERSION, CamShape
 from camworker.storage.parquet import open_parquet
@@ -53,13 +53,11 @@ def write_generation(
     generation: int,
     items: pa.Table | Iterable[pa.Table],
     size: int,
-    *,
-    verify: bool,
-    tables: Mapping[str, str] = MappingProxyType({}),
+    policy: ReadPolicy,
 ) -> Plan:
     """Cut items (schema ITEMS, whole or in pieces) into shards of size and commit them as a generation.
 
-    verify, tables: as in Plan. Of items in pieces a plan file is in memory at a time. Returns the
+    policy: how the items' files are read. Of items in pieces a plan file is in memory at a time. Returns the
     generation's plan, which is another planner's when that one was first.
     """
     shards = _shards([items] if isinstance(items, pa.Table) else items, size)
@@ -75,7 +73,7 @@ def write_generation(
         files.append(PlanFile(key, hashlib.sha256(data).hexdigest(), first_shard, rows))
         number += 1
         first_shard += len(rows)
-    plan = Plan(ledger.recipe, generation, tuple(files), verify, dict(tables))
+    plan = Plan(ledger.recipe, generation, tuple(files), policy)
     return plan if ledger.commit_plan(plan) else ledger.read_plan(generation)
 
 

@@ -1,7 +1,7 @@
 """Batches to learn from: images read, decoded and augmented in processes of their own, seeded one by one."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from camworker.errors import Failure
 from camworker.frame import Frame
 from camworker.images.decode import decode, network_input
+from camworker.inputs import ReadPolicy
 from camworker.inputs.fetch import open_fetchers, read_file
 from camworker.schemas import ITEMS
 
@@ -128,7 +129,7 @@ def training_batches(
     return loader, order
 
 
-def unpack(items: pa.Table, folder: str, tables: Mapping[str, str]) -> pa.Table:
+def unpack(items: pa.Table, folder: str, policy: ReadPolicy) -> pa.Table:
     """Write images that lie inside Parquet into files of a folder, and return items that name these.
 
     What is read in any order, epoch after epoch, has to be found without reading a row group each time.
@@ -142,7 +143,7 @@ def unpack(items: pa.Table, folder: str, tables: Mapping[str, str]) -> pa.Table:
     order = items.select(["uri", "source_row"]).append_column("row", pa.array(np.arange(len(uris))))
     rows = order.filter(pa.array(inside)).sort_by([("uri", "ascending"), ("source_row", "ascending")])
     places = rows["row"].to_numpy()
-    sources = open_fetchers(items.take(pa.array(places)), verify=False, tables=tables)
+    sources = open_fetchers(items.take(pa.array(places)), policy)
     for row, fetch in zip(places.tolist(), sources, strict=True):
         data = fetch()
         uris[row] = os.path.join(folder, f"{row:09d}")

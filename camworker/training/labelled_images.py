@@ -3,7 +3,6 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from camworker.classes import Classes
 from camworker.errors import UsageError
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import sample_hash
-from camworker.inputs.sources import Source, check_location, open_source
+from camworker.inputs.sources import ItemListing, check_location, open_source
 from camworker.inputs.tabular import column_types, read_columns
 from camworker.schemas import ITEMS
 from camworker.storage.local import LocalStore
@@ -27,9 +27,9 @@ _LABELS: Final = ITEMS.get_field_index("labels")
 
 @dataclass(frozen=True)
 class Examples:
-    """Images with labels (source.items, schema ITEMS). unlabelled: how many had none and were left out."""
+    """Images with labels (listing.items, schema ITEMS). unlabelled: how many had none and were left out."""
 
-    source: Source
+    listing: ItemListing[pa.Table]
     classes: Classes
     unlabelled: int
 
@@ -41,14 +41,14 @@ def read_examples(
     image_labels: str | None = None,
     id_column: str | None = None,
     multi_label: bool = False,
-    roots: Sequence[str] = (),
+    policy: ReadPolicy = ReadPolicy(),
 ) -> Examples:
     """Read labelled images: a folder for each class, or a table or folder with labels beside it.
 
     Labels are those of image_labels (Parquet or CSV: image_id, label), else of the table's column
     label, else the first folder of an image's path. class_names: a text file, a name a line, in label
     order; default the sorted distinct labels (of integers: Hugging Face's names, or the numbers).
-    roots: as open_source takes them. Raises UsageError for what cannot be learnt from: no labels, one
+    policy: as open_source takes it. Raises UsageError for what cannot be learnt from: no labels, one
     class, several labels where one is expected.
     """
     path = check_location(location)
@@ -56,22 +56,24 @@ def read_examples(
     folders = image_labels is None and not any("label" in column_types(table) for table in tables)
     classes = read_class_names(class_names) if class_names else None
     if folders:
-        items = open_source(location, classes or Classes(("none",)), id_column=id_column, roots=roots)
-        source, classes = _labelled_by_folder(items, classes, location)
+        items = open_source(location, classes or Classes(("none",)), id_column=id_column, policy=policy)
+        listing, classes = _labelled_by_folder(items, classes, location)
     else:
         classes = classes or _classes_of([image_labels] if image_labels else tables)
-        source = open_source(location, classes, image_labels=image_labels, id_column=id_column, roots=roots)
+        listing = open_source(
+            location, classes, image_labels=image_labels, id_column=id_column, policy=policy
+        )
     if len(classes) < 2 and not multi_label:
         raise UsageError(f"{location} has one class, {classes.names[0]!r}: a network learns from two or more")
-    counts = pc.list_value_length(source.items["labels"]).to_numpy()
+    counts = pc.list_value_length(listing.items["labels"]).to_numpy()
     if not multi_label:
         if (counts > 1).any():
-            twice = source.items["image_id"][int((counts > 1).argmax())].as_py()
+            twice = listing.items["image_id"][int((counts > 1).argmax())].as_py()
             raise UsageError(f"{twice!r} has {counts.max()} labels: --multi-label learns from several")
-        source = replace(source, items=source.items.filter(pa.array(counts == 1)))
+        listing = replace(listing, items=listing.items.filter(pa.array(counts == 1)))
     if not counts.any():
         raise UsageError(f"{location}: no image has a label")
-    return Examples(source, classes, int((counts == 0).sum()) if not multi_label else 0)
+    return Examples(listing, classes, int((counts == 0).sum()) if not multi_label else 0)
 
 
 def read_class_names(path: str) -> Classes:
@@ -123,9 +125,11 @@ def _parquet_below(path: str) -> list[str]:
     return [key for key in keys if key.lower().endswith(".parquet")]
 
 
-def _labelled_by_folder(source: Source, classes: Classes | None, location: str) -> tuple[Source, Classes]:
-    image_ids = source.items["image_id"].to_pylist()
-    if source.tables or any("/" not in image_id for image_id in image_ids):
+def _labelled_by_folder(
+    listing: ItemListing[pa.Table], classes: Classes | None, location: str
+) -> tuple[ItemListing[pa.Table], Classes]:
+    image_ids = listing.items["image_id"].to_pylist()
+    if listing.policy.tables or any("/" not in image_id for image_id in image_ids):
         raise UsageError(
             f"{location} has no labels: a folder for each class, a column 'label' or --image-labels is needed"
         )
@@ -133,7 +137,7 @@ def _labelled_by_folder(source: Source, classes: Classes | None, location: str) 
     classes = classes or Classes(tuple(sorted(set(folders))))
     indices = classes.indices(pa.array(folders), f"{location}, folders")
     labels = pa.array([[index] for index in indices], ITEMS.field("labels").type)
-    return replace(source, items=source.items.set_column(_LABELS, ITEMS.field(_LABELS), labels)), classes
+    return replace(listing, items=listing.items.set_column(_LABELS, ITEMS.field(_LABELS), labels)), classes
 
 
 def _classes_of(tables: list[str]) -> Classes:

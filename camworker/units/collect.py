@@ -1,7 +1,7 @@
 """A pass over items: what excites some units of a network most. Where it runs is not its business."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -14,7 +14,7 @@ from camworker.errors import Failure
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.localizer import Localizer
 from camworker.inference.prefetch import prepared_batches
-from camworker.inputs.fetch import NO_TABLES
+from camworker.inputs import ReadPolicy
 from camworker.units.top_activations import PEAK, Excited, TopActivations
 
 
@@ -23,24 +23,21 @@ def collect_top_activations(
     localizer: Localizer,
     units_U: NDArray[np.integer],
     count: int,
+    policy: ReadPolicy,
     *,
     decoders: int,
-    verify: bool,
-    tables: Mapping[str, str] = NO_TABLES,
     on_batch: Callable[[Sequence[str]], None] = lambda statuses: None,
     careful: bool = False,
 ) -> Excited:
     """The count images of items that excite each of these units most.
 
     items: image_id, uri, source_row, identity, and number (int64, distinct), by which peaks name
-    images. decoders, verify, tables, careful: as in prepared_batches. on_batch is told of statuses.
+    images. policy, decoders, careful: as in prepared_batches. on_batch is told of statuses.
     """
     excitations = TopActivations.none(len(units_U), count)
     images = Counter[str]()
     seen_K = np.zeros(len(localizer.package.classes), np.int64)
-    batches = prepared_batches(
-        items, localizer, decoders=decoders, verify=verify, tables=tables, careful=careful
-    )
+    batches = prepared_batches(items, localizer, policy, decoders=decoders, careful=careful)
     with closing(batches):
         for rows, received in batches:
             batch = localizer.prepare_together(received)

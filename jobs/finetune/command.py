@@ -88,6 +88,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     store = open_store(args.output)
     _refuse_overwriting(args, store)
 
+    from camworker.inputs import ReadPolicy
     from camworker.training.labelled_images import held_back, manifest, read_examples
 
     examples = read_examples(
@@ -96,12 +97,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         image_labels=args.image_labels,
         id_column=args.id_column,
         multi_label=args.multi_label,
-        roots=args.local_root,
+        policy=ReadPolicy(roots=tuple(args.local_root)),
     )
 
     from jobs.finetune.config import build_config  # torch comes with it
 
-    held = held_back(examples.source.items, args.validation, args.seed)
+    held = held_back(examples.listing.items, args.validation, args.seed)
     course = build_config(args, examples, held)
     settings = _settings(args, course)
     _remember(store, settings, resume=args.resume)

@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from camworker.errors import UsageError
+from camworker.inputs import ReadPolicy
 from camworker.metrics.ground_truth.truth import read_truth
 from camworker.networks import package as weights
 from camworker.networks.gap import Preprocessing, check_gap_head
@@ -34,7 +35,7 @@ class FinetuneConfig:
     training: pa.Table
     held_back: pa.Table
     boxes: list[TrueBoxes]
-    tables: dict[str, str]
+    policy: ReadPolicy
 
 
 def build_config(args: argparse.Namespace, examples: Examples, held: NDArray[np.bool_]) -> FinetuneConfig:
@@ -53,7 +54,7 @@ def build_config(args: argparse.Namespace, examples: Examples, held: NDArray[np.
     if args.input_size:
         preprocessing = replace(preprocessing, input_size=args.input_size)
     check_gap_head(network, preprocessing.input_size)
-    items = examples.source.items
+    items = examples.listing.items
     training, held_items = items.filter(pa.array(~held)), items.filter(pa.array(held))
     return FinetuneConfig(
         network=args.network,
@@ -75,7 +76,7 @@ def build_config(args: argparse.Namespace, examples: Examples, held: NDArray[np.
         training=training,
         held_back=held_items,
         boxes=_true_boxes(args, examples, held_items),
-        tables=examples.source.tables,
+        policy=examples.listing.policy,
     )
 
 

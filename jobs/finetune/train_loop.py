@@ -59,7 +59,7 @@ def train_worker(config: dict[str, Any]) -> None:
             os.mkdir(folder := os.path.join(scratch, name))
             loaders.append(
                 training_batches(
-                    unpack(items, folder, course.tables),
+                    unpack(items, folder, course.policy),
                     course.classes,
                     size,
                     how.batch_size,

@@ -102,7 +102,7 @@ class _Request:
 
     settings: "WorkerSettings"
     recipe: dict[str, Any]
-    listing: "ItemListing"
+    listing: "ItemListing[ItemsFile]"
     cam_shape: "CamShape"
 
 
@@ -168,6 +168,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
 
 def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     """Check all that was asked for. Raises UsageError."""
+    from camworker.inputs import ReadPolicy
     from camworker.inputs.sources import check_location, list_source
 
     check_location(args.input)  # before seconds go into importing torch
@@ -191,7 +192,7 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
         id_column=args.id_column,
         identity_column=args.identity_column,
         leave_out=out,
-        roots=args.local_root,
+        policy=ReadPolicy(roots=tuple(args.local_root)),
     )
     items = select_items(listing.items, limit=args.limit, sample=args.sample, seed=args.seed)
     found = measure(items)
@@ -267,10 +268,7 @@ def _work(
         size = choose_shard_size(
             found.count, workers.count, row_bytes(found.labels, request.cam_shape), args.shard_size
         )
-        listing = request.listing
-        plan = write_generation(
-            ledger, number, new.batches(), size, verify=listing.verifiable, tables=listing.tables
-        )
+        plan = write_generation(ledger, number, new.batches(), size, request.listing.policy)
         release_memory()
         done = runner.complete(plan) and done
         # Nothing, unless another run won the race to plan, and planned less.

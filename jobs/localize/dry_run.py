@@ -9,6 +9,7 @@ from jobs.localize.worker import WorkerSettings, start
 from jobs.ray_cluster import Workers
 
 if TYPE_CHECKING:
+    from camworker.inputs.duckdb_scratch import ItemsFile
     from camworker.inputs.item_queries import ItemStats
     from camworker.inputs.sources import ItemListing
 
@@ -19,7 +20,7 @@ _BATCHES: Final = 16
 def dry_run(
     console: Console,
     settings: WorkerSettings,
-    pending: "ItemListing",
+    pending: "ItemListing[ItemsFile]",
     found: "ItemStats",
     workers: Workers,
     shard_size: int,
@@ -54,7 +55,9 @@ def dry_run(
     return DONE
 
 
-def _images_per_second(settings: WorkerSettings, pending: "ItemListing", cores: int) -> float | None:
+def _images_per_second(
+    settings: WorkerSettings, pending: "ItemListing[ItemsFile]", cores: int
+) -> float | None:
     """One worker's rate after its first batch; over everything where there is no second batch."""
     from camworker.inference.shard import localize_items
 
@@ -67,10 +70,9 @@ def _images_per_second(settings: WorkerSettings, pending: "ItemListing", cores: 
     batches = localize_items(
         items,
         localizer,
+        pending.policy,
         decoders=threads.decoders,
         streams=threads.streams,
-        verify=pending.verifiable,
-        tables=pending.tables,
     )
     for rows, _ in batches:
         now = time.monotonic()

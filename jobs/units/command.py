@@ -137,9 +137,7 @@ def _patch_side(request: "Request") -> int | None:
     good: list[PreprocessedImage] = []
     for listing in request.listings:
         # Carefully: the image that kills its decoder must not kill the driver.
-        for _, batch in prepared_batches(
-            listing.items, localizer, decoders=1, verify=listing.verify, tables=listing.tables, careful=True
-        ):
+        for _, batch in prepared_batches(listing.items, localizer, listing.policy, decoders=1, careful=True):
             good += [image for image in batch if isinstance(image, PreprocessedImage)]
             if len(good) >= _IMAGES_FOR_SIDE:
                 break
@@ -268,7 +266,7 @@ def _pictures(shown: "pa.Table", listings: "list[ImageBatchSource]") -> "Picture
     pictures = {}
     for listing in listings:
         items = listing.items.filter(pc.is_in(listing.items["image_id"], pc.unique(shown["image_id"])))
-        sources = open_fetchers(items, verify=listing.verify, tables=listing.tables)
+        sources = open_fetchers(items, listing.policy)
         for image_id, fetch in zip(items["image_id"].to_pylist(), sources, strict=True):
             data = fetch()
             pixels_CHW = data if isinstance(data, Failure) else decode(data)

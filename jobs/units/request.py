@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from camworker.classes import Classes
 from camworker.dataset import iter_latest
 from camworker.errors import UsageError
 from camworker.frame import Resize
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import check_location, open_source
 from camworker.ledger.ledger import Ledger, open_ledger, recipes
@@ -31,18 +32,16 @@ _COLUMNS: Final = ("image_id", "uri", "source_row", "identity")
 class ImageBatchSource:
     """Images that are read alike. items: image_id, uri, source_row, identity, number.
 
-    number: of the image by its id among all listings. verify, tables: as in Plan.
+    number: of the image by its id among all listings. policy: as in Plan.
     """
 
     items: pa.Table
-    verify: bool
-    tables: dict[str, str] = field(default_factory=dict)
+    policy: ReadPolicy
 
-    def cut(self, start: int, size: int) -> tuple[pa.Table, bool, dict[str, str]]:
+    def cut(self, start: int, size: int) -> tuple[pa.Table, ReadPolicy]:
         """A worker's share. Copied: a slice would travel with all that it was cut from."""
         items = self.items.take(np.arange(start, min(start + size, self.items.num_rows)))
-        uris = pc.unique(items["uri"]).to_pylist() if self.tables else []
-        return items, self.verify, {uri: self.tables[uri] for uri in uris if uri in self.tables}
+        return items, self.policy.for_uris(pc.unique(items["uri"]).to_pylist() if self.policy.tables else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +124,15 @@ def _of_output(args: argparse.Namespace, ledger: Ledger) -> list[ImageBatchSourc
     for generation in pc.unique(rows["generation"]).to_pylist():
         plan = ledger.read_plan(generation)
         here = rows.filter(pc.equal(rows["generation"], generation)).select([*_COLUMNS, "number"])
-        listings.append(ImageBatchSource(here, plan.verify, plan.tables))
+        listings.append(ImageBatchSource(here, plan.policy))
     return listings
 
 
 def _of_input(args: argparse.Namespace, classes: Classes) -> list[ImageBatchSource]:
     """The images that localize would list at INPUT."""
-    source = open_source(args.input, classes, roots=args.local_root)
+    source = open_source(args.input, classes, policy=ReadPolicy(roots=tuple(args.local_root)))
     items = _numbered(_selected(source.items, args)).select([*_COLUMNS, "number"])
-    return [ImageBatchSource(items, source.verifiable, source.tables)]
+    return [ImageBatchSource(items, source.policy)]
 
 
 def all_items(listings: list[ImageBatchSource]) -> pa.Table:

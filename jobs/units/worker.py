@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from camworker.frame import Resize
 from camworker.inference.localizer import Localizer
+from camworker.inputs import ReadPolicy
 from camworker.schemas import Precision
 from camworker.units.collect import collect_top_activations
 from camworker.units.top_activations import Excited
@@ -63,7 +64,7 @@ class UnitsWorker:
             "precision": str(self._localizer.dtype).removeprefix("torch."),
         }
 
-    def run(self, items: pa.Table, verify: bool, tables: dict[str, str], careful: bool) -> Excited:
+    def run(self, items: pa.Table, policy: ReadPolicy, careful: bool) -> Excited:
         """One shard's peaks; careful: so that an image that kills a decoder kills no worker."""
         self._tally.running = Counter()
         excited = collect_top_activations(
@@ -71,9 +72,8 @@ class UnitsWorker:
             self._localizer,
             self._settings.units_U,
             self._settings.count,
+            policy,
             decoders=self._cores,
-            verify=verify,
-            tables=tables,
             on_batch=self._tally.add,
             careful=careful,
         )

@@ -18,6 +18,7 @@ from camworker.images.decode import PreprocessedImage
 from camworker.inference.localizer import Received
 from camworker.inference.shard import localize_items
 from camworker.inference.threads import ThreadBudget, divide_threads
+from camworker.inputs import ReadPolicy
 from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile
 
@@ -65,9 +66,9 @@ class InProcess:
         for rows, _ in localize_items(
             self.items,
             self.localizer,
+            ReadPolicy(check_identity=False),
             decoders=self.threads.decoders,
             streams=self.threads.streams,
-            verify=False,
         ):
             last = time.perf_counter()
             if first:

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from camworker.classes import Classes
+from camworker.inputs import ReadPolicy
 from camworker.inputs.duckdb_scratch import release_memory
 from camworker.inputs.item_queries import measure
 from camworker.inputs.sources import list_source
@@ -103,7 +104,7 @@ def plan(home: Path, step: str) -> dict[str, float]:
         compared = time.monotonic()
         if found := measure(pending).count:
             number = max(ledger.generations(), default=0) + 1
-            write_generation(ledger, number, pending.batches(), SHARD, verify=True)
+            write_generation(ledger, number, pending.batches(), SHARD, ReadPolicy())
             ledger.commit_run(number, {"parts": []})
         release_memory()
         disk = sum(path.stat().st_size for path in Path(scratch).rglob("*") if path.is_file())

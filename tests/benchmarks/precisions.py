@@ -15,6 +15,7 @@ from camworker import Localizer
 from camworker.boxes.rules import paired_iou
 from camworker.inference.predictions import AnyPrediction, Prediction, corners
 from camworker.inference.shard import localize_items
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile
@@ -36,7 +37,9 @@ def main() -> None:
         compilation = compile_if_worthwhile(localizer, compile, 0, 1)
         started = time.perf_counter()
         rows: list[AnyPrediction] = []
-        for _, predictions in localize_items(items, localizer, decoders=threads, verify=False):
+        for _, predictions in localize_items(
+            items, localizer, ReadPolicy(check_identity=False), decoders=threads
+        ):
             rows += predictions.rows()
         seconds = time.perf_counter() - started
         good = [row for row in rows if isinstance(row, Prediction)]

@@ -25,6 +25,7 @@ import ray
 from PIL import Image
 from simulated_workers import Host, LogicalWorker, Settings, rss_mb
 
+from camworker.inputs import ReadPolicy
 from camworker.ledger import plan as plans
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.schemas import ITEMS
@@ -198,7 +199,7 @@ def make_plan(ledger: Ledger, folder: Path, args: argparse.Namespace) -> Plan:
         ITEMS,
     )
     with mock.patch.object(plans, "_ITEMS_PER_FILE", SHARDS_PER_FILE * args.images):
-        return plans.write_generation(ledger, 1, items, args.images, verify=True)
+        return plans.write_generation(ledger, 1, items, args.images, ReadPolicy())
 
 
 def account_of_losses(

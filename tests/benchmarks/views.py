@@ -18,6 +18,7 @@ from camworker import Localizer
 from camworker.boxes.rules import iou
 from camworker.inference.predictions import Prediction, corners
 from camworker.inference.shard import localize_items
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import open_source
 from camworker.metrics.ground_truth.truth import read_truth
@@ -54,7 +55,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for place, localizer in enumerate(localizers):
             started = time.perf_counter()
-            batches = localize_items(items, localizer, decoders=torch.get_num_threads(), verify=True)
+            batches = localize_items(items, localizer, ReadPolicy(), decoders=torch.get_num_threads())
             rows[place] = [row for _, predictions in batches for row in predictions.rows()]
             seconds[place].append(time.perf_counter() - started)
     for (views, size, stride), spent, predictions in zip(CANDIDATES, seconds, rows, strict=True):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.dataset import latest
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.networks import package as weights
@@ -190,7 +191,7 @@ def test_what_another_run_plans_meanwhile_is_not_planned_twice(
             recipe = recipe_of_a_dry_run
             ledger = Ledger(open_store(str(out)), recipe)
             items = open_source(str(source), weights.load().classes).items
-            plan.write_generation(ledger, 1, items.slice(2, 1), 8, verify=True)
+            plan.write_generation(ledger, 1, items.slice(2, 1), 8, ReadPolicy())
             yield
 
     arguments = ["localize", str(source), "--output", str(out), "--precision", "float32"]

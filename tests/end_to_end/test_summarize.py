@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from camworker.inputs import ReadPolicy
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.metrics.confidence import wilson
 from camworker.storage.local import LocalStore
@@ -77,7 +78,7 @@ def commit(out: Path, parts: dict[tuple[int, int], list[Row]], recipe: str = FIR
         made = Part(shard, key, len(rows), len(data), hashlib.sha256(data).hexdigest(), {})
         records.setdefault(generation, []).append(asdict(made))
     for generation, made_parts in records.items():
-        ledger.commit_plan(Plan(recipe, generation, (), verify=False))
+        ledger.commit_plan(Plan(recipe, generation, (), ReadPolicy(check_identity=False)))
         ledger.commit_run(generation, {"parts": made_parts})
     return ledger
 
@@ -286,7 +287,7 @@ def test_the_latest_row_of_an_image_counts(tmp_path: Path, truth: Path, command:
 
 def test_a_generation_that_is_unfinished_is_told(out: Path, truth: Path, command: Command) -> None:
     ledger = Ledger(LocalStore(str(out)), FIRST)
-    ledger.commit_plan(Plan(FIRST, 2, (), verify=False))
+    ledger.commit_plan(Plan(FIRST, 2, (), ReadPolicy(check_identity=False)))
     assert command.figures(out, truth)["complete"] is False
     assert "a generation is unfinished" in command(out, truth)[1]
 

@@ -9,6 +9,7 @@ import torch
 from camworker.errors import Failure
 from camworker.inference.out_of_memory import AdaptiveForward, is_out_of_memory
 from camworker.inference.prefetch import prepared_batches
+from camworker.inputs import ReadPolicy
 from support.factories import photograph, photographs_of, plan_of, read, run
 
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has ...")
@@ -120,7 +121,7 @@ def test_an_image_is_decoded_again_alone_where_memory_ran_out(folder, tiny_local
     monkeypatch.setattr(tiny_localizer, "prepare", limited)
     told = []
     batches = prepared_batches(
-        photographs_of(folder), tiny_localizer, decoders=3, verify=True, on_image=lambda: told.append(None)
+        photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=3, on_image=lambda: told.append(None)
     )
     prepared = [image for _, images in batches for image in images]
     assert [n for n, image in enumerate(prepared) if isinstance(image, Failure)] == [7]

@@ -11,6 +11,7 @@ import pytest
 from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import Frame
 from camworker.inference.shard import localize_items
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
 from camworker.schemas import ITEMS, predictions_schema
@@ -23,7 +24,7 @@ def test_an_item_without_identity_is_removed_and_not_read(ledger, folder, tiny_l
     items = photographs_of(folder)
     gone = pa.array([None if n in (2, 5, 10) else i for n, i in enumerate(items["identity"].to_pylist())])
     place = ITEMS.get_field_index("identity")
-    plan = write_generation(ledger, 1, items.set_column(place, ITEMS.field(place), gone), 100, verify=True)
+    plan = write_generation(ledger, 1, items.set_column(place, ITEMS.field(place), gone), 100, ReadPolicy())
     part = run(ledger, plan, tiny_localizer).part
     assert part.images == {"ok": 8, "removed": 3}
     rows = {row["image_id"]: row for row in read(ledger).to_pylist()}
@@ -84,7 +85,7 @@ def test_rows_keep_their_order_when_reading_does_not(folder, tiny_localizer, mon
         return prepare(tiny_localizer, data)
 
     monkeypatch.setattr(tiny_localizer, "prepare", slow_for_the_first)
-    batches = list(localize_items(photographs_of(folder), tiny_localizer, decoders=8, verify=True))
+    batches = list(localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=8))
     assert [rows.num_rows for rows, _ in batches] == [4, 4, 3]
     assert finished.index(photograph(0, width=20)) > 0
     got = [
@@ -112,7 +113,7 @@ def test_what_is_read_ahead_is_bounded_by_batches(folder, tiny_localizer, monkey
 
     monkeypatch.setattr(tiny_localizer, "prepare", counted_prepare)
     monkeypatch.setattr(tiny_localizer, "forward", counted_forward)
-    for _ in localize_items(photographs_of(folder), tiny_localizer, decoders=4, verify=True):
+    for _ in localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=4):
         time.sleep(0.01)  # a slow consumer, so that readers could run away
     assert len(used) == 40
     assert 4 <= max(most) <= 5 * 4  # three batches ahead, and two on their way to the network
@@ -122,7 +123,7 @@ def test_known_labels_become_targets(ledger, folder, tiny_localizer, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("image_id,label\n00.png,dog\n02.png,bird\n02.png,cat\n")
     items = open_source(str(folder), TINY_CLASSES, image_labels=str(labels)).items
-    run(ledger, write_generation(ledger, 1, items, 100, verify=True), tiny_localizer)
+    run(ledger, write_generation(ledger, 1, items, 100, ReadPolicy()), tiny_localizer)
     table = read(ledger)
     targets = table["targets"].to_pylist()
     assert [[target["label"] for target in row] for row in targets[:4]] == [[1], [], [0, 2], []]

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from camworker.inference.shard import Done, localize_items, run_shard
 from camworker.inference.stage_timer import STAGES, StageTimer, StageTimes
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from support.factories import photograph, photographs_of, plan_of
 
@@ -113,7 +114,7 @@ def test_a_shard_says_what_it_took_and_an_adopted_one_nothing(ledger, folder, ti
 
 def test_images_wait_for_the_network_and_none_do_when_nobody_wants_them(folder, tiny_localizer):
     stages = StageTimer()
-    batches = localize_items(photographs_of(folder), tiny_localizer, decoders=2, verify=True, stages=stages)
+    batches = localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=2, stages=stages)
     next(batches)
     deadline = monotonic() + 30
     while not stages.waiting and monotonic() < deadline:
@@ -129,7 +130,11 @@ def test_rows_of_parquet_files_count_as_they_are_read(tmp_path, tiny_localizer):
     source = open_source(str(tmp_path / "in.parquet"), tiny_localizer.package.classes)
     stages = StageTimer()
     rows = localize_items(
-        source.items, tiny_localizer, decoders=1, verify=False, tables=source.tables, stages=stages
+        source.items,
+        tiny_localizer,
+        source.policy,
+        decoders=1,
+        stages=stages,
     )
     assert sum(table.num_rows for table, _ in rows) == 6
     assert stages.spent.read_bytes == sum(map(len, images))

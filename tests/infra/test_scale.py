@@ -9,6 +9,7 @@ import pytest
 
 from camworker.inference.localizer import Localizer
 from camworker.inference.shard import run_shard
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
@@ -41,7 +42,7 @@ def test_what_a_shard_asks_of_s3(tiny_localizer: Localizer) -> None:
         s3.objects |= {f"bucket/in/{number}.png": photograph(number) for number in range(12)}
         ledger = Ledger(open_store("s3://bucket/out"), "r0123456789ab")
         items = open_source("s3://bucket/in", TINY_CLASSES).items
-        plan = write_generation(ledger, 1, items, 4, verify=True)
+        plan = write_generation(ledger, 1, items, 4, ReadPolicy())
         s3.requests.clear()
         run_shard(ledger, plan, 1, tiny_localizer, decoders=2, about={}, on_batch=lambda rows: None)
     part = f"bucket/out/{ledger.part_key(1, 1)}"

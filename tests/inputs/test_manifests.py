@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.errors import Failure, UsageError
+from camworker.inputs import ReadPolicy
 from camworker.inputs.fetch import open_fetchers
 from camworker.inputs.sources import open_source
 from camworker.schemas import ITEMS
@@ -43,8 +44,8 @@ def test_manifest(images, suffix):
         *(str(images / name) for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg", "deep/gone.jpg"))
     ]
     assert source.items.schema.equals(ITEMS)
-    assert not source.verifiable
-    got = [fetch() for fetch in open_fetchers(source.items, verify=False)]
+    assert not source.policy.check_identity
+    got = [fetch() for fetch in open_fetchers(source.items, ReadPolicy(check_identity=False))]
     assert got[:3] == [b"007.jpg", b"b #1%20.jpg", b"deep/c.jpg"]
     assert isinstance(got[3], Failure)
     assert got[3].status == "read_error"
@@ -85,10 +86,13 @@ def test_folders_that_were_given_may_be_named(images, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="--local-root"):
         items_of(path)
     with pytest.raises(UsageError, match=r"row 1: .*/in/007\.jpg"):
-        items_of(path, roots=[str(images / "deep")])
+        items_of(path, policy=ReadPolicy(roots=(str(images / "deep"),)))
     monkeypatch.chdir(tmp_path)
-    for roots in (["in"], [str(images)], [str(images / "deep"), str(tmp_path)]):
-        assert column(items_of(path, roots=roots), "uri") == [f"{images}/007.jpg", f"{images}/deep/c.jpg"]
+    for roots in (("in",), (str(images),), (str(images / "deep"), str(tmp_path))):
+        assert column(items_of(path, policy=ReadPolicy(roots=roots)), "uri") == [
+            f"{images}/007.jpg",
+            f"{images}/deep/c.jpg",
+        ]
 
 
 def test_manifests_in_a_folder_may_name_files_anywhere_in_it(images):
@@ -107,9 +111,9 @@ def test_uris_in_s3_are_taken_as_they_are(images):
     columns = {"uri": uris, "etag": ['"a-2"', "b", "c"], "size": [1, 2, 3]}
     source = open_source(write(images / "list.parquet", columns), CLASSES)
     assert column(source.items, "identity") == ["a-2-1", "b-2", "c-3"]
-    assert not source.verifiable
+    assert not source.policy.check_identity
     columns = {name: values[:2] for name, values in columns.items()}
-    assert open_source(write(images / "list.parquet", columns), CLASSES).verifiable
+    assert open_source(write(images / "list.parquet", columns), CLASSES).policy.check_identity
 
 
 def test_etag_and_size_are_the_identity(images):

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.errors import Failure, UsageError
+from camworker.inputs import ReadPolicy
 from camworker.inputs.fetch import open_fetchers
 from camworker.inputs.sources import check_location, open_source
 from camworker.inputs.tabular import column_types
@@ -50,10 +51,7 @@ def put_table(uri, columns, **options):
 
 
 def fetch_all(source, items=None):
-    got = [
-        fetch()
-        for fetch in open_fetchers(items or source.items, verify=source.verifiable, tables=source.tables)
-    ]
+    got = [fetch() for fetch in open_fetchers(items or source.items, source.policy)]
     return [data.status if isinstance(data, Failure) else data for data in got]
 
 
@@ -71,7 +69,7 @@ def test_a_prefix_of_images(real_s3, root):
     assert column(source.items, "uri") == [f"{root}/{key}" for key in sorted(ODD)]
     assert column(source.items, "size") == [len(key.encode()) for key in sorted(ODD)]
     assert source.items.schema.equals(ITEMS)
-    assert source.verifiable
+    assert source.policy.check_identity
     assert fetch_all(source) == [key.encode() for key in sorted(ODD)]
     # One changed to the same size, one gone.
     replace(real_s3, f"{root}/%41.jpg", b"%42.jpg")
@@ -100,7 +98,7 @@ def test_parquet_below_a_prefix(real_s3, root):
     source = open_source(root, CLASSES)
     assert column(source.items, "image_id") == [f"{name}{n}" for name in "ba" for n in range(6)]
     assert column(source.items, "labels") == [[1]] * 12
-    assert list(source.tables) == [f"{root}/b.parquet", f"{root}/deep/a.parquet"]
+    assert list(source.policy.tables) == [f"{root}/b.parquet", f"{root}/deep/a.parquet"]
     assert fetch_all(source) == [i.encode() for i in column(source.items, "image_id")]
     assert fetch_all(source, source.items.slice(3, 5)) == [b"b3", b"b4", b"b5", b"a0", b"a1"]
     put_table(f"{root}/other.parquet", {"id": ["x"], "image": [b"x"]})
@@ -153,7 +151,7 @@ def test_a_manifest_over_buckets_and_files(real_s3, root, tmp_path, where, suffi
             items_of(location)
     else:
         (tmp_path / f"list.{suffix}").write_bytes(buffer.getvalue())
-    source = open_source(location, CLASSES, roots=[str(tmp_path)])
+    source = open_source(location, CLASSES, policy=ReadPolicy(roots=(str(tmp_path),)))
     assert column(source.items, "uri") == uris
     assert fetch_all(source) == [b"first", b"second", b"local", "read_error"]
 
@@ -171,7 +169,7 @@ def test_what_a_manifest_says_of_objects_is_checked(real_s3, root):
     columns = {"uri": uris, "etag": [etags[0], f'"{etags[1]}"', etags[2]], "size": [1, 1, 1]}
     location = put_table(f"{root}/list.parquet", columns)
     source = open_source(location, CLASSES)
-    assert source.verifiable
+    assert source.policy.check_identity
     assert column(source.items, "identity") == [f"{etag}-1" for etag in etags]
     replace(real_s3, uris[1], b"x")
     assert fetch_all(source) == [b"0", "changed", b"2"]
@@ -192,7 +190,7 @@ def test_an_inventory(root):
     }
     source = open_source(put_table(f"{root}/inventory/data.parquet", columns), CLASSES)
     assert column(source.items, "image_id") == [f"{root}/a b.jpg", f"{root}/c#%41.png"]
-    assert source.verifiable
+    assert source.policy.check_identity
     assert fetch_all(source) == [b"a b.jpg", b"c#%41.png"]
 
 

@@ -8,16 +8,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.errors import Failure, UsageError
-from camworker.inputs.fetch import MAX_FILE_BYTES, NO_TABLES, open_fetchers
+from camworker.inputs import ReadPolicy
+from camworker.inputs.fetch import MAX_FILE_BYTES, open_fetchers
 from camworker.inputs.sources import open_source
 from camworker.schemas import ITEMS
 from camworker.storage.uris import entry_of
 from support.factories import CLASSES, column, items_of, write_table
 
+UNCHECKED = ReadPolicy(check_identity=False)
 
-def fetch_all(items, *, verify=True, tables=NO_TABLES):
+
+def fetch_all(items, policy=ReadPolicy()):
     """The bytes of each item, or the status of what became of it."""
-    got = [fetch() for fetch in open_fetchers(items, verify=verify, tables=tables)]
+    got = [fetch() for fetch in open_fetchers(items, policy)]
     return [data.status if isinstance(data, Failure) else data for data in got]
 
 
@@ -41,7 +44,7 @@ def test_folder(folder):
     assert column(source.items, "size")[:2] == [6, 5]
     assert set(column(source.items, "source_row")) == {None}
     assert source.items.schema.equals(ITEMS)
-    assert source.verifiable
+    assert source.policy.check_identity
     assert fetch_all(source.items) == [i.encode() for i in column(source.items, "image_id")]
 
 
@@ -70,7 +73,7 @@ def test_files_that_went_or_changed_after_listing(folder):
     (folder / "b.jpg").write_bytes(b"replaced")
     assert fetch_all(items)[:3] == ["read_error", "changed", b"deep/c d.png"]
     # Where a table names the identities nobody can tell, and the file is read as it is.
-    assert fetch_all(items, verify=False)[:3] == ["read_error", b"replaced", b"deep/c d.png"]
+    assert fetch_all(items, UNCHECKED)[:3] == ["read_error", b"replaced", b"deep/c d.png"]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "deep/jpg", "notes.txt"])
@@ -97,8 +100,8 @@ def test_images_in_parquet(tmp_path, kind):
     assert column(source.items, "uri") == [path] * 3
     assert len(set(column(source.items, "identity"))) == 3
     assert source.items.schema.equals(ITEMS)
-    assert source.tables.keys() == {path}
-    assert fetch_all(source.items, tables=source.tables) == [b"one", b"two", "read_error"]
+    assert source.policy.tables.keys() == {path}
+    assert fetch_all(source.items, source.policy) == [b"one", b"two", "read_error"]
 
 
 def test_a_null_struct_has_no_bytes(tmp_path):
@@ -126,8 +129,8 @@ def test_identity_column(tmp_path):
     path = write_table(tmp_path / "t.parquet", id=[1, 2], image=[b"1", b"2"], version=[10, 20])
     source = open_source(path, CLASSES, identity_column="version")
     assert column(source.items, "identity") == ["10", "20"]
-    assert not source.verifiable
-    assert fetch_all(source.items, verify=source.verifiable) == [b"1", b"2"]
+    assert not source.policy.check_identity
+    assert fetch_all(source.items, source.policy) == [b"1", b"2"]
 
 
 @pytest.fixture
@@ -169,9 +172,9 @@ def test_a_table_replaced_after_planning_changes_all_its_rows(tables):
     source = open_source(tables, CLASSES)
     write_table(os.path.join(tables, "a.parquet"), id=["a0"], image=[b"other"])
     expected = ["changed"] * 200 + [f"b{n}".encode() for n in range(200)]
-    assert fetch_all(source.items, tables=source.tables) == expected
+    assert fetch_all(source.items, source.policy) == expected
     os.unlink(os.path.join(tables, "a.parquet"))
-    assert fetch_all(source.items, tables=source.tables)[:200] == ["read_error"] * 200
+    assert fetch_all(source.items, source.policy)[:200] == ["read_error"] * 200
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ def test_a_table_replaced_whose_identity_is_not_known(tmp_path, image, expected)
     path = write_table(tmp_path / "t.parquet", id=[1, 2, 3], image=[b"a", b"b", b"c"], version=[1, 1, 1])
     items = items_of(path, identity_column="version")
     write_table(tmp_path / "t.parquet", id=list(range(len(image))), image=image)
-    assert fetch_all(items, verify=False) == expected
+    assert fetch_all(items, UNCHECKED) == expected
 
 
 def test_a_table_compacted_after_planning_never_gives_another_image(tmp_path):
@@ -192,7 +195,7 @@ def test_a_table_compacted_after_planning_never_gives_another_image(tmp_path):
     path = write_table(tmp_path / "t.parquet", id=["a", "b"], image=[b"a", b"b"], version=[1, 1])
     source = open_source(path, CLASSES, identity_column="version")
     write_table(tmp_path / "t.parquet", id=["b", "a"], image=[b"b", b"a"], version=[1, 1])
-    assert fetch_all(source.items, verify=source.verifiable, tables=source.tables) == ["changed"] * 2
+    assert fetch_all(source.items, source.policy) == ["changed"] * 2
 
 
 def test_a_damaged_row_group_costs_its_own_rows(tables):
@@ -205,7 +208,7 @@ def test_a_damaged_row_group_costs_its_own_rows(tables):
         file.write(b"\xff" * group.total_compressed_size)
     expected = [f"a{n}".encode() for n in range(200)]
     expected[90:180] = ["read_error"] * 90
-    assert fetch_all(items, verify=False) == expected
+    assert fetch_all(items, UNCHECKED) == expected
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.uint8()), pa.struct([("path", pa.string())])])
@@ -213,7 +216,7 @@ def test_an_image_column_without_bytes_is_passed_over_for_a_uri(tmp_path, kind):
     (tmp_path / "a.jpg").write_bytes(b"a")
     image = pa.nulls(1, kind)
     path = write_table(tmp_path / "t.parquet", id=[1], image=image, uri=["a.jpg"])
-    assert fetch_all(items_of(path), verify=False) == [b"a"]
+    assert fetch_all(items_of(path), UNCHECKED) == [b"a"]
     with pytest.raises(UsageError, match="'image' holds no bytes"):
         items_of(write_table(tmp_path / "t.parquet", id=[1], image=image))
 
@@ -231,11 +234,11 @@ def test_what_is_removed_is_not_read(tables, folder):
     items = pa.concat_tables([items_of(tables), items_of(str(folder))])
     place = ITEMS.get_field_index("identity")
     gone = [None if n in (1, 2, 200, 401) else i for n, i in enumerate(column(items, "identity"))]
-    expected = fetch_all(items, verify=False)
+    expected = fetch_all(items, UNCHECKED)
     for n in (1, 2, 200, 401):
         expected[n] = "removed"
     items = items.set_column(place, ITEMS.field(place), pa.array(gone))
-    assert fetch_all(items, verify=False) == expected
+    assert fetch_all(items, UNCHECKED) == expected
     os.unlink(os.path.join(tables, "a.parquet"))
     assert fetch_all(items.slice(1, 2)) == ["removed"] * 2
 
@@ -250,9 +253,9 @@ def test_a_table_that_lost_its_images(tmp_path):
     path = write_table(tmp_path / "t.parquet", id=[1, 2], image=[b"a", b"b"])
     items = items_of(path)
     write_table(tmp_path / "t.parquet", id=[1, 2])
-    assert fetch_all(items, verify=False) == ["read_error"] * 2
+    assert fetch_all(items, UNCHECKED) == ["read_error"] * 2
     (tmp_path / "t.parquet").write_bytes(b"no table")
-    assert fetch_all(items, verify=False) == ["read_error"] * 2
+    assert fetch_all(items, UNCHECKED) == ["read_error"] * 2
 
 
 def test_large_tables_are_cut_as_asked(tables):

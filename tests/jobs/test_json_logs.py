@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from camworker.inference.out_of_memory import AdaptiveForward
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
 from jobs import json_logs as logs
@@ -91,7 +92,7 @@ def test_images_that_fail_are_told_where_so_much_is_wanted(ledger, folder, tiny_
     logs.write_lines(logging.DEBUG)
     run(ledger, plan, tiny_localizer, 1)
     assert lines() == []
-    plan = write_generation(ledger, 2, photographs_of(folder), 5, verify=True)
+    plan = write_generation(ledger, 2, photographs_of(folder), 5, ReadPolicy())
     run(ledger, plan, tiny_localizer, 0)
     (line,) = lines()
     assert (line["message"], line["image_id"], line["status"]) == ("image failed", "03.png", "decode_error")
@@ -117,7 +118,7 @@ def test_no_line_holds_a_credential(small, tiny_localizer, ledger, folder, lines
     items = open_source("s3://bucket/in", tiny_localizer.package.classes).items
     small.fault = lambda method, name, count: trouble if name.endswith("a.png") else None
     ledger.write_recipe({"of": ledger.recipe})
-    plan = write_generation(ledger, 1, items, 5, verify=True)
+    plan = write_generation(ledger, 1, items, 5, ReadPolicy())
     logs.write_lines(logging.DEBUG)
     run(ledger, plan, tiny_localizer, 0)
     (line,) = lines()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from camworker.inference.localizer import Localizer
+from camworker.inputs import ReadPolicy
 from camworker.ledger.lease import acquire
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.ledger.plan import write_generation
@@ -29,7 +30,7 @@ def begun(tmp_path: Path, folder: Path) -> tuple[Ledger, Plan]:
     (folder / "03.png").write_bytes(photograph(3)[:100])
     ledger = Ledger(LocalStore(tmp_path / "out"), RECIPE)
     ledger.write_recipe(CONTENT)
-    return ledger, write_generation(ledger, 1, photographs_of(folder), 4, verify=True)
+    return ledger, write_generation(ledger, 1, photographs_of(folder), 4, ReadPolicy())
 
 
 def finish(ledger: Ledger) -> None:

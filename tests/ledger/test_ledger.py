@@ -6,6 +6,7 @@ import json
 import pytest
 
 from camworker.errors import UsageError
+from camworker.inputs import ReadPolicy
 from camworker.ledger.ledger import Ledger, Part, Plan, PlanFile, open_ledger, recipe_id, recipes
 from camworker.storage.local import LocalStore
 from camworker.storage.memory import MemoryStore
@@ -24,7 +25,7 @@ def make_plan(ledger, generation=1, **changes):
         PlanFile(ledger.plan_file_key(generation, 0), "aa", 0, (3, 3)),
         PlanFile(ledger.plan_file_key(generation, 2), "bb", 2, (1,)),
     )
-    return dataclasses.replace(Plan(ledger.recipe, generation, files, True), **changes)
+    return dataclasses.replace(Plan(ledger.recipe, generation, files, ReadPolicy()), **changes)
 
 
 def keys(ledger):
@@ -53,9 +54,9 @@ def test_recipe_is_written_once(ledger):
     assert ledger.read_recipe() == content
 
 
-@pytest.mark.parametrize("verify", [True, False])
-def test_plan_round_trip(ledger, verify):
-    plan = make_plan(ledger, 3, verify=verify)
+@pytest.mark.parametrize("policy", [ReadPolicy(), ReadPolicy(False, tables={"s3://b/t.parquet": "1-2"})])
+def test_plan_round_trip(ledger, policy):
+    plan = make_plan(ledger, 3, policy=policy)
     assert ledger.commit_plan(plan) is True
     assert ledger.read_plan(3) == plan
     assert ledger.read_plan(3).hash == plan.hash
@@ -67,12 +68,13 @@ def test_plan_says_what_it_holds(ledger):
     ledger.commit_plan(plan)
     record = json.loads(ledger.store.read(f"ledger/recipe={RECIPE}/plan-0001.json"))
     assert (record["items"], record["shards"], record["hash"]) == (7, 3, plan.hash)
+    assert (record["verify"], record["tables"]) == (True, {})
 
 
 def test_the_first_plan_stays(ledger):
     first = make_plan(ledger)
     ledger.commit_plan(first)
-    assert ledger.commit_plan(make_plan(ledger, verify=False)) is False
+    assert ledger.commit_plan(make_plan(ledger, policy=ReadPolicy(check_identity=False))) is False
     assert ledger.read_plan(1) == first
 
 

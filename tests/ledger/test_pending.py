@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from camworker.dataset import iter_latest
 from camworker.errors import CorruptedError
 from camworker.inference.predictions import FailedPrediction
+from camworker.inputs import ReadPolicy
 from camworker.inputs.duckdb_scratch import ItemsFile
 from camworker.ledger.ledger import Part
 from camworker.ledger.pending import find_pending, pending_query, unfinished_shards
@@ -47,14 +48,14 @@ def pending(ledger, tmp_path):
 
 def plan(ledger, *generations):
     for number, items in enumerate(generations, max(ledger.generations(), default=0) + 1):
-        write_generation(ledger, number, items, 2, verify=True)
+        write_generation(ledger, number, items, 2, ReadPolicy())
 
 
 def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
     """Plan items and commit their parts; gone: shards whose parts are not there; statuses, by image_id: of
     those that are not ok."""
     generation = max(ledger.generations(), default=0) + 1
-    made = write_generation(ledger, generation, items, size, verify=True)
+    made = write_generation(ledger, generation, items, size, ReadPolicy())
     parts = []
     for shard in range(made.shards):
         planned, key = read_shard(ledger, made, shard), ledger.part_key(generation, shard)

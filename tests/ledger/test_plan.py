@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camworker.errors import CommitError, UsageError
+from camworker.inputs import ReadPolicy
 from camworker.ledger import plan as planning
 from camworker.ledger.ledger import Ledger, recipe_id
 from camworker.ledger.plan import (
@@ -126,7 +127,7 @@ def test_every_item_is_in_one_shard(count, size, per_file, piece):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "_ITEMS_PER_FILE", per_file)
         pieces = (items.slice(start, piece) for start in range(0, count, piece))
-        plan = write_generation(ledger, 1, pieces, size, verify=True)
+        plan = write_generation(ledger, 1, pieces, size, ReadPolicy())
     shards = [read_shard(ledger, plan, shard) for shard in range(plan.shards)]
     assert (plan.items, plan.shards) == (count, -(-count // size))
     assert [i for shard in shards for i in ids(shard)] == ids(items)
@@ -139,7 +140,7 @@ def test_every_item_is_in_one_shard(count, size, per_file, piece):
 
 
 def test_a_plan_file_has_a_row_group_per_shard(ledger):
-    plan = write_generation(ledger, 1, make_items(*"abcde"), 2, verify=True)
+    plan = write_generation(ledger, 1, make_items(*"abcde"), 2, ReadPolicy())
     with ledger.store.open(f"ledger/recipe={RECIPE}/plan-0001/0.parquet") as file:
         metadata = pq.ParquetFile(file).metadata
     groups = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
@@ -147,8 +148,8 @@ def test_a_plan_file_has_a_row_group_per_shard(ledger):
 
 
 def test_who_is_late_gets_the_first_planners_plan(ledger):
-    first = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
-    second = write_generation(ledger, 1, make_items(*"xyz"), 1, verify=False)
+    first = write_generation(ledger, 1, make_items(*"abc"), 2, ReadPolicy())
+    second = write_generation(ledger, 1, make_items(*"xyz"), 1, ReadPolicy(check_identity=False))
     assert second == first
     assert ids(read_shard(ledger, second, 0)) == ["a", "b"]
 
@@ -160,7 +161,7 @@ def test_planners_at_the_same_time_agree():
         def plan(name, ledger=ledger, start=start, plans=plans):
             items = make_items(*(f"{name}{n}" for n in range(5)))
             start.wait()
-            plans.append(write_generation(ledger, 1, items, 2, verify=True))
+            plans.append(write_generation(ledger, 1, items, 2, ReadPolicy()))
 
         threads = [threading.Thread(target=plan, args=(name,)) for name in "abcd"]
         for thread in threads:
@@ -175,20 +176,20 @@ def test_planners_at_the_same_time_agree():
 
 def test_what_a_dead_planner_left_does_not_disturb(ledger):
     ledger.store.create(ledger.plan_file_key(1, 0), b"of a planner that died")
-    plan = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    plan = write_generation(ledger, 1, make_items(*"abc"), 2, ReadPolicy())
     assert [file.key for file in plan.files] == [ledger.plan_file_key(1, 1)]
     assert ids(read_shard(ledger, plan, 1)) == ["c"]
 
 
 @pytest.mark.parametrize("shard", [-1, 2, 100])
 def test_a_shard_that_is_not_planned(ledger, shard):
-    plan = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    plan = write_generation(ledger, 1, make_items(*"abc"), 2, ReadPolicy())
     with pytest.raises(CommitError, match=f"does not hold shard {shard}"):
         read_shard(ledger, plan, shard)
 
 
 def test_a_plan_file_that_holds_another_shard(ledger):
-    plan = write_generation(ledger, 1, make_items(*"abc"), 2, verify=True)
+    plan = write_generation(ledger, 1, make_items(*"abc"), 2, ReadPolicy())
     shifted = dataclasses.replace(plan, files=(dataclasses.replace(plan.files[0], first_shard=1),))
     with pytest.raises(CommitError):
         read_shard(ledger, shifted, 1)
@@ -196,7 +197,7 @@ def test_a_plan_file_that_holds_another_shard(ledger):
 
 def test_a_damaged_plan_file_is_noticed(ledger):
     """A flipped bit would be another image's path: the plan says which bytes it is made of."""
-    plan = write_generation(ledger, 1, make_items(*"abc"), 4, verify=True)
+    plan = write_generation(ledger, 1, make_items(*"abc"), 4, ReadPolicy())
     data = bytearray(ledger.store.read(plan.files[0].key))
     data[data.index(b"/in/a") + 4] ^= 1
     copy = MemoryStore()

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from camworker.inputs import ReadPolicy
 from camworker.ledger.lease import acquire
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
@@ -36,7 +37,7 @@ def plan(ledger, folder):
     """Eleven images, of which one is broken, in shards of two."""
     (folder / "03.png").write_bytes(photograph(3)[:100])
     ledger.write_recipe({"of": ledger.recipe})
-    return write_generation(ledger, 1, photographs_of(folder), 2, verify=True)
+    return write_generation(ledger, 1, photographs_of(folder), 2, ReadPolicy())
 
 
 def finish(ledger, number):
@@ -89,7 +90,7 @@ def test_it_is_over_when_all_is_complete_and_nobody_is_at_work(ledger, plan, fol
     assert follower.look() == []
     (folder / "new.png").write_bytes(photograph(99))
     items = photographs_of(folder).slice(11)
-    again = write_generation(ledger, 2, items, 2, verify=True)
+    again = write_generation(ledger, 2, items, 2, ReadPolicy())
     seen = follower.look()
     assert [(each.generation, each.planned, each.done) for each in seen] == [(2, 1, 0)]
     run(ledger, again, tiny_localizer)
@@ -116,7 +117,7 @@ def test_a_look_in_s3_costs_few_requests(small, folder, tiny_localizer):
     ledger = Ledger(store, RECIPE)
     run_generation(ledger, tiny_localizer, photographs_of(folder), size=2)
     finish(ledger, 1)
-    plan = write_generation(ledger, 2, photographs_of(folder), 2, verify=True)
+    plan = write_generation(ledger, 2, photographs_of(folder), 2, ReadPolicy())
     run(ledger, plan, tiny_localizer, 0)
     lease = acquire(store, RECIPE)
     follower = ProgressMonitor(store)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from camworker.errors import ChangedError, UsageError
+from camworker.inputs import ReadPolicy
 from camworker.inputs.fetch import open_fetchers, read_file
 from camworker.inputs.sources import open_source
 from camworker.storage import s3, s3_boto3
@@ -241,7 +242,7 @@ def test_bytes_of_s3_come_ahead_of_their_use(small):
     items = make_items(*(f"{n}.jpg" for n in range(8)))
     uris = pa.array([f"s3://bucket/{n}.jpg" for n in range(8)])
     items = items.set_column(items.schema.get_field_index("uri"), "uri", uris)
-    functions = list(open_fetchers(items, verify=False))
+    functions = list(open_fetchers(items, ReadPolicy(check_identity=False)))
     assert [function() for function in functions] == [b"%d" % n for n in range(8)]
     assert sorted(met) == list(range(8))
 

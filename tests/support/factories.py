@@ -12,6 +12,7 @@ from torch import nn
 from camworker.classes import Classes
 from camworker.inference.localizer import Localizer
 from camworker.inference.shard import run_shard
+from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.ledger.plan import write_generation
@@ -69,7 +70,7 @@ def run_generation(
 ) -> Plan:
     """Plan items as a generation and commit all its parts."""
     ledger.write_recipe({"of": ledger.recipe})
-    plan = write_generation(ledger, generation, items, size, verify=True)
+    plan = write_generation(ledger, generation, items, size, ReadPolicy())
     for shard in range(plan.shards):
         run_shard(ledger, plan, shard, localizer, decoders=2, about={}, on_batch=lambda statuses: None)
     return plan
@@ -109,7 +110,7 @@ def photographs_of(folder):
 
 
 def plan_of(ledger, folder, size=100):
-    return write_generation(ledger, 1, photographs_of(folder), size, verify=True)
+    return write_generation(ledger, 1, photographs_of(folder), size, ReadPolicy())
 
 
 def run(ledger, plan, localizer, shard=0, *, about=None, on_batch=lambda statuses: None, decoders=3):

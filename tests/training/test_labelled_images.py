@@ -25,7 +25,7 @@ def classes_in_folders(tmp_path):
 
 
 def labels_of(examples):
-    table = examples.source.items
+    table = examples.listing.items
     return dict(zip(table["image_id"].to_pylist(), table["labels"].to_pylist(), strict=True))
 
 
@@ -71,7 +71,7 @@ def test_several_labels_need_multi_label(folder, tmp_path):
     examples = read_examples(str(folder), image_labels=labels, multi_label=True)
     assert labels_of(examples)["00.png"] == [0, 1]
     # An image without a label shows none of the classes: that is something to learn, too.
-    assert examples.source.items.num_rows == 11
+    assert examples.listing.items.num_rows == 11
     assert labels_of(examples)["05.png"] == []
 
 
@@ -80,7 +80,7 @@ def test_a_manifest_with_labels(folder, tmp_path):
     path.write_text("uri,label\n00.png,cat\n01.png,dog\n")
     examples = read_examples(str(path))
     assert examples.classes.names == ("cat", "dog")
-    assert examples.source.items["uri"].to_pylist() == [str(folder / "00.png"), str(folder / "01.png")]
+    assert examples.listing.items["uri"].to_pylist() == [str(folder / "00.png"), str(folder / "01.png")]
 
 
 def table_of(path, labels, metadata=None):

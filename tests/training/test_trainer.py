@@ -108,7 +108,7 @@ def test_images_inside_parquet_are_unpacked(tmp_path):
     source = open_source(str(tmp_path / "t.parquet"), TINY_CLASSES)
     (tmp_path / "scratch").mkdir()
     shuffled = source.items.take([3, 0, 4, 1])
-    items = unpack(shuffled, str(tmp_path / "scratch"), source.tables)
+    items = unpack(shuffled, str(tmp_path / "scratch"), source.policy)
     assert [Path(uri).read_bytes() for uri in items["uri"].to_pylist()] == [photos[n] for n in (3, 0, 4, 1)]
     assert items["labels"].to_pylist() == [[0], [0], [1], [1]]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.localizer import Localizer
+from camworker.inputs import ReadPolicy
 from camworker.networks.gap import GapNetwork
 from camworker.reports.units_page import classes_on_page, cut_patch, write_units_page
 from camworker.units.collect import collect_top_activations, peaks
@@ -111,7 +112,7 @@ def test_a_pass_finds_what_every_map_shows(folder: Path, tiny_localizer: Localiz
     told: list[str] = []
     units_U = np.array([2, 9, 11], np.int32)
     excited = collect_top_activations(
-        numbered(folder), tiny_localizer, units_U, 4, decoders=2, verify=True, on_batch=told.extend
+        numbered(folder), tiny_localizer, units_U, 4, ReadPolicy(), decoders=2, on_batch=told.extend
     )
     assert excited.images == Counter(told) == {"ok": 10, "unsupported": 1}
     assert excited.seen_K.sum() == 10
