@@ -61,6 +61,7 @@ def open_source(
     image_labels: str | None = None,
     id_column: str | None = None,
     identity_column: str | None = None,
+    leave_out: str | None = None,
     policy: ReadPolicy = ReadPolicy(),
 ) -> ItemListing[pa.Table]:
     """List the items at a location as a table in memory.
@@ -75,6 +76,7 @@ def open_source(
             image_labels=image_labels,
             id_column=id_column,
             identity_column=identity_column,
+            leave_out=leave_out,
             policy=policy,
         )
         return ItemListing(listing.items.read(), listing.policy)

@@ -1,7 +1,6 @@
 """What is planned: recipes, selection, and generations that hold every item once."""
 
 import dataclasses
-import random
 import threading
 
 import pyarrow.parquet as pq
@@ -18,7 +17,6 @@ from camworker.ledger.plan import (
     make_recipe,
     read_shard,
     row_bytes,
-    select,
     write_generation,
 )
 from camworker.schemas import PLAN, CamShape
@@ -51,42 +49,6 @@ def test_recipe_changes_with_the_code(monkeypatch, name):
     before = recipe_id(make_recipe({"network": "n"}))
     monkeypatch.setattr(planning, name, getattr(planning, name) + 1)
     assert recipe_id(make_recipe({"network": "n"})) != before
-
-
-# Selection
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(None, "abc"), (2, "ab"), (3, "abc"), (9, "abc")])
-def test_limit_takes_the_first(limit, expected):
-    assert ids(select(make_items(*"abc"), limit=limit, sample=None, seed=0)) == list(expected)
-
-
-def test_sample_is_of_ids_and_not_of_places():
-    names = [f"{n}.jpg" for n in range(300)]
-    sampled = ids(select(make_items(*names), limit=None, sample=40, seed=7))
-    assert len(sampled) == 40
-    assert sampled == [name for name in names if name in sampled], "the listing's order is kept"
-    shuffled = random.Random(1).sample(names, len(names))
-    again = ids(select(make_items(*shuffled), limit=None, sample=40, seed=7))
-    assert set(again) == set(sampled)
-    assert again == [name for name in shuffled if name in sampled]
-    assert set(ids(select(make_items(*names), limit=None, sample=40, seed=8))) != set(sampled)
-
-
-def test_a_larger_sample_holds_the_smaller():
-    items = make_items(*map(str, range(100)))
-    small, large = (set(ids(select(items, limit=None, sample=n, seed=0))) for n in (10, 30))
-    assert small < large
-
-
-@pytest.mark.parametrize("sample", [3, 4, 1000])
-def test_a_sample_of_all_is_all(sample):
-    assert ids(select(make_items(*"cab"), limit=None, sample=sample, seed=0)) == list("cab")
-
-
-def test_sample_is_drawn_from_the_limit():
-    items = make_items(*map(str, range(100)))
-    assert set(ids(select(items, limit=10, sample=5, seed=0))) < set(map(str, range(10)))
 
 
 # Generations
