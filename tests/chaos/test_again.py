@@ -13,7 +13,7 @@ import pyarrow.dataset
 import pytest
 
 from camworker.schemas import CamShape, predictions_schema
-from chaos.mishaps import Mishap, in_processes
+from chaos.incidents import Incident, in_processes
 from chaos.scene import COUNT, SIZE, Scene, rows_of, write_images
 from support.outputs import assert_same_rows
 
@@ -98,8 +98,12 @@ def test_only_what_is_new_is_done_and_readers_see_whole_parts_only(
 ) -> None:
     out, folder = tmp_path / "out", write_images(tmp_path / "in")
     mine = Scene(folder, scene.package)
-    killed = Mishap(
-        "camworker.storage.store", "os.link", tmp_path / "draft without a name", about="predictions/", call=6
+    killed = Incident(
+        "camworker.storage.local",
+        "os.link",
+        tmp_path / "draft without a name",
+        argument="predictions/",
+        call=6,
     )
     with watched(out) as watch:
         done = mine.localize(out, environment=in_processes(killed))

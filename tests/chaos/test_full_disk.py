@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chaos.mishaps import Mishap, in_processes
+from chaos.incidents import Incident, in_processes
 from chaos.scene import SHARDS, SIZE, Scene, assert_whole
 from support.cli_runner import camworker
 from support.outputs import parts_of
@@ -68,8 +68,13 @@ def test_no_room_even_for_the_plan(scene: Scene, small_disk: Path) -> None:
 def test_a_write_that_fails_half_way(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
     """The draft of a part is written, and making it last fails: the shard is done again."""
     out = tmp_path / "out"
-    full = Mishap(
-        "camworker.storage.store", "os.link", tmp_path / "failed", about="predictions/", call=3, does="full"
+    full = Incident(
+        "camworker.storage.local",
+        "os.link",
+        tmp_path / "failed",
+        argument="predictions/",
+        call=3,
+        action="disk full",
     )
     done = scene.localize(out, environment=in_processes(full))
     assert (done.code, full.happened) == (0, True), done.err

@@ -13,7 +13,7 @@ import torch
 
 from camworker.classes import Classes
 from chaos.connections import recorded_in
-from chaos.mishaps import in_processes
+from chaos.incidents import in_processes
 from chaos.scene import NETWORK, Scene, rows_of, save_network
 from support.cli_runner import ENVIRONMENT, camworker
 from support.fake_s3 import small_s3

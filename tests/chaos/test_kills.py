@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from chaos.mishaps import Mishap, in_processes
+from chaos.incidents import Incident, in_processes
 from chaos.scene import COUNT, SHARDS, SIZE, Scene, assert_whole
 from support.outputs import parts_of
 
@@ -19,18 +19,18 @@ def test_a_worker_killed_at_each_step_of_the_commit(
     """Four workers die, each at a later step than the one before, and the run ends as if none had."""
     out = tmp_path / "out"
     steps = (
-        Mishap("camworker.inference.shard", "encode", tmp_path / "before it is encoded", call=2),
-        Mishap("camworker.inference.shard", "encode", tmp_path / "before it is created", "after", call=4),
-        Mishap(
-            "camworker.storage.store",
+        Incident("camworker.inference.shard", "encode", tmp_path / "before it is encoded", call=2),
+        Incident("camworker.inference.shard", "encode", tmp_path / "before it is created", "after", call=4),
+        Incident(
+            "camworker.storage.local",
             "os.link",
             tmp_path / "draft without a name",
-            about="predictions/",
+            argument="predictions/",
             call=2,
         ),
-        Mishap(
-            *("camworker.storage.store", "LocalStore.create", tmp_path / "created, not told", "after"),
-            about="predictions/",
+        Incident(
+            *("camworker.storage.local", "LocalStore.create", tmp_path / "created, not told", "after"),
+            argument="predictions/",
             call=4,
         ),
     )
@@ -52,11 +52,11 @@ def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_p
     out = tmp_path / "out"
     ledger = "camworker.ledger.ledger"
     steps = (
-        Mishap(ledger, "Ledger.write_recipe", tmp_path / "recipe, no plan", "after"),
-        Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan's files, no plan"),
-        Mishap(ledger, "Ledger.commit_plan", tmp_path / "plan, no part", "after"),
-        Mishap("jobs.driver.worker_handle", "WorkerHandle.give", tmp_path / "some parts", call=SHARDS // 2),
-        Mishap(ledger, "Ledger.commit_run", tmp_path / "all parts, no record"),
+        Incident(ledger, "Ledger.write_recipe", tmp_path / "recipe, no plan", "after"),
+        Incident(ledger, "Ledger.commit_plan", tmp_path / "plan's files, no plan"),
+        Incident(ledger, "Ledger.commit_plan", tmp_path / "plan, no part", "after"),
+        Incident("jobs.driver.worker_handle", "WorkerHandle.give", tmp_path / "some parts", call=SHARDS // 2),
+        Incident(ledger, "Ledger.commit_run", tmp_path / "all parts, no record"),
     )
     home = "ledger/recipe=*"
     committed: dict[str, tuple[int, int]] = {}

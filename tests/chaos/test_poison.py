@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from chaos.mishaps import in_processes
+from chaos.incidents import in_processes
 from chaos.scene import COUNT, Scene, rows_of
 from support.fatal_decoder import ABORT
 from support.outputs import assert_same_rows

@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from camworker.storage.uris import open_store
-from chaos.mishaps import in_processes
+from chaos.incidents import in_processes
 from chaos.scene import Scene
 from support.cli_runner import ENVIRONMENT, camworker, photographs, start
 from support.fatal_decoder import HANG

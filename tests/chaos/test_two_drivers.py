@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from chaos.mishaps import Mishap, in_processes
+from chaos.incidents import Incident, in_processes
 from chaos.scene import SHARDS, Scene, assert_whole, rows_of
 from support.cli_runner import camworker, start
 from support.outputs import parts_of
@@ -47,7 +47,9 @@ def test_without_their_lease_both_finish_and_nothing_is_there_twice(
 ) -> None:
     """The lease spares work and is no lock: whoever loses a race adopts what won it."""
     out = tmp_path / "out"
-    blind = Mishap("camworker.ledger.lease", "LeaseRecord.holds", tmp_path / "looked", does="false")
+    blind = Incident(
+        "camworker.ledger.lease", "LeaseRecord.holds", tmp_path / "looked", action="return False"
+    )
     command, environment = scene.arguments(out, "--workers", "1"), in_processes(blind)
     both = [start(*command, environment=environment) for _ in range(2)]
     ends = [(process.communicate(timeout=240), process.returncode) for process in both]

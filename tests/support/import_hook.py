@@ -1,4 +1,4 @@
-"""Changing a module in whatever process imports it: by a sitecustomize, as no product code knows of tests."""
+"""Patch a module on import, in every process: a sitecustomize module calls this, so product code need not."""
 
 import importlib.abc
 import importlib.util
@@ -11,7 +11,7 @@ Change = Callable[[ModuleType], None]
 
 
 def on_import(name: str, change: Change) -> None:
-    """Have a module changed as soon as it is imported, before anybody takes names from it."""
+    """Apply a change to a module when it is imported, before others import names from it."""
     sys.meta_path.insert(0, _Finder(name, change))
 
 

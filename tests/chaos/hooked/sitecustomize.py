@@ -1,8 +1,8 @@
-"""Python imports this as it starts, in every process that has this folder on its path."""
+"""Python imports this module on start-up in every process that has this folder on its path."""
 
-from chaos import connections, mishaps
+from chaos import connections, incidents
 from support import fatal_decoder
 
-mishaps.install()
+incidents.install()
 fatal_decoder.install()
 connections.install()
