@@ -1,7 +1,8 @@
-"""Boxes and IoU as Choe et al. make them for MaxBoxAcc (V1) and MaxBoxAccV2: the plain, exact reference.
+"""The boxes of MaxBoxAcc (V1) and MaxBoxAccV2: a plain, exact implementation.
 
-"Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020. Everything lies in a square of
-224 pixels. Boxes are xmin, ymin, xmax, ymax; their IoU is inclusive, as in that paper's code.
+Source: Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020, and its
+    code. All
+boxes lie in a square of 224x224 pixels, and their IoU is `iou(..., inclusive=True)`.
 """
 
 from collections.abc import Sequence
@@ -15,66 +16,79 @@ SIDE: Final = 224  # pixels
 
 
 def score_map(cam_hw: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The map upsampled (bicubic, a = -0.75) and min-max normalised: float32 [224, 224] in 0..1.
+    """Upsample a map (bicubic, a = -0.75) and normalise it by its minimum and maximum.
 
-    A map that is constant or not finite gives zeros.
+    Args:
+        cam_hw: Class activation map [h, w].
+
+    Returns:
+        Scores in 0..1, float32 [224, 224]; zeros for a map that is constant or not finite.
     """
     cam_hw = np.asarray(cam_hw, np.float32)
     zeros = np.zeros((SIDE, SIDE), np.float32)
-    # Asked before upsampling, whose rounding makes a constant uneven.
+    # This is checked before upsampling, whose rounding makes a constant map uneven.
     if not cam_hw.min() < cam_hw.max() or not np.isfinite(cam_hw).all():
         return zeros
     map_HW = cv2.resize(cam_hw, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
     map_HW -= map_HW.min()
-    highest = map_HW.max()
-    return map_HW / highest if 0 < highest < np.inf else zeros
+    maximum = map_HW.max()
+    return map_HW / maximum if 0 < maximum < np.inf else zeros
 
 
 def contour_boxes(score_HW: NDArray[np.floating], tau: float) -> NDArray[np.int32]:
-    """V2: the box of every contour at threshold tau, in OpenCV's order: int32 [N, 4], N >= 1.
+    """Return the box of every contour at a threshold, as MaxBoxAccV2 uses them.
 
-    score_HW in 0..1. Mask floor(255 s) > floor(tau max floor(255 s)); contours of holes count. A box is
-    x, y, x + w, y + h with its maxima cut to the last column and row. No contour: the box 0, 0, 0, 0.
+    The mask is floor(255 s) > floor(tau * max floor(255 s)). Contours of holes count. A box is x, y, x + w, y
+    + h with its maxima clipped to the last column and row.
+
+    Args:
+        score_HW: Scores s in 0..1, see `score_map`.
+        tau: Threshold in [0, 1).
+
+    Returns:
+        int32 [N, 4] in OpenCV's order of contours, N >= 1. Without a contour the only box is 0, 0, 0, 0.
     """
     return _boxes(_contours(score_HW, tau), score_HW.shape)
 
 
 def largest_contour_box(score_HW: NDArray[np.floating], tau: float) -> NDArray[np.int32]:
-    """V1: the box of the contour of largest cv2.contourArea, of equals the first: int32 [4].
+    """Return the box of the contour with the largest cv2.contourArea, as MaxBoxAcc (V1) uses it.
 
-    Everything else as boxes_at has it.
+    The first of several largest contours wins. See `contour_boxes` for the arguments.
+
+    Returns:
+        int32 [4].
     """
     contours = _contours(score_HW, tau)
     if contours:
         contours = [max(contours, key=cv2.contourArea)]
-    return _boxes(contours, score_HW.shape)[0]
-
-
-def inclusive_iou(a_N4: NDArray[np.number], b_M4: NDArray[np.number]) -> NDArray[np.float64]:
-    """IoU of that paper's code: N x M, widths and heights counted as max - min + 1."""
-    a_N14, b_1M4 = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (a_N4, b_M4))
-    a_N14, b_1M4 = a_N14[:, None], b_1M4[None]
-    overlap = np.minimum(a_N14[..., 2:], b_1M4[..., 2:]) - np.maximum(a_N14[..., :2], b_1M4[..., :2]) + 1
-    intersection = np.prod(np.clip(overlap, 0, None), axis=-1)
-    area_a, area_b = (np.prod(boxes[..., 2:] - boxes[..., :2] + 1, axis=-1) for boxes in (a_N14, b_1M4))
-    union = area_a + area_b - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    box_4: NDArray[np.int32] = _boxes(contours, score_HW.shape)[0]
+    return box_4
 
 
 def scaled_truth(corners_N4: NDArray[np.number], width: ArrayLike, height: ArrayLike) -> NDArray[np.int32]:
-    """Corners in pixels of the original -> whole pixels of the square: int32 [N, 4].
+    """Map true boxes from pixels of the original image to whole pixels of the 224x224 square.
 
-    int(x * 224 / width) in float64, towards zero; the maxima stay as they are given. width, height: of
-    the original, one for all boxes or one for each.
+    A corner becomes int(x * 224 / width), computed in float64 and rounded towards zero.
+
+    Args:
+        corners_N4: Boxes in pixels of the original images, [N, 4].
+        width: Width of the original image in pixels, one for all boxes or one for each.
+        height: Height of the original image in pixels, one for all boxes or one for each.
+
+    Returns:
+        int32 [N, 4].
     """
     corners = np.asarray(corners_N4, np.float64).reshape(-1, 4)
     sides = np.stack([width, height, width, height], axis=-1)
-    return (corners * SIDE / sides).astype(np.int32)
+    scaled: NDArray[np.int32] = (corners * SIDE / sides).astype(np.int32)
+    return scaled
 
 
 def _contours(score_HW: NDArray[np.floating], tau: float) -> Sequence[NDArray[np.int32]]:
     grey_HW = (score_HW * 255).astype(np.uint8)
     mask_HW = (grey_HW > int(tau * int(grey_HW.max()))).view(np.uint8)
+    contours: Sequence[NDArray[np.int32]]
     contours, _ = cv2.findContours(mask_HW, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
     return contours
 

@@ -1,17 +1,26 @@
-"""How functions are compiled by Numba: once, and kept on disk where there is a place for that."""
+"""The options with which functions are compiled by Numba."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
 
 from numba import njit
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def jit(function: Any) -> Any:
-    """Compile a function at its first call; it holds no lock of the interpreter while it runs.
 
-    Numba keeps the code beside the source, else in the user's cache folder, else where NUMBA_CACHE_DIR says.
-    Where it finds none that can be written, as in a container that is read-only, each process compiles anew.
+def jit(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile a function with Numba at its first call and cache the machine code on disk.
+
+    The compiled function releases the interpreter's lock. Numba keeps the code beside the source file, else
+    in the user's cache folder, else in NUMBA_CACHE_DIR. Where none of these can be written, as in a read-only
+    container, each process compiles anew.
+
+    Numba recompiles when the file that defines the function changes, but not when a constant does that the
+    file imports from another module.
     """
     try:
-        return njit(function, cache=True, nogil=True)
-    except RuntimeError:  # "cannot cache function": all that can go wrong before the first call
-        return njit(function, nogil=True)
+        compiled = njit(function, cache=True, nogil=True)
+    except RuntimeError:  # "cannot cache function" is the only error possible before the first call
+        compiled = njit(function, nogil=True)
+    return cast(Callable[P, R], compiled)

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from camworker.boxes.iou import paired_iou
 from camworker.boxes.maxboxacc import SIDE, largest_contour_box, scaled_truth, score_map
-from camworker.boxes.rules import paired_iou
 from camworker.frame import Frame
 from camworker.metrics.ground_truth.masks import object_pixels, read_mask
 from camworker.metrics.ground_truth.truth import Truth

@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from camworker.boxes.rules import boxes_from_cam, paired_iou
+from camworker.boxes.iou import paired_iou
+from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import CORNERS, Frame, frame_size
 from camworker.metrics.ground_truth.truth import Truth
 

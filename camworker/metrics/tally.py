@@ -139,7 +139,7 @@ def _tally(table: pa.Table, truth: Truth, measure: EvaluationConfig) -> Tally:
 def _weighted(
     judged: Matches, maps: MapScores, folds_U2: NDArray[np.bool_]
 ) -> dict[str, tuple[NDArray[Any], tuple[int, ...]]]:
-    """name -> what each unit adds [U, D], and the shape that D stands for."""
+    """Name -> what each unit adds [U, D], and the shape that D stands for."""
     count = len(judged.rows)
     boxed = judged.boxed
     columns: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
@@ -164,7 +164,7 @@ def _weighted(
 
 
 def _by_class(judged: Matches, maps: MapScores) -> dict[str, NDArray[np.bool_]]:
-    """name -> the units that it counts in their class."""
+    """Name -> the units that it counts in their class."""
     return {
         "class_units": np.ones(len(judged.rows), bool),
         "class_classified": judged.classified[:, 0],

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from camworker.boxes.rules import boxes_from_cam, iou
+from camworker.boxes.iou import iou
+from camworker.boxes.rules import boxes_from_cam
 from camworker.cam import class_activation_maps
 from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.training.data import Batch

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pandas as pd
 
+from camworker.boxes.iou import paired_iou
 from camworker.boxes.maxboxacc import SIDE, scaled_truth
-from camworker.boxes.rules import paired_iou
 from camworker.metrics.map_scores import gaussian_boxes
 
 DELTAS = (0.3, 0.5, 0.7)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from camworker import Localizer
-from camworker.boxes.rules import paired_iou
+from camworker.boxes.iou import paired_iou
 from camworker.inference.predictions import AnyPrediction, Prediction, corners
 from camworker.inference.shard import localize_items
 from camworker.inputs import ReadPolicy

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from camworker import Localizer
-from camworker.boxes.rules import iou
+from camworker.boxes.iou import iou
 from camworker.inference.predictions import Prediction, corners
 from camworker.inference.shard import localize_items
 from camworker.inputs import ReadPolicy

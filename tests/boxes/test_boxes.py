@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from camworker.boxes.rules import boxes_from_cam, boxes_from_map, iou
+from camworker.boxes.iou import iou
+from camworker.boxes.rules import boxes_from_cam, boxes_from_map
 from camworker.frame import RESIZES, Frame
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from camworker.boxes.iou import iou
 from camworker.boxes.maxboxacc import (
     contour_boxes,
-    inclusive_iou,
     largest_contour_box,
     scaled_truth,
     score_map,
@@ -184,8 +184,8 @@ def test_boxes_lie_in_the_square(cam_hw, hundredths):
     ],
 )
 def test_inclusive_iou_by_hand(a, b, expected):
-    assert inclusive_iou(np.array([a]), np.array([b]))[0, 0] == pytest.approx(expected, abs=1e-15)
-    assert inclusive_iou(np.array([b]), np.array([a]))[0, 0] == pytest.approx(expected, abs=1e-15)
+    assert iou(np.array([a]), np.array([b]), inclusive=True)[0, 0] == pytest.approx(expected, abs=1e-15)
+    assert iou(np.array([b]), np.array([a]), inclusive=True)[0, 0] == pytest.approx(expected, abs=1e-15)
 
 
 ENDS = st.tuples(st.integers(0, 8), st.integers(0, 8)).map(sorted)
@@ -197,7 +197,7 @@ def test_inclusive_iou_counts_pixels(a, b):
     def pixels(box):
         return {(x, y) for x in range(box[0], box[2] + 1) for y in range(box[1], box[3] + 1)}
 
-    matrix = inclusive_iou(np.array(a, np.int32), np.array(b, np.int32))
+    matrix = iou(np.array(a, np.int32), np.array(b, np.int32), inclusive=True)
     assert matrix.shape == (len(a), len(b))
     assert matrix.dtype == np.float64
     for i, one in enumerate(map(pixels, a)):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from camworker.boxes.maxboxacc import inclusive_iou, scaled_truth
-from camworker.boxes.rules import iou
+from camworker.boxes.iou import iou
+from camworker.boxes.maxboxacc import scaled_truth
 from camworker.frame import Frame
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.map_scores import (
@@ -203,7 +203,8 @@ def test_the_baselines_of_an_image() -> None:
     assert found.gaussian.shape == (3, 100)
     assert np.isnan(found.gaussian[1:]).all()
     scaled = np.array([[0, 0, 22, 22], [56, 0, 224, 224]])
-    np.testing.assert_allclose(found.gaussian[0], inclusive_iou(gaussian_boxes(), scaled).max(1), atol=1e-12)
+    overlaps = iou(gaussian_boxes(), scaled, inclusive=True)
+    np.testing.assert_allclose(found.gaussian[0], overlaps.max(1), atol=1e-12)
 
 
 def test_with_the_cam_rules_the_gaussian_lies_over_the_original() -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from camworker.boxes.iou import iou
 from camworker.boxes.maxboxacc import (
     contour_boxes,
-    inclusive_iou,
     largest_contour_box,
     scaled_truth,
     score_map,
@@ -179,7 +179,7 @@ def swept(cam: Any, size: tuple[int, int], corners: Any) -> np.ndarray:
     return np.array(
         [
             [
-                inclusive_iou(found, true).max()
+                iou(found, true, inclusive=True).max()
                 for found in (largest_contour_box(score_HW, tau), contour_boxes(score_HW, tau))
             ]
             for tau in THRESHOLDS

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from camworker.boxes.maxboxacc import contour_boxes, inclusive_iou, largest_contour_box, score_map
-from camworker.boxes.rules import boxes_from_cam, iou
+from camworker.boxes.iou import iou
+from camworker.boxes.maxboxacc import contour_boxes, largest_contour_box, score_map
+from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import Frame
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
 
@@ -32,7 +33,7 @@ def by_choe(cam_hw: Any, truth: Any, thresholds: Any) -> np.ndarray:
     return np.array(
         [
             [
-                inclusive_iou(boxes, truth).max()
+                iou(boxes, truth, inclusive=True).max()
                 for boxes in (largest_contour_box(score_HW, tau), contour_boxes(score_HW, tau))
             ]
             for tau in THRESHOLDS[thresholds]

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from camworker.boxes.rules import boxes_from_cam, iou
+from camworker.boxes.iou import iou
+from camworker.boxes.rules import boxes_from_cam
 from camworker.cam import class_activation_maps
 from camworker.inputs.sources import open_source
 from camworker.networks.gap import Preprocessing

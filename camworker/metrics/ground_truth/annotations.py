@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -94,6 +94,5 @@ def corner_columns(
 ) -> dict[str, pa.Array]:
     """The four columns of corners; null where without [N] says that a row has no box."""
     return {
-        name: pa.array(np.ascontiguousarray(corners_N4[:, n]), mask=without)
-        for n, name in enumerate(CORNERS)
+        name: pa.array(np.ascontiguousarray(corners_N4[:, n]), mask=without) for n, name in enumerate(CORNERS)
     }
