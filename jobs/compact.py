@@ -7,20 +7,21 @@ from dataclasses import asdict
 from camworker.errors import UsageError
 from camworker.ledger.ledger import open_ledger
 from camworker.storage.uris import is_below, is_s3, normalize_location, open_store
-from jobs.console import DONE, Console, ImageProgress
-from jobs.options import whole
+from jobs.console import DONE, Console
+from jobs.options import add_out_argument, add_recipe_option, whole_number
+from jobs.progress import ImageProgress
 
 HELP = "one clean Parquet data set of the latest rows"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    add_out_argument(parser)
     parser.add_argument(
         "--to", required=True, metavar="DATASET", help="a new folder or s3:// prefix, outside OUT"
     )
-    parser.add_argument("--recipe", help="which, where OUT holds several")
+    add_recipe_option(parser)
     parser.add_argument(
-        "--rows-per-file", type=whole(1), metavar="N", help="default: as many as make about 128 MB"
+        "--rows-per-file", type=whole_number(1), metavar="N", help="default: as many as make about 128 MB"
     )
 
 
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     with ImageProgress(planned) as progress:
         files = compact(ledger, to, args.rows_per_file, lambda rows: progress.update(rows, 0))
     rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
-    console.say(f"{rows} images in {to}: {len(files)} files, {size} bytes")
+    console.out(f"{rows} images in {to}: {len(files)} files, {size} bytes")
     if not complete:
-        console.say("a generation is unfinished: its images are not all in there")
+        console.out("a generation is unfinished: its images are not all in there")
     console.result(
         {
             "recipe": ledger.recipe,

@@ -14,7 +14,7 @@ from typing import Final
 from camworker.errors import UsageError
 from camworker.frame import CORNERS
 from jobs.console import DONE, Console
-from jobs.options import folder
+from jobs.options import output_folder
 
 HELP = "the main job on a few photographs, start here"
 
@@ -50,7 +50,7 @@ _BROKEN: Final = "broken.jpg"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--output", type=folder, default="camworker-demo", metavar="DIR", help="default camworker-demo"
+        "--output", type=output_folder, default="camworker-demo", metavar="DIR", help="default camworker-demo"
     )
 
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         ["preview", out, "--to", report, "--truth", str(truth)],
     )
     for command in commands:
-        console.say(f"\n$ camworker {' '.join(command)}")
+        console.out(f"\n$ camworker {' '.join(command)}")
         # With --json standard output is for our one object.
         with redirect_stdout(sys.stderr if console.as_json else sys.stdout):
             code = main([*command, *(["--verbose"] if console.verbose else [])])
@@ -76,8 +76,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
             return code
     seconds = time.monotonic() - started
     pages = [str((home / "report" / name).absolute()) for name in ("contact_sheet.html", "summary.html")]
-    console.say(f"\nDone in {seconds:.0f} s. Open in a browser:\n  {pages[0]}\n  {pages[1]}")
-    console.say("Then try your own: camworker localize FOLDER --output OUT")
+    console.out(f"\nDone in {seconds:.0f} s. Open in a browser:\n  {pages[0]}\n  {pages[1]}")
+    console.out("Then try your own: camworker localize FOLDER --output OUT")
     console.result({"output": str(home.absolute()), "pages": pages, "seconds": round(seconds, 1)})
     return DONE
 

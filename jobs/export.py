@@ -10,8 +10,9 @@ from camworker.errors import UsageError
 from camworker.exports.provenance import FORMATS
 from camworker.ledger.ledger import open_ledger
 from camworker.storage.uris import local_path, open_store
-from jobs.console import DONE, Console, ImageProgress
-from jobs.options import share, whole
+from jobs.console import DONE, Console
+from jobs.options import add_out_argument, add_recipe_option, fraction, whole_number
+from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
     from camworker.exports.weak_labels import Counts
@@ -23,7 +24,7 @@ _IMAGES_BETWEEN_UPDATES: Final = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camworker export`."""
-    parser.add_argument("output", metavar="OUT", help="the output of localize")
+    add_out_argument(parser)
     parser.add_argument(
         "--format", required=True, choices=FORMATS, metavar="F", help=f"one of {', '.join(FORMATS)}"
     )
@@ -33,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="the folder to create; for coco and coco-results the file to create, such as boxes.json",
     )
-    parser.add_argument("--recipe", help="id of the recipe, if OUT holds several")
+    add_recipe_option(parser)
     which = parser.add_argument_group("which boxes")
     which.add_argument(
         "--min-score",
-        type=share,
+        type=fraction,
         default=0.0,
         metavar="S",
         help="only labels with at least this score (default 0)",
@@ -48,7 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only these classes: names, indices or WordNet ids separated by commas, or a file of them",
     )
     which.add_argument(
-        "--top-labels", type=whole(1), metavar="N", help="only the N best labels of each image (default 1)"
+        "--top-labels",
+        type=whole_number(1),
+        metavar="N",
+        help="only the N best labels of an image (default 1)",
     )
     which.add_argument(
         "--targets",
@@ -129,7 +133,7 @@ def _refuse_inside(to: str, out: str) -> None:
 
 
 def _print_counts(console: Console, counts: "Counts", to: str, complete: bool) -> None:
-    console.say(f"{counts.boxes} boxes of {counts.images} images in {to}")
+    console.out(f"{counts.boxes} boxes of {counts.images} images in {to}")
     failed = ", ".join(f"{count} {status}" for status, count in sorted(counts.failed.items()))
     unreadable = ", ".join(f"{count} {status}" for status, count in sorted(counts.unreadable.items()))
     left_out = (
@@ -142,6 +146,6 @@ def _print_counts(console: Console, counts: "Counts", to: str, complete: bool) -
     )
     for count, reason in left_out:
         if count:
-            console.say(f"left out: {count} {reason}")
+            console.out(f"left out: {count} {reason}")
     if not complete:
-        console.say("the output is incomplete: run localize again to finish it")
+        console.out("the output is incomplete: run localize again to finish it")

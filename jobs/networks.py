@@ -4,7 +4,7 @@ import argparse
 from typing import Any, Final
 
 from jobs.console import DONE, Console
-from jobs.options import whole
+from jobs.options import whole_number
 
 HELP = "networks by name, and whether they localize"
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which: a name of this list, timm:NAME or torchvision:NAME (default: all of this list)",
     )
     parser.add_argument(
-        "--input-size", type=whole(1, 4096), default=224, metavar="PIXELS", help="default 224"
+        "--input-size", type=whole_number(1, 4096), default=224, metavar="PIXELS", help="default 224"
     )
 
 
@@ -51,14 +51,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     for name in args.names:
         if name not in NAMES and not name.partition(":")[2]:
             create_network(name, classes=1)  # raises, and knows the names
-    console.say(f"{'network':<36}{'parameters':>12}  {'map at ' + str(args.input_size):<12}localizes")
+    console.out(f"{'network':<36}{'parameters':>12}  {'map at ' + str(args.input_size):<12}localizes")
     rows = []
     for name in names:
         row = _check(name, args.input_size, default_pooling(name))
         rows.append(row)
         size = "x".join(map(str, row["map"])) if row["map"] else "-"
         count = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "-"
-        console.say(f"{name:<36}{count:>12}  {size:<12}{'yes' if row['passes'] else 'no: ' + row['reason']}")
+        console.out(f"{name:<36}{count:>12}  {size:<12}{'yes' if row['passes'] else 'no: ' + row['reason']}")
     console.result({"input_size": args.input_size, "networks": rows})
     return DONE
 

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import DONE, Console
-from jobs.options import number, whole
+from jobs.options import (
+    add_class_names_option,
+    add_input_size_option,
+    add_package_output_option,
+    add_pooling_option,
+    non_negative,
+)
 
 HELP = "make a package of a network trained elsewhere"
 
@@ -17,19 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network", required=True, help="what it is a state dict of: torchvision:resnet50, timm:NAME, ..."
     )
-    parser.add_argument(
-        "--class-names", required=True, metavar="FILE", help="text: a class name a line, in label order"
-    )
-    parser.add_argument(
-        "--output", required=True, metavar="PACKAGE", help="folder for the package (local or s3://)"
-    )
+    add_class_names_option(parser, required=True)
+    add_package_output_option(parser)
     how = parser.add_argument_group("how it was trained (default: as its library's published weights)")
-    how.add_argument("--input-size", type=whole(1, 4096), metavar="PIXELS")
+    add_input_size_option(how)
     how.add_argument(
-        "--mean", type=number, nargs=3, metavar="M", help="of red, green, blue, of pixels in 0..1"
+        "--mean", type=non_negative, nargs=3, metavar="M", help="of red, green, blue, of pixels in 0..1"
     )
-    how.add_argument("--std", type=number, nargs=3, metavar="S")
-    how.add_argument("--pooling", choices=("avg", "max"), help="global pooling")
+    how.add_argument("--std", type=non_negative, nargs=3, metavar="S")
+    add_pooling_option(how)
     how.add_argument(
         "--scoring",
         choices=("softmax", "sigmoid"),
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         provenance={"command": "package", "weights": Path(args.weights).name},
     )
     save(package, args.output)
-    console.say(
+    console.out(
         f"{args.network} of {len(classes)} classes is in {args.output}: "
         f"camworker localize INPUT --output OUT --weights {args.output}"
     )

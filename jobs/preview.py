@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 from camworker.ledger.ledger import Ledger, open_ledger
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
-from jobs.options import folder, whole
+from jobs.options import add_out_argument, add_recipe_option, output_folder, whole_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,12 +20,14 @@ _FAILURES_LISTED: Final = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    add_out_argument(parser)
     parser.add_argument(
-        "--to", required=True, type=folder, metavar="DIR", help="where contact_sheet.html goes"
+        "--to", required=True, type=output_folder, metavar="DIR", help="where contact_sheet.html goes"
     )
-    parser.add_argument("--recipe", help="which, where OUT holds several")
-    parser.add_argument("--count", type=whole(1), default=8, metavar="N", help="images a section (default 8)")
+    add_recipe_option(parser)
+    parser.add_argument(
+        "--count", type=whole_number(1), default=8, metavar="N", help="images a section (default 8)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed shows other random images")
     parser.add_argument("--truth", metavar="FILE", help="draw these boxes too (as summarize --truth)")
 
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
         failed={pair["values"]: pair["counts"] for pair in broken["status"].value_counts().to_pylist()},
         truth=truth is not None,
     )
-    console.say(f"open {path}")
+    console.out(f"open {path}")
     console.result({"recipe": ledger.recipe, "page": str(path), "shown": len(cards)})
     return DONE
 

@@ -5,10 +5,12 @@ from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from camworker.errors import UsageError
+from camworker.errors import CorruptedError, UsageError
 from camworker.ledger.ledger import Ledger
 from camworker.storage.uris import open_store
-from jobs.console import DONE, VERIFICATION_FAILED, Console, ImageProgress
+from jobs.console import DONE, Console
+from jobs.options import add_out_argument
+from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
     from camworker.ledger.verify_records import Problem
@@ -17,7 +19,7 @@ HELP = "whether every committed byte is as it was"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    add_out_argument(parser)
     parser.add_argument("--recipe", help="only this one (default: all that OUT holds)")
 
 
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "problems": [asdict(problem) for problem in problems],
         }
     )
-    return VERIFICATION_FAILED if problems else DONE
+    return CorruptedError.exit_code if problems else DONE
 
 
 def _verify(ledger: Ledger, console: Console) -> tuple[dict[str, Any], list["Problem"]]:
@@ -60,17 +62,17 @@ def _verify(ledger: Ledger, console: Console) -> tuple[dict[str, Any], list["Pro
             problems += [problem] if problem else []
             progress.update(sum(rows.values()), rows[False])
     size = sum(part.bytes for part in found.parts)
-    console.say(
+    console.out(
         f"recipe {ledger.recipe}: {sum(rows.values())} images in {len(found.parts)} parts, {size} bytes"
     )
     for generation in found.generations:
         if not generation.complete:
-            console.say(
+            console.out(
                 f"  generation {generation.generation} is unfinished ({generation.parts} of "
                 f"{generation.shards} parts): run localize again to complete it"
             )
     if found.replaced:
-        console.say(f"  parts that are gone, and whose images later generations hold: {len(found.replaced)}")
+        console.out(f"  parts that are gone, and whose images later generations hold: {len(found.replaced)}")
     about = {
         "recipe": ledger.recipe,
         "generations": [asdict(generation) for generation in found.generations],
@@ -83,6 +85,6 @@ def _verify(ledger: Ledger, console: Console) -> tuple[dict[str, Any], list["Pro
 
 def _tell_problems(problems: list["Problem"], console: Console) -> None:
     for problem in problems:
-        console.say(f"{problem.key} {problem.problem}")
-        console.say(f"  {problem.advice}")
-    console.say(f"problems: {len(problems)}" if problems else "every committed byte is as it was")
+        console.out(f"{problem.key} {problem.problem}")
+        console.out(f"  {problem.advice}")
+    console.out(f"problems: {len(problems)}" if problems else "every committed byte is as it was")

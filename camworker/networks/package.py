@@ -56,7 +56,7 @@ class NetworkPackage:
 
 
 def load(
-    network: str = DEFAULT, weights: str | None = None, *, output_stride: int | None = None
+    network: str | None = None, weights: str | None = None, *, output_stride: int | None = None
 ) -> NetworkPackage:
     """Load a network by name or from a package's folder.
 
@@ -66,7 +66,13 @@ def load(
     does not fit.
     """
     if weights is not None and _is_package(weights):
-        return _load_package(weights, join_uri(weights, _WEIGHTS), output_stride)
+        package = _load_package(weights, join_uri(weights, _WEIGHTS), output_stride)
+        if network not in (None, package.name):
+            raise NetworkError(
+                f"{weights} is a package of {package.name}, not of {network}", parameter="network"
+            )
+        return package
+    network = network or DEFAULT
     if _is_package(network):
         return _load_package(network, weights or join_uri(network, _WEIGHTS), output_stride)
     built = create_network(

@@ -1,1 +1,1 @@
-"""Feed shards to workers, own the attempts and retries, and report progress."""
+"""Run shards on Ray workers: queues, retries, lost and hung workers, progress, logs and metrics."""

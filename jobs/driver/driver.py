@@ -1,338 +1,301 @@
-"""The driver's loop: shards to actors, two queued each; lost and hung actors replaced, attempts bounded."""
+"""The loop that feeds shards to workers, replaces lost and hung workers and retries what failed."""
 
-import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Protocol, TypeVar
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Generic
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayError, RayTaskError
 
-from jobs import json_logs as logs
+from jobs.driver.json_logs import LOG, log_context
+from jobs.driver.loss_tracker import LossTracker
+from jobs.driver.outcome import Outcome, ResultT
 from jobs.driver.retry_queue import RetryQueue, Task
+from jobs.driver.stop_signals import stop_on_signal
 from jobs.driver.telemetry import DriverStatus
-from jobs.driver.worker_handle import (
-    DEATHS,
-    PATIENCE,
-    HangTimeouts,
-    LossCause,
-    RayWorker,
-    WorkerHandle,
-    WorkerLoss,
-    living_nodes,
-)
-from jobs.driver.worker_progress import WorkerProgress, batch_seconds, steady_rate
-from jobs.ray_cluster import Workers
+from jobs.driver.worker_handle import DEFAULT_TIMEOUTS, HangTimeouts, WorkerHandle
+from jobs.driver.worker_loss import LOSS_ERRORS
+from jobs.driver.worker_process import RayWorker, Worker
+from jobs.driver.worker_progress import WorkerProgress, batch_seconds, steady_state_throughput
+from jobs.ray_cluster import Workers, failed_in_constructor, original_error
 
-_QUEUED: Final = 2
+_QUEUE_LENGTH: Final = 2  # per worker: the running shard and the next one
 _DRAIN_SECONDS: Final = 12.0
-_LAST_TALLY_SECONDS: Final = 1.0
+_LAST_PROGRESS_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.5
-_TALLIES_AT_ONCE: Final = 100  # so that of many workers each is asked less often, and the driver has time
-# So often in a row, and it is not one shard's or one node's trouble.
-_FAILURES_IN_A_ROW: Final = 10
-_DEATHS_AT_START: Final = 5
+# Of many workers, each is asked for its progress less often, so that the driver has time for results.
+_REQUESTS_PER_POLL: Final = 100
+# After this many consecutive failures the problem is systemic, not one shard or node.
+_MAX_CONSECUTIVE_FAILURES: Final = 10
 
-_log = logs.LOG.getChild("driver")
-
-OnProgress = Callable[[Counter[str]], None]
+_log: Final = LOG.getChild("driver")
 
 
-class Counted(Protocol):
-    """What is kept of a shard that is done. images: count by status."""
+class Driver(Generic[ResultT]):
+    """Runs tasks on a group of equal workers.
 
-    @property
-    def images(self) -> Mapping[str, int]: ...
-
-
-Kept = TypeVar("Kept", bound=Counted)
-
-
-@dataclass
-class Outcome(Generic[Kept]):
-    """What a run of shards came to. lost: shards that could not be done -> why, as they failed last.
-
-    images: those of the shards that are done, by status. failed_attempts counts attempts, restarts the
-    workers that took the place of others.
-    """
-
-    done: dict[Task, Kept] = field(default_factory=dict)
-    images: Counter[str] = field(default_factory=Counter)
-    lost: dict[Task, str] = field(default_factory=dict)
-    stopped: str | None = None
-    about: dict[str, Any] = field(default_factory=dict)
-    images_per_second: float | None = None
-    failed_attempts: int = 0
-    restarts: int = 0
-
-
-class Driver(Generic[Kept]):
-    """Runs tasks to their end on so many workers.
-
-    worker: a class like jobs.worker.Worker, made of (settings, cores), with about, run and tally.
-    arguments: what a worker's run is given for a task before careful; default the task's numbers.
-    keep: what stays of a result, so that large ones can be merged as they come; default all of it.
-    tell: told in a line of what went wrong and is tried again. watch: told again and again how far it is.
-    start: how a worker is started; default as an actor of its own.
+    Args:
+        worker: The class of the workers.
+        settings: The first argument of their constructor.
+        workers: Number and resources of the workers.
+        on_progress: Called regularly with the images so far by status.
+        arguments: Returns the arguments of a worker's `run` for a task, except the last one. Default: the
+            generation and the shard.
+        reduce: Returns what to keep of a result, so that large results can be merged as they arrive. Default:
+            all of it.
+        on_warning: Called with a line about every failure that is retried.
+        on_status: Called regularly with the state of the run.
+        timeouts: How long a worker may make no progress.
+        start: Starts a worker. Default: as a Ray actor.
     """
 
     def __init__(
         self,
-        worker: type,
-        settings: Any,
+        worker: type[Worker],
+        settings: object,
         workers: Workers,
-        on_progress: OnProgress,
+        on_progress: Callable[[Counter[str]], None],
         *,
         arguments: Callable[[Task], tuple[Any, ...]] = lambda task: task,
-        keep: Callable[[Any], Kept] = lambda result: result,
-        tell: Callable[[str], None] = lambda line: None,
-        watch: Callable[[DriverStatus], None] = lambda standing: None,
-        patience: HangTimeouts = PATIENCE,
-        start: Callable[[type, Any, Workers], RayWorker] = RayWorker,
+        reduce: Callable[[Any], ResultT] = lambda result: result,
+        on_warning: Callable[[str], None] = lambda line: None,
+        on_status: Callable[[DriverStatus], None] = lambda status: None,
+        timeouts: HangTimeouts = DEFAULT_TIMEOUTS,
+        start: Callable[[type[Worker], object, Workers], RayWorker] = RayWorker,
     ) -> None:
         self._worker = worker
         self._settings = settings
         self._workers = workers
         self._on_progress = on_progress
         self._arguments = arguments
-        self._keep = keep
-        self._tell = tell
-        self._watch = watch
-        self._patience = patience
-        self._start_actor = start
+        self._reduce = reduce
+        self._on_warning = on_warning
+        self._on_status = on_status
+        self._timeouts = timeouts
+        self._start_process = start
         self._stop = threading.Event()
-        self._why = ""
-        self._gone: list[WorkerProgress] = []
-        self._turn = 0  # whose tally is asked for next
-        self._attempts = RetryQueue()
-        self._doubts: list[WorkerLoss] = []
-        self._deaths_at_start, self._died_at_start_at = 0, 0.0
-        self._came_up = False
-        self._tasks = 0
-        self._started = 0
+        self._stop_reason = ""
+        self._queue = RetryQueue()
+        self._handles: list[WorkerHandle] = []
+        self._ended: list[WorkerProgress] = []  # progress of workers that are gone
+        self._losses = LossTracker(self._queue, self._warn, self.stop)
+        self._any_started = False
+        self._tasks = self._started = 0
+        self._next_request = 0  # index of the worker that is asked for its progress next
+        self._outcome = Outcome[ResultT](lost=self._queue.lost)
 
-    def stop(self, why: str) -> None:
-        """Start nothing more; what runs may finish within _DRAIN_SECONDS."""
-        self._why = self._why or why
+    def stop(self, reason: str) -> None:
+        """Start no more shards. Those that run have _DRAIN_SECONDS to finish."""
+        self._stop_reason = self._stop_reason or reason
         self._stop.set()
 
-    def run(self, tasks: list[Task]) -> Outcome[Kept]:
-        """Run every task once; again where that failed, see RetryQueue, and carefully after a death."""
-        outcome = Outcome[Kept](lost=self._attempts.lost)
-        self._attempts.add(tasks)
+    def run(self, tasks: list[Task]) -> Outcome[ResultT]:
+        """Run every task to its end, with retries; see `RetryQueue`. May be called once.
+
+        Raises:
+            CamworkerError: If a worker raised one, for example because it was given a wrong network.
+            Exception: Any other error of a worker that a retry cannot fix.
+        """
+        outcome = self._outcome
+        self._queue.add(tasks)
         self._tasks = len(tasks)
-        with self._drain_on_signal():
-            count = min(self._workers.count, len(tasks))
-            slots = [self._start() for _ in range(count)]
-            looked_at = 0.0
-            while self._attempts or self._doubts or any(slot.queue for slot in slots):
+        count = min(self._workers.count, len(tasks))
+        with stop_on_signal(self.stop):
+            self._handles = [self._start() for _ in range(count)]
+            last_polled = 0.0
+            while self._queue or self._losses or any(handle.queue for handle in self._handles):
                 if self._stop.is_set():
-                    outcome.stopped = self._why
-                    self._drain(slots, outcome)
+                    outcome.stopped = self._stop_reason
+                    self._drain()
                     break
-                for index in self._wait(slots):
-                    if not self._attend(slots[index], outcome):
-                        slots[index] = self._start()
-                self._fill(slots)
-                # Not for each result: there are the more of them, the more workers there are to look at.
-                if time.monotonic() - looked_at >= _POLL_SECONDS:
-                    self._poll(slots)
-                    self._end_hung(slots)
-                    self._settle_doubts()
-                    self._report(slots, outcome)
-                    looked_at = time.monotonic()
-            self._report(slots, outcome)
-            self._end(slots)
-        self._watch(self._standing([], outcome))
-        outcome.images_per_second = steady_rate(self._gone)
-        outcome.failed_attempts, outcome.restarts = self._attempts.charged, self._started - count
+                for index in self._wait():
+                    if not self._attend(self._handles[index]):
+                        self._handles[index] = self._start()
+                self._assign()
+                # Poll on a timer, not per result: both the results and the cost of a poll grow with the
+                # number of workers.
+                if time.monotonic() - last_polled >= _POLL_SECONDS:
+                    self._poll_progress()
+                    self._end_hung()
+                    self._losses.explain()
+                    self._report()
+                    last_polled = time.monotonic()
+            self._report()
+            self._end_all()
+        self._on_status(self._status())
+        outcome.images_per_second = steady_state_throughput(self._ended)
+        outcome.failed_attempts, outcome.restarts = self._queue.failed_attempts, self._started - count
         return outcome
 
     def _start(self) -> WorkerHandle:
         self._started += 1
-        return WorkerHandle(self._start_actor(self._worker, self._settings, self._workers), time.monotonic())
+        process = self._start_process(self._worker, self._settings, self._workers)
+        return WorkerHandle(process, time.monotonic())
 
-    def _wait(self, slots: list[WorkerHandle]) -> list[int]:
-        """Wait a while until a worker has started or finished a shard: the places of those that have."""
-        places = {ref: index for index, slot in enumerate(slots) if (ref := slot.waits_for()) is not None}
-        if not places:
+    def _wait(self) -> list[int]:
+        """Wait until a worker has started or finished a shard; return the indices of all that have."""
+        indices = {
+            reference: index
+            for index, handle in enumerate(self._handles)
+            if (reference := handle.awaited()) is not None
+        }
+        if not indices:
             self._stop.wait(_POLL_SECONDS)
             return []
-        refs = list(places)
-        ray.wait(refs, timeout=_POLL_SECONDS)  # for one; the others that are there come with it
-        return [places[ref] for ref in ray.wait(refs, num_returns=len(refs), timeout=0)[0]]
+        references = list(indices)
+        ray.wait(references, timeout=_POLL_SECONDS)  # returns one; the second call returns all that are ready
+        ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+        return [indices[reference] for reference in ready]
 
-    def _attend(self, slot: WorkerHandle, outcome: Outcome[Kept]) -> bool:
-        """Take what slot has finished. False when its actor is dead."""
+    def _attend(self, handle: WorkerHandle) -> bool:
+        """Take the results of a worker; return False if the worker is lost."""
         try:
-            if slot.is_up():
-                self._deaths_at_start, self._came_up = 0, True
-                outcome.about = slot.about or {}
-                self._collect(slot, outcome)
-        except DEATHS as error:
-            # Where no worker could be made, none can: a network that is refused, a library that lacks.
-            if not self._came_up and isinstance(error, RayActorError) and error.actor_init_failed:
+            if not handle.has_started():
+                return True
+        except (RayTaskError, *LOSS_ERRORS) as error:
+            # If no worker could be constructed, none can: the network is refused, or a library is missing.
+            if not self._any_started and isinstance(error, RayTaskError):
+                raise original_error(error) from None
+            if not self._any_started and failed_in_constructor(error):
                 raise
-            self._bury(slot, error)
+            self._record_loss(handle, error)
+            return False
+        self._losses.record_start()
+        self._any_started = True
+        self._outcome.runtime_info = handle.runtime_info or {}
+        try:
+            self._collect(handle)
+        except LOSS_ERRORS as error:
+            self._record_loss(handle, error)
             return False
         return True
 
-    def _fill(self, slots: list[WorkerHandle]) -> None:
-        """Give shards to workers that have too few queued, while there are any.
-
-        One that has to be run carefully is given alone: of two, a death would not say which was the cause,
-        since a worker that dies may take the result of the shard before with it.
-        """
-        if not self._attempts or self._stop.is_set():
+    def _assign(self) -> None:
+        """Fill the queues of the workers that have started."""
+        if not self._queue or self._stop.is_set():
             return
-        for slot in slots:
-            # A worker that has not started is given nothing: another may be free before it.
-            while slot.about is not None and not slot.careful and len(slot.queue) < _QUEUED:
-                following = self._attempts.next(time.monotonic(), alone=not slot.queue)
+        for handle in self._handles:
+            while (
+                handle.runtime_info is not None
+                and not handle.is_isolating
+                and len(handle.queue) < _QUEUE_LENGTH
+            ):
+                following = self._queue.next(time.monotonic(), alone=not handle.queue)
                 if following is None:
                     break
-                task, careful = following
-                slot.give(task, self._arguments(task), careful)
+                task, isolate = following
+                handle.assign(task, self._arguments(task), isolate)
 
-    def _collect(self, slot: WorkerHandle, outcome: Outcome[Kept]) -> None:
-        """Take the results of slot. Raises DEATHS, its queue as it was, and what no other try would mend."""
-        while slot.queue and ray.wait([slot.queue[0][0]], timeout=0)[0]:
-            ref, task = slot.queue[0]
+    def _collect(self, handle: WorkerHandle) -> None:
+        """Take the results that have arrived.
+
+        Raises:
+            LOSS_ERRORS: If the worker is lost; its queue is unchanged.
+            Exception: Any error that a retry cannot fix.
+        """
+        while handle.queue and ray.wait([handle.queue[0][0]], timeout=0)[0]:
+            reference, task = handle.queue[0]
             try:
-                outcome.done[task] = kept = self._keep(ray.get(ref))
-                outcome.images.update(kept.images)
-                slot.tally.running.clear()
-                self._attempts.done()
+                self._outcome.done[task] = result = self._reduce(ray.get(reference))
+                self._outcome.images.update(result.images)
+                handle.progress.running.clear()
+                self._queue.record_success()
             except RayTaskError as error:
-                # The store or the memory may recover; a plan or a network that is wrong does not.
+                # A store or memory may recover; a wrong plan or network does not.
                 if not isinstance(error.cause, OSError | MemoryError):
-                    raise error.as_instanceof_cause() from None
-                self._fail(task, f"{type(error.cause).__name__}: {error.cause}")
+                    raise original_error(error) from None
+                self._record_failure(task, f"{type(error.cause).__name__}: {error.cause}")
             except ObjectLostError:
-                self._attempts.put_back([task])  # its node went with the result
-            slot.queue.popleft()
+                self._queue.put_back([task])  # the result was on a node that is lost
+            handle.queue.popleft()
 
-    def _fail(self, task: Task, why: str) -> None:
-        self._attempts.failed(task, why, time.monotonic())
-        self._warn(task, f"shard {task[1]} failed: {why}")
-        if self._attempts.in_a_row >= _FAILURES_IN_A_ROW:
-            self.stop(f"{self._attempts.in_a_row} shards failed one after another, the last one by {why}")
+    def _record_failure(self, task: Task, reason: str) -> None:
+        self._queue.record_failure(task, reason, time.monotonic())
+        self._warn(task, f"shard {task[1]} failed: {reason}")
+        failures = self._queue.consecutive_failures
+        if failures >= _MAX_CONSECUTIVE_FAILURES:
+            self.stop(f"{failures} shards failed one after another, the last one by {reason}")
 
-    def _bury(self, slot: WorkerHandle, error: RayError) -> None:
-        """Take back what a dead worker was given. Whether the shard that ran is charged shows later."""
-        self._gone.append(slot.tally)
-        self._doubts.append(WorkerLoss(slot, error, time.monotonic()))
-        self._attempts.put_back([task for _, task in slot.queue][1:])
+    def _record_loss(self, handle: WorkerHandle, error: RayError) -> None:
+        """Put the queued shards back; the cause of the loss decides about the running one later."""
+        self._ended.append(handle.progress)
+        self._losses.add(handle.loss(error, time.monotonic()))
+        self._queue.put_back([task for _, task in handle.queue][1:])
 
-    def _settle_doubts(self) -> None:
-        """Charge the shards that ran on workers that died; the loss of a node charges none."""
-        if not self._doubts:
-            return
-        nodes, unclear = living_nodes(), []
-        for doubt in self._doubts:
-            verdict = doubt.verdict(time.monotonic(), nodes)
-            if verdict is LossCause.UNKNOWN:
-                unclear.append(doubt)
-                continue
-            doubt.end()
-            if doubt.task is None:
-                self._died_at_start(doubt, verdict)
-            elif verdict is LossCause.NODE:
-                self._warn(doubt.task, f"a node was lost: shard {doubt.task[1]} is run elsewhere")
-                self._attempts.put_back([doubt.task])
-            else:
-                self._warn(doubt.task, f"shard {doubt.task[1]} ended its worker: {doubt.why}")
-                self._attempts.died(doubt.task, doubt.why)
-        self._doubts = unclear
+    def _poll_progress(self) -> None:
+        """Take the progress reports that have arrived and request more, from some workers at a time."""
+        requests = {
+            handle.progress_request: handle for handle in self._handles if handle.progress_request is not None
+        }
+        if requests:
+            for request in ray.wait(list(requests), num_returns=len(requests), timeout=0)[0]:
+                requests[request].receive_progress()
+        for _ in range(min(len(self._handles), _REQUESTS_PER_POLL)):
+            self._handles[self._next_request % len(self._handles)].request_progress()
+            self._next_request += 1
 
-    def _died_at_start(self, doubt: WorkerLoss, verdict: LossCause) -> None:
-        """Count it, unless another one died since it was made: workers that die together are one mishap."""
-        if verdict is LossCause.WORKER and doubt.made_at >= self._died_at_start_at:
-            self._deaths_at_start += 1
-            self._died_at_start_at = doubt.since
-        if self._deaths_at_start >= _DEATHS_AT_START:
-            self.stop(f"workers die before they have started: {doubt.why}")
-
-    def _poll(self, slots: list[WorkerHandle]) -> None:
-        """Take the tallies that have come, and ask some workers, each in its turn, for the next."""
-        asked = {slot.asked: slot for slot in slots if slot.asked is not None}
-        for ref in ray.wait(list(asked), num_returns=len(asked), timeout=0)[0] if asked else ():
-            asked[ref].take_tally()
-        for _ in range(min(len(slots), _TALLIES_AT_ONCE)):
-            slots[self._turn % len(slots)].ask_tally()
-            self._turn += 1
-
-    def _end_hung(self, slots: list[WorkerHandle]) -> None:
-        """Kill workers that make no progress; the shard that ran is charged, and run carefully."""
+    def _end_hung(self) -> None:
+        """Replace workers that make no progress; this counts against the running shard's retry budget."""
         now = time.monotonic()
-        slowest = max(batch_seconds(tally) for tally in (*(slot.tally for slot in slots), *self._gone))
-        for index, slot in enumerate(slots):
-            slot.note_progress(now)
-            limit = self._patience.limit(slot.tally, slowest)
-            if slot.quiet_seconds(now) <= limit:
+        every = (*(handle.progress for handle in self._handles), *self._ended)
+        slowest = max(batch_seconds(progress) for progress in every)
+        for index, handle in enumerate(self._handles):
+            handle.observe_progress(now)
+            limit = self._timeouts.limit(handle.progress, slowest)
+            if handle.quiet_seconds(now) <= limit:
                 continue
-            slot.actor.end()
-            self._gone.append(slot.tally)
-            running, *queued = [task for _, task in slot.queue]
-            why = f"no progress for {limit:.0f} s"
-            self._warn(running, f"shard {running[1]} hung its worker, which was ended: {why}")
-            self._attempts.put_back(queued)
-            self._attempts.died(running, why)
-            slots[index] = self._start()
+            handle.process.end()
+            self._ended.append(handle.progress)
+            running, *queued = [task for _, task in handle.queue]
+            reason = f"no progress for {limit:.0f} s"
+            self._warn(running, f"shard {running[1]} hung its worker, which was ended: {reason}")
+            self._queue.put_back(queued)
+            self._queue.record_loss(running, reason)
+            self._handles[index] = self._start()
 
-    def _drain(self, slots: list[WorkerHandle], outcome: Outcome[Kept]) -> None:
-        """Let every worker finish the shard that it runs, for a while."""
-        if running := [slot.queue[0][0] for slot in slots if slot.queue]:
+    def _drain(self) -> None:
+        """Give every worker a little time to finish its running shard."""
+        if running := [handle.queue[0][0] for handle in self._handles if handle.queue]:
             ray.wait(running, num_returns=len(running), timeout=_DRAIN_SECONDS)
-        for slot in slots:
-            with suppress(*DEATHS):
-                self._collect(slot, outcome)
+        for handle in self._handles:
+            with suppress(*LOSS_ERRORS):
+                self._collect(handle)
 
-    def _end(self, slots: list[WorkerHandle]) -> None:
-        """Take the last tallies of those that still answer, and end every worker."""
-        asked = [slot.actor.tally() for slot in slots]
-        ray.wait(asked, num_returns=len(asked), timeout=_LAST_TALLY_SECONDS)
-        for slot, ref in zip(slots, asked, strict=True):
-            with suppress(*DEATHS, GetTimeoutError):
-                slot.tally = ray.get(ref, timeout=0)
-            self._gone.append(slot.tally)
-            slot.actor.end()
-        for doubt in self._doubts:
-            doubt.end()
+    def _end_all(self) -> None:
+        """Take the last progress of the workers that still answer, and end all workers."""
+        requests = [handle.process.progress() for handle in self._handles]
+        ray.wait(requests, num_returns=len(requests), timeout=_LAST_PROGRESS_SECONDS)
+        for handle, request in zip(self._handles, requests, strict=True):
+            with suppress(RayError):
+                handle.progress = ray.get(request, timeout=0)
+            self._ended.append(handle.progress)
+            handle.process.end()
+        self._handles = []
+        self._losses.end_workers()
 
-    def _report(self, slots: list[WorkerHandle], outcome: Outcome[Kept]) -> None:
-        """Tell of what is committed and of what runs; what a dead worker had not committed is undone."""
-        images = outcome.images.copy()
-        for slot in slots:
-            images.update(slot.tally.running)
+    def _report(self) -> None:
+        """Report images of finished and running shards; those of a lost worker's shard no longer count."""
+        images = self._outcome.images.copy()
+        for handle in self._handles:
+            images.update(handle.progress.running)
         self._on_progress(images)
-        self._watch(self._standing(slots, outcome))
+        self._on_status(self._status())
 
-    def _standing(self, slots: list[WorkerHandle], outcome: Outcome[Kept]) -> DriverStatus:
-        done, lost, running = len(outcome.done), len(outcome.lost), sum(bool(slot.queue) for slot in slots)
-        workers = sum(slot.about is not None for slot in slots)
-        return DriverStatus(done, self._attempts.charged, lost, self._tasks - done - lost - running, workers)
+    def _status(self) -> DriverStatus:
+        done, lost = len(self._outcome.done), len(self._outcome.lost)
+        running = sum(bool(handle.queue) for handle in self._handles)
+        return DriverStatus(
+            done,
+            self._queue.failed_attempts,
+            lost,
+            waiting=self._tasks - done - lost - running,
+            workers=sum(handle.runtime_info is not None for handle in self._handles),
+        )
 
     def _warn(self, task: Task, line: str) -> None:
-        self._tell(line)
-        with logs.log_context(generation=task[0], shard=task[1]):
+        self._on_warning(line)
+        with log_context(generation=task[0], shard=task[1]):
             _log.warning(line)
-
-    @contextmanager
-    def _drain_on_signal(self) -> Iterator[None]:
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = [signal.getsignal(number) for number in numbers]
-        for number in numbers:
-            signal.signal(number, lambda received, _: self.stop(signal.Signals(received).name))
-        try:
-            yield
-        finally:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)

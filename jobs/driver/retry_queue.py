@@ -1,4 +1,4 @@
-"""Which task is next: what waits, what rests after a failure, how often each may be tried."""
+"""The tasks that wait for a worker: their order, their retries and the pauses between retries."""
 
 import heapq
 import random
@@ -6,89 +6,105 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-_ATTEMPTS: Final = 3
-_FIRST_REST: Final = 2.0
-_LONGEST_REST: Final = 60.0
+_MAX_ATTEMPTS: Final = 3
+_FIRST_BACKOFF_SECONDS: Final = 2.0
+_MAX_BACKOFF_SECONDS: Final = 60.0
 
 Task = tuple[int, int]  # generation, shard
 
 
-def rest_seconds(failures: int, draw: float) -> float:
-    """How long a task rests after so many failures (from 1); draw, from 0 to 1, spreads tasks apart.
+def backoff_seconds(failures: int, jitter: float) -> float:
+    """Return how long to wait before a task is retried.
 
-    Doubles from 1..2 s to 30..60 s, so that a store in trouble is asked ever less often.
+    The wait doubles with every failure, from 1..2 s up to 30..60 s, so that a failing store gets ever fewer
+    requests.
+
+    Args:
+        failures: How often the task has failed, from 1.
+        jitter: A number from 0 to 1 that spreads the retries of several tasks.
     """
-    return min(_LONGEST_REST, _FIRST_REST * 2 ** (failures - 1)) * (0.5 + draw / 2)
+    return min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (failures - 1)) * (0.5 + jitter / 2)
 
 
 class RetryQueue:
-    """The tasks that no worker has. Times are of one clock, in seconds, that its caller reads.
+    """The tasks that no worker has. Every task has a budget of three attempts.
 
-    lost: tasks that were tried _ATTEMPTS times -> why the last one failed.
+    Args:
+        draw: Draws the jitter of backoff_seconds.
+
+    Attributes:
+        lost: The tasks whose retry budget is spent, with the reason for the last failure.
+        consecutive_failures: Failures since a task was last done.
     """
 
     def __init__(self, draw: Callable[[], float] = random.random) -> None:
         self.lost: dict[Task, str] = {}
-        self.in_a_row = 0
+        self.consecutive_failures = 0
         self._draw = draw
         self._waiting = deque[Task]()
-        self._resting: list[tuple[float, Task]] = []
-        self._spent = Counter[Task]()
+        self._backing_off: list[tuple[float, Task]] = []
+        self._attempts = Counter[Task]()
         self._failures = Counter[Task]()
-        self._deadly = set[Task]()
+        self._crashing = set[Task]()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._resting)
+        return len(self._waiting) + len(self._backing_off)
 
     @property
-    def charged(self) -> int:
-        """How many attempts have failed, of all tasks."""
-        return self._spent.total()
+    def failed_attempts(self) -> int:
+        """Attempts of all tasks that were counted against their retry budgets."""
+        return self._attempts.total()
 
     def add(self, tasks: Iterable[Task]) -> None:
-        """Tasks to be run after those that wait."""
+        """Append tasks to the queue."""
         self._waiting.extend(tasks)
 
     def put_back(self, tasks: Iterable[Task]) -> None:
-        """Tasks that no worker has run after all: first again, and not charged."""
+        """Return tasks that were not run to the front of the queue; their retry budgets stay as they are."""
         self._waiting.extendleft(reversed(list(tasks)))
 
     def next(self, now: float, *, alone: bool = True) -> tuple[Task, bool] | None:
-        """The next task, and whether it has to be run carefully; None while all rest, or none is left.
+        """Take the next task.
 
-        alone: whether the worker that asks has nothing else to do. One that has waits with a careful task.
+        A task that ended a worker is only given to an idle worker: if two tasks were queued, a second loss
+        would not show which of them was the cause.
+
+        Args:
+            now: The current time in seconds.
+            alone: Whether the worker that asks is idle.
+
+        Returns:
+            The task and whether to run it with isolated decoding; None if no task is ready.
         """
-        while self._resting and self._resting[0][0] <= now:
-            self._waiting.append(heapq.heappop(self._resting)[1])
-        if not self._waiting or (self._waiting[0] in self._deadly and not alone):
+        while self._backing_off and self._backing_off[0][0] <= now:
+            self._waiting.append(heapq.heappop(self._backing_off)[1])
+        if not self._waiting or (self._waiting[0] in self._crashing and not alone):
             return None
         task = self._waiting.popleft()
-        return task, task in self._deadly
+        return task, task in self._crashing
 
-    def done(self) -> None:
-        """Some task has been run: what failed before was not everywhere."""
-        self.in_a_row = 0
+    def record_success(self) -> None:
+        """Record that a task is done, which ends a series of failures."""
+        self.consecutive_failures = 0
 
-    def failed(self, task: Task, why: str, now: float) -> None:
-        """Charge a task with a failure that may pass, of a store or of memory: it rests, then comes again.
-
-        in_a_row counts failures since a task was done.
-        """
-        self.in_a_row += 1
-        if self._charge(task, why):
+    def record_failure(self, task: Task, reason: str, now: float) -> None:
+        """Record a failure that may pass, of the store or of memory; the task backs off before its retry."""
+        self.consecutive_failures += 1
+        if self._may_retry(task, reason):
             self._failures[task] += 1
-            heapq.heappush(self._resting, (now + rest_seconds(self._failures[task], self._draw()), task))
+            ready_at = now + backoff_seconds(self._failures[task], self._draw())
+            heapq.heappush(self._backing_off, (ready_at, task))
 
-    def died(self, task: Task, why: str) -> None:
-        """Charge a task with its worker's death: it comes again after the others, to be run carefully."""
-        self._deadly.add(task)
-        if self._charge(task, why):
+    def record_loss(self, task: Task, reason: str) -> None:
+        """Record that a task ended its worker; its retry comes last and isolates decoding."""
+        self._crashing.add(task)
+        if self._may_retry(task, reason):
             self._waiting.append(task)
 
-    def _charge(self, task: Task, why: str) -> bool:
-        """Whether the task may be tried again."""
-        self._spent[task] += 1
-        if self._spent[task] < _ATTEMPTS:
+    def _may_retry(self, task: Task, reason: str) -> bool:
+        """Count an attempt against the retry budget; return whether any is left."""
+        self._attempts[task] += 1
+        if self._attempts[task] < _MAX_ATTEMPTS:
             return True
-        self.lost[task] = why
+        self.lost[task] = reason
         return False

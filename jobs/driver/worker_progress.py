@@ -1,4 +1,4 @@
-"""How far a worker is: what it tells the driver beside its work. Loads nothing that takes time."""
+"""The progress that a worker reports to the driver while it runs a shard."""
 
 import time
 from collections import Counter
@@ -8,44 +8,57 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class WorkerProgress:
-    """Rows that a worker has finished: of the shard it runs by status, of all its shards in time.
+    """Counts of one worker.
 
-    prepared counts images that were read and decoded: it tells a slow worker from one that hangs. Times
-    are wall-clock seconds, of the ends of its first batch and of its last.
+    Attributes:
+        running: Rows of the running shard by status.
+        images: Rows of all shards.
+        first_batch: Rows of the first batch.
+        first_batch_at: When the first batch ended, in seconds since the epoch.
+        last_batch_at: When the last batch ended, in seconds since the epoch.
+        preprocessed: Images that were read and decoded; tells a slow worker from one that hangs.
     """
 
     running: Counter[str] = field(default_factory=Counter)
     images: int = 0
     first_batch: int = 0
-    first_at: float = 0.0
-    last_at: float = 0.0
-    prepared: int = 0
+    first_batch_at: float = 0.0
+    last_batch_at: float = 0.0
+    preprocessed: int = 0
 
-    def prepare(self) -> None:
+    def count_image(self) -> None:
         """Count an image that was read and decoded."""
-        self.prepared += 1
+        self.preprocessed += 1
 
-    def add(self, statuses: Sequence[str]) -> None:
-        """Count a batch's rows."""
+    def count_batch(self, statuses: Sequence[str]) -> None:
+        """Count the rows of a finished batch."""
         self.running.update(statuses)
         self.images += len(statuses)
-        self.last_at = time.time()
+        self.last_batch_at = time.time()
         if not self.first_batch:
-            self.first_batch, self.first_at = len(statuses), self.last_at
+            self.first_batch, self.first_batch_at = len(statuses), self.last_batch_at
 
 
-def batch_seconds(tally: WorkerProgress) -> float:
-    """What a batch takes at a worker's images/s; 0 where that is not known yet."""
-    if tally.images <= tally.first_batch:
+def batch_seconds(progress: WorkerProgress) -> float:
+    """Return how long a batch takes at the throughput of a worker, or 0 while that is not known."""
+    if progress.images <= progress.first_batch:
         return 0.0
-    rate = (tally.images - tally.first_batch) / max(tally.last_at - tally.first_at, 1e-9)
-    return tally.first_batch / rate
+    seconds = max(progress.last_batch_at - progress.first_batch_at, 1e-9)
+    return progress.first_batch * seconds / (progress.images - progress.first_batch)
 
 
-def steady_rate(tallies: list[WorkerProgress]) -> float | None:
-    """Images per second after each worker's first batch; None where no worker had a second one."""
-    steady = [tally for tally in tallies if tally.last_at > tally.first_at > 0]
+def steady_state_throughput(workers: Sequence[WorkerProgress]) -> float | None:
+    """Return the images per second of all workers after the first batch of each.
+
+    The first batch is left out because it pays for one-time initialisation. None if no worker has finished a
+    second batch.
+    """
+    steady = [worker for worker in workers if worker.last_batch_at > worker.first_batch_at > 0]
     if not steady:
         return None
-    images = sum(tally.images - tally.first_batch for tally in steady)
-    return images / (max(tally.last_at for tally in steady) - min(tally.first_at for tally in steady))
+    images = sum(worker.images - worker.first_batch for worker in steady)
+    start, end = (
+        min(worker.first_batch_at for worker in steady),
+        max(worker.last_batch_at for worker in steady),
+    )
+    return images / (end - start)

@@ -12,8 +12,23 @@ from typing import TYPE_CHECKING, Any, Final
 from camworker.errors import UsageError
 from camworker.storage.store import Store
 from camworker.storage.uris import join_uri, local_path, open_store
-from jobs.console import DONE, Console, TrainingProgress
-from jobs.options import add_local_root, gpus, number, share, whole
+from jobs.console import DONE, Console
+from jobs.options import (
+    DEFAULT_NETWORK,
+    add_class_names_option,
+    add_id_column_option,
+    add_input_size_option,
+    add_local_root_option,
+    add_network_option,
+    add_package_output_option,
+    add_pooling_option,
+    add_truth_boxes_option,
+    add_worker_options,
+    fraction,
+    non_negative,
+    whole_number,
+)
+from jobs.progress import TrainingProgress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,55 +47,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="INPUT", help="a folder with a folder for each class, or a table with column label"
     )
-    parser.add_argument(
-        "--output", required=True, metavar="PACKAGE", help="folder for the network package (local or s3://)"
-    )
+    add_package_output_option(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on after the last epoch that an earlier run finished"
     )
     what = parser.add_argument_group("what to learn from")
     what.add_argument("--image-labels", metavar="FILE", help="Parquet or CSV: image_id, label; a row a label")
-    what.add_argument("--class-names", metavar="FILE", help="text: a class name a line, in label order")
-    what.add_argument("--id-column", metavar="NAME", help="the table's id column, if not image_id or id")
-    add_local_root(what)
+    add_class_names_option(what)
+    add_id_column_option(what)
+    add_local_root_option(what)
     what.add_argument(
         "--multi-label", action="store_true", help="an image may have several labels, or none (sigmoid)"
     )
     what.add_argument(
-        "--validation", type=share, default=0.2, metavar="SHARE", help="held back of each class (default 0.2)"
+        "--validation",
+        type=fraction,
+        default=0.2,
+        metavar="SHARE",
+        help="held back of each class (default 0.2)",
     )
     what.add_argument(
         "--truth", metavar="FILE", help="true boxes of held-back images, to report on; never learnt from"
     )
-    what.add_argument("--truth-boxes", choices=("half-open", "inclusive"), default="half-open")
+    add_truth_boxes_option(what)
     which = parser.add_argument_group("which network")
-    which.add_argument("--network", default="efficientnet_lite0", help="see camworker networks")
-    which.add_argument("--pooling", choices=("avg", "max"), help="global pooling (default: the network's)")
+    add_network_option(which, default=DEFAULT_NETWORK)
+    add_pooling_option(which)
     which.add_argument(
         "--backbone-weights",
         metavar="PATH",
         help="weights to start from: DEFAULT (those its library publishes, downloaded but for the default "
         "network's), a file or s3:// object, or 'random'; default: DEFAULT for efficientnet_lite0",
     )
-    which.add_argument(
-        "--input-size", type=whole(1, 4096), metavar="PIXELS", help="default: the network's own"
-    )
+    add_input_size_option(which)
     how = parser.add_argument_group("how to learn")
-    how.add_argument("--epochs", type=whole(1), default=10, metavar="N", help="default 10")
-    how.add_argument("--batch-size", type=whole(1), default=32, metavar="N", help="of a worker (default 32)")
-    how.add_argument("--lr-backbone", type=number, default=5e-5, metavar="LR", help="default 0.00005")
-    how.add_argument("--lr-head", type=number, default=5e-3, metavar="LR", help="default 0.005")
-    how.add_argument("--weight-decay", type=number, default=0.01, metavar="W", help="default 0.01")
+    how.add_argument("--epochs", type=whole_number(1), default=10, metavar="N", help="default 10")
     how.add_argument(
-        "--patience", type=whole(1), metavar="N", help="stop after N epochs without a better one"
+        "--batch-size", type=whole_number(1), default=32, metavar="N", help="of a worker (default 32)"
+    )
+    how.add_argument("--lr-backbone", type=non_negative, default=5e-5, metavar="LR", help="default 0.00005")
+    how.add_argument("--lr-head", type=non_negative, default=5e-3, metavar="LR", help="default 0.005")
+    how.add_argument("--weight-decay", type=non_negative, default=0.01, metavar="W", help="default 0.01")
+    how.add_argument(
+        "--patience", type=whole_number(1), metavar="N", help="stop after N epochs without a better one"
     )
     how.add_argument("--seed", type=int, default=0, help="of what is held back, shuffled and augmented")
     where = parser.add_argument_group("where")
-    where.add_argument(
-        "--workers", type=whole(1), metavar="N", help="default: as many as there are GPUs, or 1"
-    )
-    where.add_argument("--gpus-per-worker", type=gpus, metavar="G", help="default 1 where there are GPUs")
-    where.add_argument("--address", help="Ray cluster to join (default: one started here for this run)")
+    add_worker_options(where)
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -106,7 +119,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     course = build_config(args, examples, held)
     settings = _settings(args, course)
     _remember(store, settings, resume=args.resume)
-    console.note(
+    console.err(
         f"{course.training.num_rows} images to learn {course.classes} classes from, "
         f"{course.held_back.num_rows} held back"
         + (f", {examples.unlabelled} without a label left out" if examples.unlabelled else "")
@@ -130,8 +143,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     store.create("training.html", training_page(history, settings, best).encode())
     weights.save(package, args.output)
     for row in _figures(history[best]):
-        console.say(row)
-    console.say(
+        console.out(row)
+    console.out(
         f"the package is {args.output}: camworker localize INPUT --output OUT --weights {args.output}"
     )
     console.result(

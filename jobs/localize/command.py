@@ -12,8 +12,20 @@ from camworker.errors import LeaseHeldError, UsageError
 from camworker.frame import RESIZES, VIEWS
 from camworker.ledger.ledger import Ledger, recipe_id
 from camworker.storage.uris import is_below, is_s3, normalize_location, open_store
-from jobs.console import DONE, HELD, INCOMPLETE, Console
-from jobs.options import add_local_root, folder, gpus, share, whole
+from jobs.console import DONE, INCOMPLETE, Console
+from jobs.options import (
+    add_batch_size_option,
+    add_id_column_option,
+    add_input_size_option,
+    add_local_root_option,
+    add_network_options,
+    add_precision_option,
+    add_selection_options,
+    add_worker_options,
+    fraction,
+    output_folder,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from camworker.inputs.duckdb_scratch import ItemsFile
@@ -28,71 +40,91 @@ HELP = "label and box every image of a data set"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker localize`."""
     parser.add_argument(
         "input",
         metavar="INPUT",
-        help="folder or s3:// prefix of images, Parquet file or folder, CSV or Parquet manifest",
+        help="images: a folder or s3:// prefix, a Parquet file or folder with image bytes, or a CSV or "
+        "Parquet manifest of image files",
     )
     parser.add_argument(
         "--output",
         required=True,
-        type=folder,
+        type=output_folder,
         metavar="OUT",
-        help="folder or s3:// prefix for predictions and ledger",
+        help="folder or s3:// prefix for the predictions and their ledger",
     )
-    what = parser.add_argument_group("what to localize")
-    what.add_argument("--image-labels", metavar="FILE", help="Parquet or CSV: image_id, label; known classes")
-    what.add_argument("--limit", type=whole(1), metavar="N", help="only the first N images listed")
-    what.add_argument("--sample", type=whole(1), metavar="N", help="only N images, drawn by hash of their id")
-    what.add_argument("--seed", type=int, default=0, help="another seed draws another sample (default 0)")
-    what.add_argument("--id-column", metavar="NAME", help="the table's id column, if not image_id or id")
-    add_local_root(what)
-    what.add_argument("--identity-column", metavar="NAME", help="column that changes when the image does")
-    what.add_argument("--retry-failed", action="store_true", help="plan images again that failed before")
-    what.add_argument(
-        "--remove-missing", action="store_true", help="rows of status removed for images no longer listed"
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--image-labels",
+        metavar="FILE",
+        help="known labels of the images (Parquet or CSV: image_id, label), which get maps and boxes too",
     )
-    how = parser.add_argument_group("how to localize (decides the rows: another choice is another recipe)")
-    how.add_argument("--network", default="efficientnet_lite0", help="see camworker networks")
-    how.add_argument(
-        "--weights", metavar="PATH", help="network package, weights file, or DEFAULT to download (see README)"
+    add_selection_options(images)
+    add_id_column_option(images)
+    add_local_root_option(images)
+    images.add_argument(
+        "--identity-column",
+        metavar="NAME",
+        help="column of the input table whose value changes whenever the image changes",
     )
-    how.add_argument("--input-size", type=whole(1, 4096), metavar="PIXELS", help="default: the network's own")
-    how.add_argument("--resize", choices=RESIZES, default="squash", help="default squash")
-    how.add_argument("--views", choices=VIEWS, default="single", help="looks at an image (default single)")
-    how.add_argument(
+    images.add_argument("--retry-failed", action="store_true", help="plan images again that failed before")
+    images.add_argument(
+        "--remove-missing",
+        action="store_true",
+        help="write rows with the status removed for images that are no longer listed",
+    )
+    recipe = parser.add_argument_group("recipe (these options decide the rows)")
+    add_network_options(recipe)
+    add_input_size_option(recipe)
+    recipe.add_argument(
+        "--resize",
+        choices=RESIZES,
+        default="squash",
+        help="how to fit an image to the input (default squash)",
+    )
+    recipe.add_argument(
+        "--views", choices=VIEWS, default="single", help="crops to evaluate per image (default single)"
+    )
+    recipe.add_argument(
         "--output-stride",
         type=int,
         choices=(8, 16, 32),
-        help="pixels a cell of the map: finer by dilating the last stages (default: the network's own)",
+        help="pixels per cell of the map; a smaller stride dilates the last stages (default: the network's)",
     )
-    how.add_argument(
+    recipe.add_argument(
         "--box-rule", default="cam20", metavar="RULE", help="cam20 (default), cam:T, cam20-multi or dtbox"
     )
-    how.add_argument("--top-k", type=whole(1), default=5, metavar="K", help="classes an image (default 5)")
-    precisions = ("auto", "float32", "bfloat16", "float16")
-    how.add_argument(
-        "--precision", choices=precisions, default="auto", help="default auto: the device's best"
+    recipe.add_argument(
+        "--top-k", type=whole_number(1), default=5, metavar="K", help="classes per image (default 5)"
     )
-    where = parser.add_argument_group("where and how fast")
-    where.add_argument("--dry-run", action="store_true", help="count, time a few images, write nothing")
-    where.add_argument("--workers", type=whole(1), metavar="N", help="default: as many as the machine fits")
-    where.add_argument("--gpus-per-worker", type=gpus, metavar="G", help="default 1 where there are GPUs")
-    where.add_argument(
-        "--compile", choices=("auto", "on", "off"), default="auto", help="default auto: where it repays"
+    add_precision_option(recipe)
+    execution = parser.add_argument_group("execution")
+    execution.add_argument(
+        "--dry-run", action="store_true", help="count the images, time a few of them and write nothing"
     )
-    where.add_argument("--batch-size", type=whole(1), metavar="N", help="default 16, on a GPU 64")
-    where.add_argument(
-        "--shard-size", type=whole(1), metavar="N", help="images a part (default at most 4096)"
+    add_worker_options(execution)
+    add_batch_size_option(execution)
+    execution.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="compile the network (default auto: if that saves more time than it takes)",
     )
-    where.add_argument(
+    execution.add_argument(
+        "--shard-size", type=whole_number(1), metavar="N", help="images per part (default: at most 4096)"
+    )
+    execution.add_argument(
         "--single-writer",
         action="store_true",
-        help="trust that no other run writes to OUT: for stores in which create-only writes replace",
+        help="trust that no other run writes to OUT, for stores without conditional writes",
     )
-    where.add_argument("--address", help="Ray cluster to join (default: one started here for this run)")
-    where.add_argument(
-        "--max-error-rate", type=share, default=1.0, metavar="SHARE", help="stop with exit code 3 above it"
+    execution.add_argument(
+        "--max-error-rate",
+        type=fraction,
+        default=1.0,
+        metavar="FRACTION",
+        help="stop with exit code 3 if more images than this fail (default 1: never)",
     )
 
 
@@ -139,11 +171,11 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     summary = RunSummary(request.settings.recipe, out, max(generations, default=None), skipped)
     done = True
     if counted.count or unfinished:
-        from jobs import json_logs as logs
-        from jobs.ray_cluster import connected, plan_workers
+        from jobs.driver.json_logs import write_json_lines
+        from jobs.ray_cluster import connected, in_job, plan_workers
 
-        if console.verbose or logs.in_job():
-            logs.write_lines()
+        if console.verbose or in_job():
+            write_json_lines()
         with connected(args.address, verbose=console.verbose):
             workers = plan_workers(args.workers, args.gpus_per_worker)
             images = -(-counted.there // workers.count)
@@ -155,10 +187,10 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
                 with acquire(store, ledger.recipe) as lease:
                     done = _work(args, console, request, ledger, lease, workers, summary)
             except LeaseHeldError as error:
-                console.note(f"camworker localize: {error}")
-                return HELD
+                console.err(f"camworker localize: {error}")
+                return error.exit_code
             except OSError as error:  # the disk is full, S3 does not answer: what was committed stays
-                console.note(f"stopped: {out}: {error}; run the same command again to resume")
+                console.err(f"stopped: {out}: {error}; run the same command again to resume")
                 done = False
     summary.seconds = round(time.monotonic() - started, 3)
     summary.tell(console)

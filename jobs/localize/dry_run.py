@@ -4,8 +4,9 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from jobs.console import DONE, Console, duration
+from jobs.console import DONE, Console
 from jobs.localize.worker import WorkerSettings, start
+from jobs.progress import format_duration
 from jobs.ray_cluster import Workers
 
 if TYPE_CHECKING:
@@ -42,15 +43,15 @@ def dry_run(
         "output": settings.out,
     }
     size = f"{found.bytes / 1e6:.1f} MB" if found.bytes is not None else "of unknown size"
-    console.say(f"{count} images to localize, {size}, in {summary['shards']} shards")
+    console.out(f"{count} images to localize, {size}, in {summary['shards']} shards")
     if removed := found.count - count:
-        console.say(f"{removed} images are no longer listed: their rows will say removed")
+        console.out(f"{removed} images are no longer listed: their rows will say removed")
     if seconds:
-        console.say(
-            f"{rate:.1f} images/s with {workers.count} worker(s) on this machine: about {duration(seconds)}, "
-            "start-up aside"
+        console.out(
+            f"{rate:.1f} images/s with {workers.count} worker(s) on this machine: "
+            f"about {format_duration(seconds)} after start-up"
         )
-    console.say("nothing was written")
+    console.out("nothing was written")
     console.result(summary)
     return DONE
 

@@ -11,14 +11,16 @@ from camworker.inference.shard import Done
 from camworker.inference.stage_timer import StageTimes
 from camworker.ledger.lease import Lease
 from camworker.ledger.ledger import Ledger, Plan
-from jobs import json_logs as logs
-from jobs.console import Console, ImageProgress, duration
-from jobs.driver.driver import Driver, Outcome
+from jobs.console import Console
+from jobs.driver.driver import Driver
+from jobs.driver.json_logs import LOG, log_context
+from jobs.driver.outcome import Outcome
 from jobs.driver.telemetry import DriverMetrics
-from jobs.localize.worker import Worker, WorkerSettings, rounded
+from jobs.localize.worker import LocalizeWorker, WorkerSettings, rounded
+from jobs.progress import ImageProgress, format_duration
 from jobs.ray_cluster import Workers
 
-_log = logs.LOG.getChild("driver")
+_log: Final = LOG.getChild("driver")
 
 _ERRORS_COUNT_FROM: Final = 100  # images, before the error budget can stop a run
 # What the log tells of a run record.
@@ -67,11 +69,11 @@ class RunSummary:
         """The same for people."""
         failed = "".join(f", {count} {status}" for status, count in sorted(self.failed.items()))
         removed = f"{self.removed} removed; " if self.removed else ""
-        console.say(
+        console.out(
             f"{self.processed} images localized: {self.ok} ok{failed}; {removed}{self.skipped} were done "
-            f"before; {duration(self.seconds)}"
+            f"before; {format_duration(self.seconds)}"
         )
-        console.say(f"recipe {self.recipe} in {self.output}")
+        console.out(f"recipe {self.recipe} in {self.output}")
 
 
 @dataclass
@@ -94,7 +96,7 @@ class Runner:
         """Run a generation's shards and write its run record; False when that was not possible."""
         if self.stopped:
             return False
-        with logs.log_context(recipe=plan.recipe, generation=plan.generation):
+        with log_context(recipe=plan.recipe, generation=plan.generation):
             return self._complete(plan)
 
     def _complete(self, plan: Plan) -> bool:
@@ -103,10 +105,10 @@ class Runner:
         outcome = self._run(plan)
         seconds = time.monotonic() - started
         self.summary.count(plan, outcome, seconds)
-        if why := outcome.about.get("compilation", "").partition("off: ")[2]:
-            self.console.note(f"the network was not compiled, and was slower than it could be: {why}")
+        if why := outcome.runtime_info.get("compilation", "").partition("off: ")[2]:
+            self.console.err(f"the network was not compiled, and was slower than it could be: {why}")
         for (_, shard), why in outcome.lost.items():
-            with logs.log_context(shard=shard):
+            with log_context(shard=shard):
                 self._note(f"shard {shard} of generation {plan.generation} could not be done: {why}")
         if outcome.stopped:
             self._note(f"stopped: {outcome.stopped}; run the same command again to resume")
@@ -122,7 +124,7 @@ class Runner:
         return not self.stopped
 
     def _note(self, line: str, level: int = logging.ERROR) -> None:
-        self.console.note(line)
+        self.console.err(line)
         _log.log(level, line)
 
     def _run(self, plan: Plan) -> Outcome[Done]:
@@ -134,12 +136,12 @@ class Runner:
                     driver.stop(why)
 
             driver = Driver[Done](
-                Worker,
+                LocalizeWorker,
                 self.settings,
                 self.workers,
                 on_progress,
-                tell=self.console.note,
-                watch=DriverMetrics(plan.recipe).publish,
+                on_warning=self.console.err,
+                on_status=DriverMetrics(plan.recipe).publish,
             )
             return driver.run([(plan.generation, shard) for shard in range(plan.shards)])
 
@@ -183,8 +185,8 @@ def _run_record(plan: Plan, outcome: Outcome[Done], seconds: float) -> dict[str,
         "read_bytes": spent.read_bytes,
         "failed_attempts": outcome.failed_attempts,
         "restarts": outcome.restarts,
-        "resolved": outcome.about,
-        "versions": outcome.about.get("versions", {}),
+        "resolved": outcome.runtime_info,
+        "versions": outcome.runtime_info.get("versions", {}),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "parts": [asdict(part) for part in parts],
     }

@@ -5,9 +5,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import ray
+from typing import Final
 
 from camworker.errors import CommitError, Status
 from camworker.frame import Resize, Views
@@ -20,12 +18,13 @@ from camworker.ledger.ledger import Ledger, Plan
 from camworker.networks.package import NetworkPackage, load
 from camworker.schemas import Precision
 from camworker.storage.uris import open_store
-from jobs import json_logs as logs
+from jobs.driver.json_logs import LOG, log_context, write_json_lines
 from jobs.driver.telemetry import WorkerMetrics
+from jobs.driver.worker_process import RuntimeInfo
 from jobs.driver.worker_progress import WorkerProgress
 from jobs.localize.compile_cache import compile_if_worthwhile
 
-_log = logs.LOG.getChild("worker")
+_log: Final = LOG.getChild("worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +82,30 @@ def start(localizer: Localizer, settings: WorkerSettings, cores: int) -> tuple[T
     return threads, compile_if_worthwhile(localizer, settings.compile, settings.images, threads.streams)
 
 
-class Worker:
-    """Made into a Ray actor by the driver; shards run in order, tally answers beside them."""
+class LocalizeWorker:
+    """Localizes and commits shards, one after the other, in a process of its own.
+
+    Args:
+        settings: The same for all workers of a run.
+        cores: Processor cores of this worker.
+    """
 
     def __init__(self, settings: WorkerSettings, cores: int) -> None:
-        logs.write_lines(logging.DEBUG if settings.verbose else logging.INFO)
+        write_json_lines(logging.DEBUG if settings.verbose else logging.INFO)
         self._recipe = settings.recipe
         self._localizer = settings.localizer()
         self._threads, self._compilation = start(self._localizer, settings, cores)
         self._ledger = Ledger(open_store(settings.out), settings.recipe)
         self._plans: dict[int, Plan] = {}
-        self._tally = WorkerProgress()
+        self.progress = WorkerProgress()
         self._stages = StageTimer()
         on_gpu = self._localizer.device.type == "cuda"
         self._metrics = WorkerMetrics(settings.recipe, self._stages, on_gpu=on_gpu)
-        with logs.log_context(recipe=self._recipe):
-            _log.info("worker started", extra={"cores": cores, **self.about()})
+        with log_context(recipe=self._recipe):
+            _log.info("worker started", extra={"cores": cores, **self.runtime_info()})
 
-    def about(self) -> dict[str, Any]:
-        """What was resolved here, for the parts' metadata and the run record."""
+    def runtime_info(self) -> RuntimeInfo:
+        """Return the device, precision and versions in use, for the metadata of parts and run records."""
         return {
             "device": str(self._localizer.device),
             "precision": str(self._localizer.dtype).removeprefix("torch."),
@@ -110,12 +114,19 @@ class Worker:
             "versions": versions(),
         }
 
-    def run(self, generation: int, shard: int, careful: bool) -> Done:
-        """Localize and commit one shard; careful: so that an image that kills a decoder kills no worker."""
-        with logs.log_context(recipe=self._recipe, generation=generation, shard=shard):
-            _log.info("shard started", extra={"careful": careful})
+    def run(self, generation: int, shard: int, isolate: bool) -> Done:
+        """Localize and commit one shard.
+
+        Args:
+            generation: The generation of the shard.
+            shard: Its number.
+            isolate: Whether to decode in processes of their own, so that an image that crashes its decoder
+                does not end this process.
+        """
+        with log_context(recipe=self._recipe, generation=generation, shard=shard):
+            _log.info("shard started", extra={"isolate": isolate})
             try:
-                done = self._run(generation, shard, careful)
+                done = self._run(generation, shard, isolate)
             except Exception as error:
                 _log.exception("shard failed", extra={"why": f"{type(error).__name__}: {error}"})
                 raise
@@ -126,10 +137,10 @@ class Worker:
             _log.info("shard done" if done.seconds else "shard was done before", extra=facts | spent)
         return done
 
-    def _run(self, generation: int, shard: int, careful: bool) -> Done:
+    def _run(self, generation: int, shard: int, isolate: bool) -> Done:
         if generation not in self._plans:
             self._plans[generation] = self._ledger.read_plan(generation)
-        self._tally.running = Counter()
+        self.progress.running = Counter()
         done = run_shard(
             self._ledger,
             self._plans[generation],
@@ -137,23 +148,18 @@ class Worker:
             self._localizer,
             decoders=self._threads.decoders,
             streams=self._threads.streams,
-            about=self.about(),
-            on_image=self._tally.prepare,
+            about=self.runtime_info(),
+            on_image=self.progress.count_image,
             on_batch=self._count,
             stages=self._stages,
-            careful=careful,
+            careful=isolate,
         )
-        self._tally.running = Counter()  # from here on the driver counts it
+        self.progress.running = Counter()  # the driver counts the result itself
         return done
 
     def _count(self, statuses: Sequence[Status]) -> None:
-        self._tally.add(statuses)
+        self.progress.count_batch(statuses)
         self._metrics.publish(statuses)
-
-    @ray.method(concurrency_group="tally")
-    def tally(self) -> WorkerProgress:
-        """Rows finished so far, those of the running shard included."""
-        return self._tally
 
 
 def rounded(seconds: dict[str, float]) -> dict[str, float]:

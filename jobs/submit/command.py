@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 from camworker.errors import UsageError
 from jobs.console import DONE, INCOMPLETE, Console
-from jobs.options import number
+from jobs.options import non_negative
 from jobs.submit.job_spec import check_paths, entrypoint, rayjob, submission_id
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-wait", action="store_true", help="return when the job is submitted")
     parser.add_argument(
         "--driver-cpus",
-        type=number,
+        type=non_negative,
         default=0.0,
         metavar="N",
         help="reserve cores for the driver, which is then on any node (default 0: on the head)",
@@ -82,16 +82,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     if args.kuberay:
         return _kuberay(args, console, base, argv)
 
-    from jobs.submit.ray_jobs import JobsApi, LostJobError
+    from jobs.submit.ray_jobs import JobsApi
 
     api = JobsApi.at(args.address)
-    try:
-        if args.cancel is not None:
-            return _cancel(args, console, api, base)
-        return _submit(args, console, api, base, argv)
-    except LostJobError as error:
-        console.note(f"camworker submit: {error}; the same command again follows the job or resumes its work")
-        return INCOMPLETE
+    if args.cancel is not None:
+        return _cancel(args, console, api, base)
+    return _submit(args, console, api, base, argv)
 
 
 def _refuse_contradictions(args: argparse.Namespace, argv: list[str]) -> None:
@@ -121,38 +117,37 @@ def _name_of(argv: list[str], args: argparse.Namespace, console: Console) -> str
         raise UsageError("leave out the command's --address: it joins the cluster that it runs on")
     if args.cancel is None:
         for note in check_paths(inner, args.working_dir):
-            console.note(f"camworker submit: {note}")
+            console.err(f"camworker submit: {note}")
     return submission_id(inner)
 
 
 def _submit(args: argparse.Namespace, console: Console, api: "JobsApi", base: str, argv: list[str]) -> int:
-    from jobs.submit.ray_jobs import STOP_SECONDS, exit_code
+    from jobs.ray_cluster import JOB_STOP_VARIABLE
+    from jobs.submit.ray_jobs import STOP_SECONDS, JobOptions, exit_code
 
     signal.signal(signal.SIGTERM, _interrupt)
-    runtime_env: dict[str, Any] = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}}
+    runtime_env: dict[str, Any] = {"env_vars": {JOB_STOP_VARIABLE: str(STOP_SECONDS)}}
     if args.working_dir is not None:
         runtime_env |= {"working_dir": args.working_dir, "excludes": [".git"]}
     name, adopted = api.submit(
         base,
         entrypoint(argv, from_clone=args.working_dir is not None),
-        runtime_env=runtime_env,
-        entrypoint_num_cpus=args.driver_cpus or None,
-        entrypoint_resources=dict(args.driver_resource) or None,
+        JobOptions(runtime_env, args.driver_cpus or None, dict(args.driver_resource) or None),
     )
-    console.note(f"{name} {'runs already: this follows it' if adopted else 'is submitted'}")
+    console.err(f"{name} {'runs already: this follows it' if adopted else 'is submitted'}")
     if args.no_wait:
         console.result(_content(name, adopted))
         return DONE
     try:
         job = api.follow(name, _write_to(sys.stderr if console.as_json else sys.stdout))
     except KeyboardInterrupt:
-        console.note(
+        console.err(
             f"{name} goes on. The same command follows it again; camworker submit --cancel {name} stops it"
         )
         return INCOMPLETE
     code = exit_code(job)
     why = "" if job.driver_exit_code is not None else f": {job.message}"
-    console.note(f"{name} {job.status.value}, exit code {code}{why}")
+    console.err(f"{name} {job.status.value}, exit code {code}{why}")
     console.result(_content(name, adopted, job.status.value, code))
     return code
 
@@ -160,14 +155,14 @@ def _submit(args: argparse.Namespace, console: Console, api: "JobsApi", base: st
 def _cancel(args: argparse.Namespace, console: Console, api: "JobsApi", base: str) -> int:
     from jobs.submit.ray_jobs import STOP_SECONDS
 
-    states = api.states()
-    name = args.cancel or api.unfinished(base, states)
-    if args.cancel and name not in states:
+    statuses = api.statuses()
+    name = args.cancel or api.unfinished(base, statuses)
+    if args.cancel and name not in statuses:
         raise UsageError(f"there is no job {name}")
-    if name is None or states[name].is_terminal():
+    if name is None or statuses[name].is_terminal():
         return _nothing_to_stop(console, name or base)
     job = api.stop(name, STOP_SECONDS + _STOPPING_SECONDS)
-    console.note(f"{name} {job.status.value}")
+    console.err(f"{name} {job.status.value}")
     console.result(_content(name, True, job.status.value))
     return DONE if job.status.is_terminal() else INCOMPLETE
 
@@ -186,7 +181,7 @@ def _kuberay(args: argparse.Namespace, console: Console, base: str, argv: list[s
         driver_resources=dict(args.driver_resource),
     )
     if args.cancel is None and not args.apply:
-        console.say(as_yaml(manifest).rstrip())
+        console.out(as_yaml(manifest).rstrip())
         console.result(_content(base, False))
         return DONE
     namespace = manifest["metadata"].get("namespace")
@@ -196,11 +191,11 @@ def _kuberay(args: argparse.Namespace, console: Console, base: str, argv: list[s
         if name is None:
             return _nothing_to_stop(console, base)
         jobs.delete(name)
-        console.note(f"rayjob/{name} is deleted: KubeRay stops its job first")
+        console.err(f"rayjob/{name} is deleted: KubeRay stops its job first")
         console.result(_content(name, True))
         return DONE
     name, adopted = jobs.create(base, manifest)
-    console.note(
+    console.err(
         f"rayjob/{name} {'goes on already' if adopted else 'is created'}. Follow it: kubectl logs{option} "
         f"--follow job/{name}; stop it: camworker submit --kuberay{option} --cancel {name}"
     )
@@ -209,7 +204,7 @@ def _kuberay(args: argparse.Namespace, console: Console, base: str, argv: list[s
 
 
 def _nothing_to_stop(console: Console, name: str) -> int:
-    console.note(f"{name} does not run: there is nothing to stop")
+    console.err(f"{name} does not run: there is nothing to stop")
     console.result(_content(name, True))
     return DONE
 
@@ -235,4 +230,4 @@ def _resource(text: str) -> tuple[str, float]:
     name, _, amount = text.partition("=")
     if not name or not amount:
         raise argparse.ArgumentTypeError("has to be NAME=N")
-    return name, number(amount)
+    return name, non_negative(amount)

@@ -7,7 +7,14 @@ from camworker.errors import UsageError
 from camworker.ledger.ledger import Ledger, open_ledger
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
-from jobs.options import folder, share, whole
+from jobs.options import (
+    add_address_option,
+    add_out_argument,
+    add_truth_boxes_option,
+    fraction,
+    output_folder,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from camworker.metrics.summary import TruthFacts
@@ -17,9 +24,9 @@ HELP = "localization metrics against ground truth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", metavar="OUT", help="what localize was given as --output")
+    add_out_argument(parser)
     parser.add_argument(
-        "--report", type=folder, metavar="DIR", help="write summary.html and tables there too"
+        "--report", type=output_folder, metavar="DIR", help="write summary.html and tables there too"
     )
     parser.add_argument(
         "--recipe", action="append", default=[], help="which, where OUT holds several; again to compare"
@@ -32,12 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Parquet or CSV (a box a row: image_id, label, xmin, ymin, xmax, ymax), COCO JSON, a folder of "
         "Pascal VOC XML, of masks (CLASS/IMAGE.png), or of image_ids.txt and the like",
     )
-    what.add_argument(
-        "--truth-boxes",
-        choices=("half-open", "inclusive"),
-        default="half-open",
-        help="inclusive: xmax and ymax name the last pixel of a box (default half-open)",
-    )
+    add_truth_boxes_option(what)
     what.add_argument(
         "--truth-classes", choices=("name", "index"), default="name", help="match classes by (default name)"
     )
@@ -59,13 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--select-threshold-on",
-        type=share,
+        type=fraction,
         metavar="SHARE",
         help="choose MaxBoxAcc's threshold on a share of the images, drawn by hash, and report on the rest",
     )
     where = parser.add_argument_group("where")
-    where.add_argument("--workers", type=whole(1), metavar="N", help="tasks at a time (default: all cores)")
-    where.add_argument("--address", help="Ray cluster to join (default: one started here, if it is worth it)")
+    where.add_argument(
+        "--workers", type=whole_number(1), metavar="N", help="tasks at a time (default: all cores)"
+    )
+    add_address_option(where, default="start Ray on this machine if there is enough to read")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
@@ -116,7 +120,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             output=args.output,
             truth=args.truth,
         )
-        console.say(f"open {page}")
+        console.out(f"open {page}")
     console.result(summary)
     return DONE
 
@@ -164,42 +168,42 @@ def _tell(console: Console, summary: dict[str, Any], facts: "TruthFacts") -> Non
 
     bound = "" if summary["select_threshold_on"] else " (upper bound)"
     titles = {name: title + bound * name.startswith("max_box_acc") for name, title in TITLES.items()}
-    console.say(
+    console.out(
         f"{summary['images']} images, {sum(summary['failed'].values())} failed; "
         f"{summary['images_with_truth']} with truth ({summary['units']} labels)"
     )
     for name, title in titles.items():
         value, interval = summary[name], summary[f"{name}_ci95"]
         if value is not None:
-            console.say(f"{title:<36}{100 * value:5.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]")
+            console.out(f"{title:<36}{100 * value:5.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]")
         elif name != "pxap":
-            console.say(f"{title:<36}not supported by these rows and this truth")
+            console.out(f"{title:<36}not supported by these rows and this truth")
     for other in summary["compared"]:
-        console.say(f"{other['recipe']} less {summary['recipe']}, in points:")
+        console.out(f"{other['recipe']} less {summary['recipe']}, in points:")
         for name, title in titles.items():
             value, interval = other["difference"][name], other["difference"][f"{name}_ci95"]
             if value is not None:
                 low, high = (100 * end for end in interval)
-                console.say(f"  {title:<34}{100 * value:+6.2f}  [{low:+.2f}, {high:+.2f}]")
+                console.out(f"  {title:<34}{100 * value:+6.2f}  [{low:+.2f}, {high:+.2f}]")
     if summary["units_without_target"]:
-        console.say(
+        console.out(
             f"{summary['units_without_target']} known labels have no map of their own: localize with "
             "--image-labels to get the figures that need it"
         )
     if summary["images_without_truth"] or summary["truth_without_image"]:
-        console.say(
+        console.out(
             f"outside these figures: images without truth: {summary['images_without_truth']}; images of the "
             f"truth that are not in these predictions: {summary['truth_without_image']}"
         )
     if facts.unknown:
         some = ", ".join(list(facts.unknown)[:3])
         rest = ", ..." if len(facts.unknown) > 3 else ""
-        console.say(
+        console.out(
             f"rows of the truth left out: {sum(facts.unknown.values())}, of {len(facts.unknown)} classes "
             f"that this network lacks ({some}{rest})"
         )
     for what, count in facts.notes.items():
         if count:
-            console.say(f"truth: {what}: {count}")
+            console.out(f"truth: {what}: {count}")
     if not summary["complete"]:
-        console.say("a generation is unfinished: run localize again to complete it")
+        console.out("a generation is unfinished: run localize again to complete it")

@@ -9,7 +9,8 @@ from camworker.errors import CamworkerError
 from camworker.ledger.inventory import recorded_parts
 from camworker.ledger.ledger import Ledger, Part
 from camworker.storage.uris import open_store
-from jobs.console import Console, ImageProgress
+from jobs.console import Console
+from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
     from camworker.metrics.summary import TruthFacts

@@ -10,8 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from camworker.storage.uris import local_path
-from jobs.console import DONE, INCOMPLETE, Console, ImageProgress, duration
-from jobs.options import add_local_root, folder, gpus, whole
+from jobs.console import DONE, INCOMPLETE, Console
+from jobs.options import (
+    add_batch_size_option,
+    add_input_size_option,
+    add_local_root_option,
+    add_network_options,
+    add_precision_option,
+    add_recipe_option,
+    add_selection_options,
+    add_worker_options,
+    output_folder,
+    whole_number,
+)
+from jobs.progress import ImageProgress, format_duration
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input", metavar="OUT_OR_INPUT", help="what localize was given as --output, or as INPUT"
     )
     parser.add_argument(
-        "--to", required=True, type=folder, metavar="DIR", help="where units.parquet and units.html go"
+        "--to", required=True, type=output_folder, metavar="DIR", help="where units.parquet and units.html go"
     )
     what = parser.add_argument_group("what to look for")
     what.add_argument(
@@ -40,29 +52,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a class: name, index or WordNet id; may be given again (default: all classes)",
     )
-    what.add_argument("--units", type=whole(1), default=5, metavar="N", help="units a class (default 5)")
-    what.add_argument("--patches", type=whole(1), default=9, metavar="N", help="patches a unit (default 9)")
     what.add_argument(
-        "--page-classes", type=whole(1), default=20, metavar="N", help="classes on the page (default 20)"
+        "--units", type=whole_number(1), default=5, metavar="N", help="units a class (default 5)"
     )
-    what.add_argument("--limit", type=whole(1), metavar="N", help="only the first N images listed")
-    what.add_argument("--sample", type=whole(1), metavar="N", help="only N images, drawn by hash of their id")
-    what.add_argument("--seed", type=int, default=0, help="another seed draws another sample (default 0)")
-    add_local_root(what)
+    what.add_argument(
+        "--patches", type=whole_number(1), default=9, metavar="N", help="patches a unit (default 9)"
+    )
+    what.add_argument(
+        "--page-classes",
+        type=whole_number(1),
+        default=20,
+        metavar="N",
+        help="classes on the page (default 20)",
+    )
+    add_selection_options(what)
+    add_local_root_option(what)
     how = parser.add_argument_group("with which network")
-    how.add_argument("--recipe", help="which, where OUT holds several")
-    how.add_argument("--network", default="efficientnet_lite0", help="see camworker networks")
-    how.add_argument("--weights", metavar="PATH", help="network package, weights file, or DEFAULT")
-    how.add_argument(
-        "--input-size", type=whole(1, 4096), metavar="PIXELS", help="default: the recipe's, or the network's"
-    )
-    precisions = ("auto", "float32", "bfloat16", "float16")
-    how.add_argument("--precision", choices=precisions, default="auto", help="default: the device's best")
+    add_recipe_option(how)
+    add_network_options(how)
+    add_input_size_option(how, default="the recipe's, or the network's")
+    add_precision_option(how)
     where = parser.add_argument_group("where and how fast")
-    where.add_argument("--workers", type=whole(1), metavar="N", help="default: as many as the machine fits")
-    where.add_argument("--gpus-per-worker", type=gpus, metavar="G", help="default 1 where there are GPUs")
-    where.add_argument("--batch-size", type=whole(1), metavar="N", help="default 16, on a GPU 64")
-    where.add_argument("--address", help="Ray cluster to join (default: one started here for this run)")
+    add_batch_size_option(where)
+    add_worker_options(where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +111,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     ok = excited.images["ok"]
     failed = {status: count for status, count in sorted(excited.images.items()) if status != "ok"}
     told = "".join(f", {count} {status}" for status, count in failed.items())
-    console.say(f"{ok} images looked at{told}; {duration(time.monotonic() - started)}")
-    console.say(f"{table.num_rows} patches in {parquet}")
-    console.say(f"open {page}")
+    console.out(f"{ok} images looked at{told}; {format_duration(time.monotonic() - started)}")
+    console.out(f"{table.num_rows} patches in {parquet}")
+    console.out(f"open {page}")
     console.result(
         {
             "images": ok,
@@ -178,7 +190,7 @@ def _work(args: argparse.Namespace, console: Console, request: "Request") -> "Ex
             for index, listing in enumerate(listings)
             for shard in range(-(-listing.items.num_rows // size))
         ]
-        console.note(f"{request.images} images in {len(tasks)} shards, {len(settings.units_U)} units")
+        console.err(f"{request.images} images in {len(tasks)} shards, {len(settings.units_U)} units")
         with ImageProgress(request.images) as progress:
             driver = Driver[_Counts](
                 UnitsWorker,
@@ -186,13 +198,13 @@ def _work(args: argparse.Namespace, console: Console, request: "Request") -> "Ex
                 workers,
                 lambda images: progress.update(images.total(), images.total() - images["ok"]),
                 arguments=lambda task: listings[task[0]].cut(task[1] * size, size),
-                keep=keep,
+                reduce=keep,
             )
             outcome = driver.run(tasks)
     for _, shard in outcome.lost:
-        console.note(f"shard {shard} killed its worker every time")
+        console.err(f"shard {shard} killed its worker every time")
     if outcome.stopped:
-        console.note(f"stopped: {outcome.stopped}; nothing was written")
+        console.err(f"stopped: {outcome.stopped}; nothing was written")
     return None if outcome.stopped or outcome.lost else total
 
 

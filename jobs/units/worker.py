@@ -2,11 +2,9 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 from numpy.typing import NDArray
 
 from camworker.frame import Resize
@@ -15,6 +13,7 @@ from camworker.inputs import ReadPolicy
 from camworker.schemas import Precision
 from camworker.units.collect import collect_top_activations
 from camworker.units.top_activations import Excited
+from jobs.driver.worker_process import RuntimeInfo
 from jobs.driver.worker_progress import WorkerProgress
 from jobs.localize.worker import load_planned
 
@@ -46,7 +45,12 @@ class UnitsSettings:
 
 
 class UnitsWorker:
-    """Made into a Ray actor by the driver; shards run in order, tally answers beside them."""
+    """Collects the top activations of shards, one after the other, in a process of its own.
+
+    Args:
+        settings: The same for all workers of a run.
+        cores: Processor cores of this worker.
+    """
 
     def __init__(self, settings: UnitsSettings, cores: int) -> None:
         import torch
@@ -55,18 +59,18 @@ class UnitsWorker:
         self._cores = cores
         self._settings = settings
         self._localizer = settings.localizer()
-        self._tally = WorkerProgress()
+        self.progress = WorkerProgress()
 
-    def about(self) -> dict[str, Any]:
-        """What was resolved here."""
+    def runtime_info(self) -> RuntimeInfo:
+        """Return the device and precision in use."""
         return {
             "device": str(self._localizer.device),
             "precision": str(self._localizer.dtype).removeprefix("torch."),
         }
 
-    def run(self, items: pa.Table, policy: ReadPolicy, careful: bool) -> Excited:
+    def run(self, items: pa.Table, policy: ReadPolicy, isolate: bool) -> Excited:
         """One shard's peaks; careful: so that an image that kills a decoder kills no worker."""
-        self._tally.running = Counter()
+        self.progress.running = Counter()
         excited = collect_top_activations(
             items,
             self._localizer,
@@ -74,13 +78,8 @@ class UnitsWorker:
             self._settings.count,
             policy,
             decoders=self._cores,
-            on_batch=self._tally.add,
-            careful=careful,
+            on_batch=self.progress.count_batch,
+            careful=isolate,
         )
-        self._tally.running = Counter()  # from here on the driver counts it
+        self.progress.running = Counter()  # the driver counts the result itself
         return excited
-
-    @ray.method(concurrency_group="tally")
-    def tally(self) -> WorkerProgress:
-        """Rows finished so far, those of the running shard included."""
-        return self._tally

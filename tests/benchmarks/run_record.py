@@ -20,7 +20,7 @@ from camworker.inference.shard import Done
 from camworker.inference.stage_timer import STAGES, StageTimes
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.storage.local import LocalStore
-from jobs.driver.driver import Outcome
+from jobs.driver.outcome import Outcome
 from jobs.localize.generation_runner import _run_record
 
 

@@ -31,8 +31,9 @@ from camworker.ledger.ledger import Ledger, Plan
 from camworker.schemas import ITEMS
 from camworker.storage.local import identity_of_file
 from camworker.storage.uris import open_store
-from jobs.driver.driver import Driver, Outcome
-from jobs.driver.worker_handle import RayWorker
+from jobs.driver.driver import Driver
+from jobs.driver.outcome import Outcome
+from jobs.driver.worker_process import RayWorker
 from jobs.localize.generation_runner import _run_record
 from jobs.ray_cluster import Workers, connected
 
@@ -128,7 +129,7 @@ def simulate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     told: list[str] = []
     workers = Workers(args.workers, 1, 0)
     driver = Driver[Any](
-        Host, None, workers, lambda images: None, keep=keep, tell=told.append, start=hosts.start
+        Host, None, workers, lambda images: None, reduce=keep, on_warning=told.append, start=hosts.start
     )
     watch, losses, ended = Watch(), list[float](), threading.Event()
     loser = threading.Thread(

@@ -1,4 +1,4 @@
-"""Workers of which an actor holds many: what simulate.py puts in the place of jobs.worker.Worker."""
+"""Workers of which an actor holds many: what simulate.py puts in the place of the workers of localize."""
 
 import asyncio
 import hashlib
@@ -13,7 +13,7 @@ import ray
 
 from camworker.inference.stage_timer import StageTimes
 from camworker.ledger.ledger import Ledger, Part, Plan
-from jobs.driver.worker_handle import RayWorker
+from jobs.driver.worker_process import RayWorker, RuntimeInfo
 from jobs.driver.worker_progress import WorkerProgress
 
 
@@ -45,7 +45,7 @@ class _Worker:
     """A worker's own: it runs a shard at a time, in the order given."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    tally: WorkerProgress = field(default_factory=WorkerProgress)
+    progress: WorkerProgress = field(default_factory=WorkerProgress)
 
 
 class Host:
@@ -59,7 +59,7 @@ class Host:
     async def is_up(self) -> bool:
         return True
 
-    async def introduce(self, number: int) -> tuple[dict[str, Any], str]:
+    async def introduce(self, number: int) -> tuple[RuntimeInfo, str]:
         return {"device": "none"}, ray.get_runtime_context().get_node_id()
 
     async def run(self, number: int, generation: int, shard: int, careful: bool) -> Any:
@@ -68,12 +68,12 @@ class Host:
         async with worker.turn:
             await asyncio.sleep(self._settings.seconds * random.uniform(0.8, 1.2))
             if self._localizer is None:
-                worker.tally.add(["ok"] * 64)
+                worker.progress.count_batch(["ok"] * 64)
                 return self._make_up(generation, shard)
-            return await asyncio.to_thread(self._commit, worker.tally, shard)
+            return await asyncio.to_thread(self._commit, worker.progress, shard)
 
-    async def tally(self, number: int) -> WorkerProgress:
-        return self._workers[number].tally
+    async def progress(self, number: int) -> WorkerProgress:
+        return self._workers[number].progress
 
     async def die(self) -> None:
         os._exit(1)
@@ -83,11 +83,11 @@ class Host:
         key = self._settings.ledger.part_key(generation, shard)
         return MadeUp(Part(shard, key, 4096, 2_000_000, sha256, {"ok": 4095, "decode_error": 1}), 1.0)
 
-    def _commit(self, tally: WorkerProgress, shard: int) -> Any:
+    def _commit(self, progress: WorkerProgress, shard: int) -> Any:
         # Never carefully: the fifty children that follow a lost host would all be this machine's.
         from camworker.inference.shard import run_shard
 
-        tally.running = Counter()
+        progress.running = Counter()
         done = run_shard(
             self._settings.ledger,
             self._settings.plan,
@@ -95,10 +95,10 @@ class Host:
             self._localizer,
             decoders=1,
             about={},
-            on_image=tally.prepare,
-            on_batch=tally.add,
+            on_image=progress.count_image,
+            on_batch=progress.count_batch,
         )
-        tally.running = Counter()
+        progress.running = Counter()
         return done
 
 
@@ -116,8 +116,8 @@ class LogicalWorker(RayWorker):
         self.first_at = self.first_at or time.monotonic()
         return self._host.run.remote(self._number, *arguments)
 
-    def tally(self) -> ray.ObjectRef:
-        return self._host.tally.remote(self._number)
+    def progress(self) -> ray.ObjectRef:
+        return self._host.progress.remote(self._number)
 
     def end(self) -> None:
         """Nothing: those that the driver ends here died with their host, or the run is over."""

@@ -55,7 +55,7 @@ def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_p
         Incident(ledger, "Ledger.write_recipe", tmp_path / "recipe, no plan", "after"),
         Incident(ledger, "Ledger.commit_plan", tmp_path / "plan's files, no plan"),
         Incident(ledger, "Ledger.commit_plan", tmp_path / "plan, no part", "after"),
-        Incident("jobs.driver.worker_handle", "WorkerHandle.give", tmp_path / "some parts", call=SHARDS // 2),
+        Incident("jobs.driver.worker_handle", "WorkerHandle.assign", tmp_path / "some parts", call=SHARDS // 2),
         Incident(ledger, "Ledger.commit_run", tmp_path / "all parts, no record"),
     )
     home = "ledger/recipe=*"

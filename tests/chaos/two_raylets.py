@@ -27,7 +27,7 @@ def main() -> None:
 
 def runs_a_shard(raylet: int) -> bool:
     """Whether a worker of this raylet runs a shard, and has not only started: Ray names processes so."""
-    return any(name.startswith("ray::Worker.run") for name in children(raylet).values())
+    return any(name.startswith("ray::WorkerProcess.run") for name in children(raylet).values())
 
 
 def children(pid: int) -> dict[int, str]:

@@ -111,7 +111,7 @@ def test_the_actors_were_on_the_other_nodes_and_ran_the_clone(
     first: Finished, cluster: RunningCluster
 ) -> None:
     actors = list_actors(address=cluster.url, detail=True)
-    assert {actor.node_id for actor in actors if actor.class_name == "Worker"} == set(cluster.nodes)
+    assert {actor.node_id for actor in actors if actor.class_name == "WorkerProcess"} == set(cluster.nodes)
     assert {actor.node_id for actor in actors if actor.class_name == "JobSupervisor"} == {cluster.head}
     (run,) = _json_below("first", r"run-0001\.json$")
     assert run["versions"]["camworker"] == VERSION

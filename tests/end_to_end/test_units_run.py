@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from camworker.errors import UsageError
 from camworker.units.table import UNITS
-from jobs.console import USAGE
 from support.cli_runner import Finished, camworker, photographs
 from support.fatal_decoder import ABORT, install_in_children
 
@@ -84,7 +84,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(folder: Path, tm
         (("--network", "resnet"), "unknown network"),
     ):
         done = camworker("units", folder, "--to", to, *options)
-        assert (done.code, done.out) == (USAGE, "")
+        assert (done.code, done.out) == (UsageError.exit_code, "")
         assert reason in done.err
     assert not to.exists()
 
@@ -98,8 +98,8 @@ def test_an_output_is_read_with_its_own_network_only(out: Path, tmp_path: Path) 
         other.parent.mkdir(parents=True)
         other.write_text(text.replace('"weights": "', '"weights": "0'))
     done = camworker("units", tmp_path / "out", "--to", tmp_path / "to")
-    assert done.code == USAGE
+    assert done.code == UsageError.exit_code
     assert "other weights: name them with --network and --weights" in done.err
     done = camworker("units", out, "--to", tmp_path / "to", "--input-size", "256")
-    assert done.code == USAGE
+    assert done.code == UsageError.exit_code
     assert "leave --input-size out" in done.err

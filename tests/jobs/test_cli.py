@@ -57,7 +57,7 @@ BAD_USAGE = {
     ),
     "more workers than cores": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--workers", "9999"],
-        "--workers 9999: there are",
+        "9999 workers do not fit: there are",
     ),
     "a share of a GPU below none": (
         ["localize", "{photos}", "--output", "x", "--gpus-per-worker", "-1"],

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from jobs import console
-from jobs.console import Console, ImageProgress, TrainingProgress, duration
+from jobs import progress as progress_module
+from jobs.console import Console
+from jobs.progress import ImageProgress, TrainingProgress, format_duration
 
 
 @pytest.mark.parametrize(
@@ -26,14 +27,14 @@ from jobs.console import Console, ImageProgress, TrainingProgress, duration
     ],
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_without_a_terminal_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0, 10, 20, 35, 60, 65, 100])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(clock))
     with ImageProgress(1000) as progress:
         for done, failed in ((0, 0), (100, 1), (250, 2), (500, 2), (550, 3), (900, 4)):
             progress.update(done, failed)
@@ -49,7 +50,7 @@ def test_without_a_terminal_a_line_now_and_then(
 
 def test_on_a_terminal_a_bar() -> None:
     program = (
-        "from jobs.console import ImageProgress\n"
+        "from jobs.progress import ImageProgress\n"
         "with ImageProgress(10) as progress: progress.update(3, 1); progress.update(10, 2)"
     )
     ours, theirs = pty.openpty()
@@ -70,7 +71,7 @@ def test_a_training_tells_of_epochs_and_now_and_then_of_steps(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
     figures = {"validation_loss": 0.5, "validation_accuracy": 0.75, "seconds": 41.0}
     first = {"epoch": 1, "loss": 0.6, **figures, "gt_known_localization_accuracy": None}
     second = {"epoch": 2, "loss": 0.4, **figures, "gt_known_localization_accuracy": 0.8}
@@ -85,7 +86,7 @@ def test_a_training_tells_of_epochs_and_now_and_then_of_steps(
         ):
             now[0] = at
             news = {"done": done, "total": 20, "loss": loss, "history": history}
-            progress.update({} if history is None else news)
+            progress.update(None if history is None else news)
     # Steps are counted from the first seen, at 10 s: six in 30 s, so that 13 more take 65 s.
     assert capsys.readouterr().err.splitlines() == [
         "step 7 of 20, loss 0.7000, 65 s left",
@@ -96,7 +97,7 @@ def test_a_training_tells_of_epochs_and_now_and_then_of_steps(
 
 def test_json_has_standard_output_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
     shell = Console(as_json=True)
-    shell.say("for people")
+    shell.out("for people")
     shell.result({"rows": 1, "rate": None})
     out, err = capsys.readouterr()
     assert json.loads(out) == {"rows": 1, "rate": None}

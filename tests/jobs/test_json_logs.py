@@ -13,7 +13,7 @@ from camworker.inference.out_of_memory import AdaptiveForward
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
-from jobs import json_logs as logs
+from jobs.driver import json_logs as logs
 from support.factories import photograph, photographs_of, plan_of, run
 
 pytest_plugins = ["support.s3_fixtures"]
@@ -33,7 +33,7 @@ def lines(capsys):
 
 
 def test_a_line_says_what_happened_and_where(lines):
-    logs.write_lines()
+    logs.write_json_lines()
     log = logs.LOG.getChild("worker")
     log.info("worker started", extra={"device": "cpu"})
     with logs.log_context(recipe="r0123456789ab"):
@@ -53,7 +53,7 @@ def test_a_line_says_what_happened_and_where(lines):
 
 
 def test_an_exception_is_one_line_too(lines):
-    logs.write_lines()
+    logs.write_json_lines()
     try:
         raise OSError("no\nspace")
     except OSError:
@@ -64,7 +64,7 @@ def test_an_exception_is_one_line_too(lines):
 
 
 def test_other_threads_say_their_own_place(lines):
-    logs.write_lines()
+    logs.write_json_lines()
 
     def work(shard):
         with logs.log_context(shard=shard):
@@ -78,7 +78,9 @@ def test_other_threads_say_their_own_place(lines):
 
 
 def test_where_nobody_asks_there_are_none():
-    program = "from jobs import logs; logs.LOG.error('lost'); logs.LOG.getChild('driver').warning('failed')"
+    program = (
+        "from jobs.driver.json_logs import LOG; LOG.error('lost'); LOG.getChild('driver').warning('failed')"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
 
@@ -86,10 +88,10 @@ def test_where_nobody_asks_there_are_none():
 def test_images_that_fail_are_told_where_so_much_is_wanted(ledger, folder, tiny_localizer, lines):
     (folder / "03.png").write_bytes(photograph(3)[:100])
     plan = plan_of(ledger, folder, 5)
-    logs.write_lines()
+    logs.write_json_lines()
     run(ledger, plan, tiny_localizer, 0)
     assert lines() == []
-    logs.write_lines(logging.DEBUG)
+    logs.write_json_lines(logging.DEBUG)
     run(ledger, plan, tiny_localizer, 1)
     assert lines() == []
     plan = write_generation(ledger, 2, photographs_of(folder), 5, ReadPolicy())
@@ -105,7 +107,7 @@ def test_fewer_images_at_a_time_are_told(tiny_localizer, monkeypatch, lines):
             raise MemoryError
 
     monkeypatch.setattr(tiny_localizer, "forward", forward)
-    logs.write_lines()
+    logs.write_json_lines()
     AdaptiveForward(tiny_localizer)([None] * 4, [()] * 4)  # type: ignore[list-item]
     assert [(line["level"], line["batch_size"]) for line in lines()] == [("warning", 2), ("warning", 1)]
 
@@ -119,7 +121,7 @@ def test_no_line_holds_a_credential(small, tiny_localizer, ledger, folder, lines
     small.fault = lambda method, name, count: trouble if name.endswith("a.png") else None
     ledger.write_recipe({"of": ledger.recipe})
     plan = write_generation(ledger, 1, items, 5, ReadPolicy())
-    logs.write_lines(logging.DEBUG)
+    logs.write_json_lines(logging.DEBUG)
     run(ledger, plan, tiny_localizer, 0)
     (line,) = lines()
     assert (line["image_id"], line["status"]) == ("a.png", "read_error")

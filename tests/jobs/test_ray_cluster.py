@@ -34,8 +34,8 @@ def test_workers_fit_on_nodes(nodes, asked, gpus_each, expected):
 @pytest.mark.parametrize(
     ("nodes", "asked", "gpus_each", "message"),
     [
-        ([NodeCapacity(2, 0)], 3, None, "--workers 3: there are 2 cores and 0 GPUs, enough for 2"),
-        ([NodeCapacity(8, 1), NodeCapacity(8, 1)], None, 2, "--gpus-per-worker 2: no node has as many"),
+        ([NodeCapacity(2, 0)], 3, None, "3 workers do not fit: there are 2 cores and 0 GPUs, enough for 2"),
+        ([NodeCapacity(8, 1), NodeCapacity(8, 1)], None, 2, "no node has 2 GPUs for a worker"),
         ([NodeCapacity(0, 0)], None, None, "no node has cores"),
         ([NodeCapacity(0, 1)], 1, None, "no node has cores"),
     ],

@@ -16,7 +16,7 @@ from camworker.ledger.lease import acquire
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.ledger.plan import write_generation
 from camworker.storage.local import LocalStore
-from jobs import cli, follow
+from jobs import cli, status
 from support.cli_runner import start
 from support.factories import photograph, photographs_of, run
 
@@ -57,7 +57,7 @@ def test_without_a_terminal_a_line_at_a_time_until_it_is_complete(
         else:
             lease.release()
 
-    monkeypatch.setattr(follow, "sleep", work_on)
+    monkeypatch.setattr(status, "sleep", work_on)
     lease = acquire(ledger.store, RECIPE)
     assert cli.main(["status", str(tmp_path / "out"), "--follow", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -99,7 +99,7 @@ def test_who_stops_looking_learns_that_it_is_unfinished(begun: tuple[Ledger, Pla
     watching = start("status", tmp_path / "out", "--follow")
     assert watching.stderr
     line = watching.stderr.readline()
-    assert line.endswith("0 of 3 parts, 0 failed; no run is at work: run localize again\n")
+    assert line.endswith("0 of 3 parts, 0 failed; no run is active: run localize again\n")
     watching.send_signal(signal.SIGINT)
     out, err = watching.communicate(timeout=30)
     assert watching.returncode == 3

@@ -54,9 +54,9 @@ BAD_USAGE = {
     ),
     "an address of another kind": (
         ("--address", "ray://h:10001", "--", *LOCALIZE),
-        "jobs go to the dashboard",
+        "is not the URL of a dashboard",
     ),
-    "no port": (("--address", "http://h:port", "--", *LOCALIZE), "jobs go to the dashboard"),
+    "no port": (("--address", "http://h:port", "--", *LOCALIZE), "is not the URL of a dashboard"),
     "an image without a RayJob": (("--image", "x", "--", *LOCALIZE), "--image goes only with --kuberay"),
     "a clone in a RayJob": (
         ("--kuberay", "--working-dir", "{tmp}", "--", *LOCALIZE),

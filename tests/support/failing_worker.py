@@ -1,14 +1,13 @@
-"""Workers for the driver's tests: they load nothing, and fail, hang or die as their settings say."""
+"""Workers for the tests of the driver, which load nothing and fail, hang or die as their settings say."""
 
 import os
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import ray
-
+from camworker.errors import CommitError
+from jobs.driver.worker_process import RuntimeInfo
 from jobs.driver.worker_progress import WorkerProgress
 
 HANG_SECONDS = 3600.0
@@ -16,9 +15,12 @@ HANG_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Script:
-    """What shards do before they are done: shard -> actions, one for each time that it is run.
+    """What shards do before they are done.
 
-    An action is "ok", "hang", "slow", "exit", or the name of an exception. log: a folder for what was run.
+    Attributes:
+        log: A folder that records every run.
+        actions: For each shard one action per run: "ok", "hang", "slow", "exit" or the name of an exception.
+        start: What the constructor does: "ok", "exit", "CommitError" or the message of a ValueError.
     """
 
     log: Path
@@ -26,55 +28,53 @@ class Script:
     start: str = "ok"
 
     def runs(self) -> list[tuple[int, bool]]:
-        """Every run that was begun, as it began: shard and whether it was careful."""
+        """Return every run in the order of their starts: the shard and whether decoding was isolated."""
         names = sorted(path.name for path in self.log.iterdir())
-        return [(int(shard), careful == "careful") for _, shard, careful in (n.split(" ") for n in names)]
+        return [(int(shard), mode == "isolated") for _, shard, mode in (n.split(" ") for n in names)]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a shard came to."""
+    """The result of a shard."""
 
     images: dict[str, int]
-    careful: bool
+    isolated: bool
 
 
 class FailingWorker:
-    """Stands in for jobs.worker.Worker."""
+    """Stands in for a worker of localize."""
 
     def __init__(self, script: Script, cores: int) -> None:
         if script.start == "exit":
             os._exit(1)
+        if script.start == "CommitError":
+            raise CommitError("refused")
         if script.start != "ok":
             raise ValueError(script.start)
-        self._script, self._tally = script, WorkerProgress()
+        self._script, self.progress = script, WorkerProgress()
 
-    def about(self) -> dict[str, Any]:
+    def runtime_info(self) -> RuntimeInfo:
         return {"device": "none"}
 
-    def run(self, generation: int, shard: int, careful: bool) -> Counts:
+    def run(self, generation: int, shard: int, isolate: bool) -> Counts:
         before = Counter(number for number, _ in self._script.runs())[shard]
-        name = f"{time.time():.4f} {shard} {'careful' if careful else 'fast'}"
+        name = f"{time.time():.4f} {shard} {'isolated' if isolate else 'fast'}"
         (self._script.log / name).touch()
         actions = self._script.actions.get(shard, [])
-        act(actions[before] if before < len(actions) else "ok", self._tally)
-        self._tally.add(["ok"] * 4)
-        self._tally.running = Counter()
-        return Counts({"ok": 4}, careful)
-
-    @ray.method(concurrency_group="tally")
-    def tally(self) -> WorkerProgress:
-        return self._tally
+        act(actions[before] if before < len(actions) else "ok", self.progress)
+        self.progress.count_batch(["ok"] * 4)
+        self.progress.running = Counter()
+        return Counts({"ok": 4}, isolate)
 
 
-def act(action: str, tally: WorkerProgress) -> None:
-    """Do what a script says."""
+def act(action: str, progress: WorkerProgress) -> None:
+    """Carry out an action."""
     if action == "hang":
         time.sleep(HANG_SECONDS)
     elif action == "slow":
-        for _ in range(8):  # longer than a worker may be quiet, but never quiet so long
+        for _ in range(8):  # longer in all than a worker may be quiet
             time.sleep(0.5)
-            tally.prepare()
+            progress.count_image()
     elif action == "exit":
         os._exit(1)
     elif action != "ok":

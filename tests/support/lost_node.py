@@ -25,7 +25,7 @@ def main() -> None:
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
 
     told: list[str] = []
-    driver = Driver(FailingWorker, script, Workers(1, 1, 0), lambda _: None, tell=told.append)
+    driver = Driver(FailingWorker, script, Workers(1, 1, 0), lambda _: None, on_warning=told.append)
     # Nodes are started and ended by the main thread alone.
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(driver.run, [(1, 0), (1, 1)])
