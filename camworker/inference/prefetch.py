@@ -25,7 +25,7 @@ def prepared_batches(
     policy: ReadPolicy,
     *,
     decoders: int,
-    careful: bool = False,
+    isolate: bool = False,
     on_image: Callable[[], None] = lambda: None,
     stages: StageTimer | None = None,
 ) -> Generator[tuple[pa.Table, list[Received]], None, None]:
@@ -33,7 +33,7 @@ def prepared_batches(
 
     On CUDA only received: Localizer.prepare_together does the rest, on whatever thread has the device.
 
-    decoders: how many threads. Memory is bounded by batches, whatever the number of items. careful:
+    decoders: how many threads. Memory is bounded by batches, whatever the number of items. isolate:
     decode in a child process, so that an image that kills its decoder kills nothing else. on_image is
     told of each image that is prepared, by the thread that did it; stages counts what that took. An image
     for which there is not enough memory beside the others is tried again alone, and then "too_large".
@@ -43,7 +43,7 @@ def prepared_batches(
     with ExitStack() as stack:
         stack.callback(stages.empty)
         prepare_bytes: Callable[[bytes], Received] = localizer.receive
-        if careful:
+        if isolate:
             decoder = IsolatedDecoder(localizer.frame_size, localizer.resize)
             decoders, prepare_bytes = 1, stack.enter_context(decoder).prepare
         pool = stack.enter_context(ThreadPoolExecutor(decoders))

@@ -62,14 +62,14 @@ def run_shard(
     on_batch: OnBatch,
     on_image: Callable[[], None] = lambda: None,
     stages: StageTimer | None = None,
-    careful: bool = False,
+    isolate: bool = False,
 ) -> Done:
     """Localize one shard's items and commit its part, or adopt the part that is there.
 
     decoders, streams: threads that read and decode, and that run the network: see threads.py. about: what
     was resolved where it ran (precision, versions and the like), for the part's metadata. on_batch is told
     the statuses of rows as they are finished, on_image of each image that is read and decoded; stages counts
-    what all of it takes. careful: decode in a child process, for a shard that has killed a worker. Raises
+    what all of it takes. isolate: decode in a child process, for a shard that has killed a worker. Raises
     CommitError when a part cannot be committed, MemoryError when there is not enough for one image; OSError.
     """
     key = ledger.part_key(plan.generation, shard)
@@ -85,7 +85,7 @@ def run_shard(
         plan.policy,
         decoders=decoders,
         streams=streams,
-        careful=careful,
+        isolate=isolate,
         on_image=on_image,
         forward=forward,
         stages=stages,
@@ -114,7 +114,7 @@ def localize_items(
     *,
     decoders: int,
     streams: int = 1,
-    careful: bool = False,
+    isolate: bool = False,
     on_image: Callable[[], None] = lambda: None,
     forward: AdaptiveForward | None = None,
     stages: StageTimer | None = None,
@@ -133,7 +133,7 @@ def localize_items(
         localizer,
         policy,
         decoders=decoders,
-        careful=careful,
+        isolate=isolate,
         on_image=on_image,
         stages=stages,
     )

@@ -27,17 +27,17 @@ def collect_top_activations(
     *,
     decoders: int,
     on_batch: Callable[[Sequence[str]], None] = lambda statuses: None,
-    careful: bool = False,
+    isolate: bool = False,
 ) -> Excited:
     """The count images of items that excite each of these units most.
 
     items: image_id, uri, source_row, identity, and number (int64, distinct), by which peaks name
-    images. policy, decoders, careful: as in prepared_batches. on_batch is told of statuses.
+    images. policy, decoders, isolate: as in prepared_batches. on_batch is told of statuses.
     """
     excitations = TopActivations.none(len(units_U), count)
     images = Counter[str]()
     seen_K = np.zeros(len(localizer.package.classes), np.int64)
-    batches = prepared_batches(items, localizer, policy, decoders=decoders, careful=careful)
+    batches = prepared_batches(items, localizer, policy, decoders=decoders, isolate=isolate)
     with closing(batches):
         for rows, received in batches:
             batch = localizer.prepare_together(received)

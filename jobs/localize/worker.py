@@ -152,7 +152,7 @@ class LocalizeWorker:
             on_image=self.progress.count_image,
             on_batch=self._count,
             stages=self._stages,
-            careful=isolate,
+            isolate=isolate,
         )
         self.progress.running = Counter()  # the driver counts the result itself
         return done

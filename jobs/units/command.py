@@ -148,8 +148,8 @@ def _patch_side(request: "Request") -> int | None:
     )
     good: list[PreprocessedImage] = []
     for listing in request.listings:
-        # Carefully: the image that kills its decoder must not kill the driver.
-        for _, batch in prepared_batches(listing.items, localizer, listing.policy, decoders=1, careful=True):
+        # An image that crashes its decoder must not kill the driver.
+        for _, batch in prepared_batches(listing.items, localizer, listing.policy, decoders=1, isolate=True):
             good += [image for image in batch if isinstance(image, PreprocessedImage)]
             if len(good) >= _IMAGES_FOR_SIDE:
                 break

@@ -69,7 +69,7 @@ class UnitsWorker:
         }
 
     def run(self, items: pa.Table, policy: ReadPolicy, isolate: bool) -> Excited:
-        """One shard's peaks; careful: so that an image that kills a decoder kills no worker."""
+        """One shard's peaks; isolate decodes in a child process: a bad image kills no worker."""
         self.progress.running = Counter()
         excited = collect_top_activations(
             items,
@@ -79,7 +79,7 @@ class UnitsWorker:
             policy,
             decoders=self._cores,
             on_batch=self.progress.count_batch,
-            careful=isolate,
+            isolate=isolate,
         )
         self.progress.running = Counter()  # the driver counts the result itself
         return excited

@@ -62,7 +62,7 @@ class Host:
     async def introduce(self, number: int) -> tuple[RuntimeInfo, str]:
         return {"device": "none"}, ray.get_runtime_context().get_node_id()
 
-    async def run(self, number: int, generation: int, shard: int, careful: bool) -> Any:
+    async def run(self, number: int, generation: int, shard: int, isolate: bool) -> Any:
         """Sleep as long as the network would work, then do the rest of a shard's work."""
         worker = self._workers[number]
         async with worker.turn:
@@ -84,7 +84,7 @@ class Host:
         return MadeUp(Part(shard, key, 4096, 2_000_000, sha256, {"ok": 4095, "decode_error": 1}), 1.0)
 
     def _commit(self, progress: WorkerProgress, shard: int) -> Any:
-        # Never carefully: the fifty children that follow a lost host would all be this machine's.
+        # Never isolated: the fifty children that follow a lost host would all be this machine's.
         from camworker.inference.shard import run_shard
 
         progress.running = Counter()

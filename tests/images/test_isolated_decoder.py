@@ -12,7 +12,7 @@ import pytest
 
 from camworker.dataset import latest
 from camworker.errors import Failure
-from camworker.images import isolated_decoder as careful
+from camworker.images import isolated_decoder
 from camworker.images.decode import PreprocessedImage
 from camworker.images.isolated_decoder import IsolatedDecoder
 from camworker.inference.localizer import Localizer
@@ -57,11 +57,11 @@ def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.M
     def decode(data: bytes) -> Failure:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(careful, "decode", decode)
+    monkeypatch.setattr(isolated_decoder, "decode", decode)
     length = struct.Struct("<Q")
     requests = b"".join(length.pack(len(m)) + m for m in (b'[32, "squash"]', b"an image", b"another"))
     replies = io.BytesIO()
-    careful.serve(io.BytesIO(requests), replies)
+    isolated_decoder.serve(io.BytesIO(requests), replies)
     answer = b'{"status": "too_large", "reason": "there is not enough memory for it: no room"}'
     expected = b"".join(length.pack(len(m)) + m for m in (b"ready", answer, answer))
     assert replies.getvalue() == expected

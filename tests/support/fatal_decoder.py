@@ -1,6 +1,6 @@
 """A decoder with a fatal bug, for tests: it calls abort() on marked bytes and sleeps on others.
 
-As a script: the child of careful decoding with that decoder. install(), in a sitecustomize, puts it into
+As a script: the child of the isolated decoder with that decoder. install(), in a sitecustomize, puts it into
 every process that decodes.
 """
 
