@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.cli import make_parser
-from support.infra_files import INFRA, ROOT, camworker_arguments, documents, shell_blocks
+from support.infra_files import INFRA, ROOT, camworker_arguments, code_blocks, documents
 
 DOCKERFILE = INFRA / "Dockerfile"
 
@@ -90,7 +90,7 @@ def test_every_dependency_has_a_tested_version() -> None:
 
 
 def test_every_command_line_in_readme_is_one_of_ours() -> None:
-    blocks = shell_blocks(INFRA / "README.md")
+    blocks = code_blocks(INFRA / "README.md", "sh")
     for block in blocks:
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
     found = [words for block in blocks for line in block.splitlines() if (words := camworker_arguments(line))]

@@ -9,7 +9,7 @@ import pytest
 
 from camworker import __version__
 from jobs.cli import make_parser
-from support.infra_files import INFRA, camworker_arguments, documents, kubernetes_objects, pinned, the
+from support.infra_files import INFRA, camworker_arguments, documents, find_object, kubernetes_objects, pinned
 
 KUBERNETES = "1.33"
 
@@ -75,32 +75,32 @@ def check(value: Any, allowed: Any, where: str) -> None:
 
 def pod_specs() -> dict[str, dict[str, Any]]:
     """The spec of every pod that our manifests lead to."""
-    job = the("RayJob")["spec"]
+    job = find_object("RayJob")["spec"]
     cluster = job["rayClusterSpec"]
     return {
         "head": cluster["headGroupSpec"]["template"]["spec"],
         "worker": cluster["workerGroupSpecs"][0]["template"]["spec"],
         "submitter": job["submitterPodTemplate"]["spec"],
-        "nightly": the("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+        "nightly": find_object("CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"],
     }
 
 
 def test_the_ray_job_has_known_fields_only() -> None:
-    job = the("RayJob")
+    job = find_object("RayJob")
     assert job["apiVersion"] == "ray.io/v1"
     check(job, RAY_JOB, "RayJob")
 
 
 def test_the_ray_cron_job_has_known_fields_only() -> None:
-    cron = the("RayCronJob")
+    cron = find_object("RayCronJob")
     assert cron["apiVersion"] == "ray.io/v1"
-    cron["spec"]["jobTemplate"] = the("RayJob")["spec"]  # as the kustomization fills it
+    cron["spec"]["jobTemplate"] = find_object("RayJob")["spec"]  # as the kustomization fills it
     check(cron, RAY_CRON_JOB, "RayCronJob")
 
 
 @pytest.mark.parametrize("path", [("backofLimit",), ("rayClusterSpec", "headGroupSpec", "template", "spek")])
 def test_a_misspelt_field_is_found(path: tuple[str, ...]) -> None:
-    job = copy.deepcopy(the("RayJob"))
+    job = copy.deepcopy(find_object("RayJob"))
     at = job["spec"]
     for name in path[:-1]:
         at = at[name]
@@ -139,7 +139,7 @@ def test_what_a_kustomization_names_exists(kustomization: Path) -> None:
         assert all((kustomization.parent / name).is_file() for name in made["files"])
     assert {patch["target"]["kind"] for patch in content.get("patches", [])} <= kinds
     for replacement in content.get("replacements", []):
-        assert replacement["source"]["name"] == the(replacement["source"]["kind"])["metadata"]["name"]
+        assert replacement["source"]["name"] == find_object(replacement["source"]["kind"])["metadata"]["name"]
         assert {target["select"]["kind"] for target in replacement["targets"]} <= kinds
 
 
@@ -165,15 +165,15 @@ def test_every_account_and_config_map_that_a_pod_uses_is_made() -> None:
 
 
 def test_the_nightly_pod_may_create_and_get_ray_jobs_and_nothing_else() -> None:
-    assert the("Role")["rules"] == [
+    assert find_object("Role")["rules"] == [
         {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}
     ]
-    binding = the("RoleBinding")
-    assert binding["roleRef"]["name"] == the("Role")["metadata"]["name"]
+    binding = find_object("RoleBinding")
+    assert binding["roleRef"]["name"] == find_object("Role")["metadata"]["name"]
     assert [subject["name"] for subject in binding["subjects"]] == [
         pod_specs()["nightly"]["serviceAccountName"]
     ]
-    assert the("ServiceAccount", "camworker-worker")["automountServiceAccountToken"] is False
+    assert find_object("ServiceAccount", "camworker-worker")["automountServiceAccountToken"] is False
 
 
 @pytest.mark.parametrize("pod", ["head", "worker", "submitter", "nightly"])
@@ -183,16 +183,20 @@ def test_pods_are_as_the_restricted_standard_asks(pod: str) -> None:
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     contexts = [container["securityContext"] for container in spec["containers"]]
     if pod == "head":
-        contexts.append(the("RayJob")["spec"]["rayClusterSpec"]["autoscalerOptions"]["securityContext"])
+        contexts.append(
+            find_object("RayJob")["spec"]["rayClusterSpec"]["autoscalerOptions"]["securityContext"]
+        )
     for context in contexts:
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"] == {"drop": ["ALL"]}
     assert all(container["resources"]["limits"]["memory"] for container in spec["containers"])
-    assert the("Namespace")["metadata"]["labels"] == {"pod-security.kubernetes.io/enforce": "restricted"}
+    assert find_object("Namespace")["metadata"]["labels"] == {
+        "pod-security.kubernetes.io/enforce": "restricted"
+    }
 
 
 def test_the_cluster_is_one_that_a_job_can_rely_on() -> None:
-    job = the("RayJob")["spec"]
+    job = find_object("RayJob")["spec"]
     cluster = job["rayClusterSpec"]
     head, worker = pod_specs()["head"], pod_specs()["worker"]
     assert job["shutdownAfterJobFinishes"] is True  # Kueue's condition
@@ -211,15 +215,15 @@ def test_the_cluster_is_one_that_a_job_can_rely_on() -> None:
 
 
 def test_a_night_does_not_begin_before_the_last_one_ended() -> None:
-    cron = the("CronJob")["spec"]
+    cron = find_object("CronJob")["spec"]
     assert cron["concurrencyPolicy"] == "Forbid"
     # The RayJob ends before the next night, or is ended.
-    assert the("RayJob")["spec"]["activeDeadlineSeconds"] < 24 * 3600
+    assert find_object("RayJob")["spec"]["activeDeadlineSeconds"] < 24 * 3600
     assert cron["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
 def test_the_entry_point_is_a_command_of_ours() -> None:
-    arguments = camworker_arguments(the("RayJob")["spec"]["entrypoint"])
+    arguments = camworker_arguments(find_object("RayJob")["spec"]["entrypoint"])
     assert arguments is not None
     asked = make_parser().parse_args(arguments)
     assert asked.command == "localize"

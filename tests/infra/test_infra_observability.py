@@ -7,7 +7,7 @@ from typing import Any
 import promql_parser
 import pytest
 
-from support.infra_files import INFRA, documents, the
+from support.infra_files import INFRA, documents, find_object
 
 FOLDER = INFRA / "observability"
 
@@ -103,7 +103,7 @@ def test_every_alert_says_what_to_do() -> None:
 
 def test_the_alert_of_the_night_names_the_cron_job() -> None:
     (overdue,) = (rule for rule in alerts() if rule["alert"] == "CamworkerNightlyOverdue")
-    assert f'cronjob="{the("CronJob")["metadata"]["name"]}"' in overdue["expr"]
+    assert f'cronjob="{find_object("CronJob")["metadata"]["name"]}"' in overdue["expr"]
 
 
 def test_the_dashboard_is_whole() -> None:
@@ -130,8 +130,8 @@ def test_both_kinds_of_cluster_are_scraped() -> None:
     jobs = {job["job_name"]: job for job in content["scrape_configs"]}
     assert jobs["ray"]["file_sd_configs"] == [{"files": ["/tmp/ray/prom_metrics_service_discovery.json"]}]
     (discovery,) = jobs["kuberay"]["kubernetes_sd_configs"]
-    assert discovery["namespaces"]["names"] == [the("Namespace")["metadata"]["name"]]
-    cluster = the("RayJob")["spec"]["rayClusterSpec"]
+    assert discovery["namespaces"]["names"] == [find_object("Namespace")["metadata"]["name"]]
+    cluster = find_object("RayJob")["spec"]["rayClusterSpec"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         ports = {
             port["name"]: port["containerPort"]

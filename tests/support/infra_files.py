@@ -1,4 +1,4 @@
-"""The files in infra/, as tests read them."""
+"""Read the files of infra/ and the documents: YAML objects, code blocks, command lines."""
 
 import re
 import shlex
@@ -14,44 +14,47 @@ INFRA = ROOT / "infra"
 
 
 def documents(path: Path) -> list[Any]:
-    """Every YAML document in a file."""
+    """Return every YAML document of a file."""
     return list(yaml.safe_load_all(path.read_text()))
 
 
 def kubernetes_objects() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every object that a kustomization names, with the file that it is in."""
+    """Yield every object that a kustomization names, with its file."""
     for kustomization in sorted(INFRA.rglob("kustomization.yaml")):
         for name in documents(kustomization)[0]["resources"]:
             path = kustomization.parent / name
             if path.is_file():
-                yield from ((path, thing) for thing in documents(path))
+                yield from ((path, manifest) for manifest in documents(path))
 
 
-def the(kind: str, name: str | None = None) -> dict[str, Any]:
-    """The object of a kind (and a name)."""
-    (found,) = (
-        thing
-        for _, thing in kubernetes_objects()
-        if thing["kind"] == kind and name in (None, thing["metadata"]["name"])
+def find_object(kind: str, name: str | None = None) -> dict[str, Any]:
+    """Return the only object of a kind, or the one of this kind and name."""
+    (match,) = (
+        manifest
+        for _, manifest in kubernetes_objects()
+        if manifest["kind"] == kind and name in (None, manifest["metadata"]["name"])
     )
-    return found
+    return match
 
 
 def pinned(package: str) -> str:
-    """The version of a package in constraints.txt."""
-    found = re.search(rf"^{re.escape(package)}==(.+)$", (INFRA / "constraints.txt").read_text(), re.MULTILINE)
-    assert found, f"{package} is not pinned"
-    return found[1]
+    """Return the version of a package in constraints.txt."""
+    match = re.search(rf"^{re.escape(package)}==(.+)$", (INFRA / "constraints.txt").read_text(), re.MULTILINE)
+    assert match, f"{package} is not pinned"
+    return match[1]
 
 
-def shell_blocks(path: Path) -> list[str]:
-    """What stands between ```sh and ``` in a Markdown file."""
-    return re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+def code_blocks(path: Path, language: str) -> list[str]:
+    """Return the fenced code blocks of a language in a Markdown file."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def camworker_arguments(line: str) -> list[str] | None:
-    """What a command line gives to camworker; None where it runs something else."""
+    """Return the arguments of camworker in a command line, or None if it runs another program.
+
+    In `ray job submit -- camworker localize ...` these are the arguments after `camworker`.
+    """
     words = shlex.split(line, comments=True)
-    if "--" in words:
+    if "--" in words and words[words.index("--") + 1 :][:1] == ["camworker"]:
         words = words[words.index("--") + 1 :]
-    return words[1:] if words and words[0] == "camworker" else None
+    return words[1:] if words and words[0].rpartition("/")[2] == "camworker" else None
