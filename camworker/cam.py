@@ -20,7 +20,7 @@ class View:
     y: int
     mirrored: bool
 
-    def of(self, images_BCHW: torch.Tensor, size: int) -> torch.Tensor:
+    def crop(self, images_BCHW: torch.Tensor, size: int) -> torch.Tensor:
         """The crop of size x size pixels, mirrored if this view is."""
         crop = images_BCHW[..., self.y : self.y + size, self.x : self.x + size]
         return crop.flip(-1) if self.mirrored else crop

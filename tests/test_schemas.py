@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camworker.errors import STATUSES, Failure, MapOverflowError
+from camworker.inference.arrow import predictions_table
 from camworker.inference.predictions import (
     TARGET_BOX_DTYPE,
     FailedPrediction,
@@ -20,7 +21,7 @@ from camworker.inference.predictions import (
     make_boxes,
     to_float16,
 )
-from camworker.schemas import ITEMS, PLAN, CamShape, predictions_schema, predictions_table
+from camworker.schemas import ITEMS, PLAN, CamShape, predictions_schema
 from support import row_tables as rows
 
 SHAPE = CamShape(2, 4, 5)

@@ -24,13 +24,13 @@ _LOAD_SECONDS: Final = {"cpu": 0.5, "cuda": 3.0}
 _SAVED: Final = 0.25
 
 
-def is_worthwhile(images: int, seconds_each: float, *, device: str, compiled: bool) -> bool:
+def is_worthwhile(images: int, seconds_per_image: float, *, device: str, compiled: bool) -> bool:
     """Whether compiling saves more on so many images than it takes.
 
-    seconds_each: what an image takes as things are. compiled: it was done before, and is only loaded.
+    seconds_per_image: what an image takes as things are. compiled: it was done before, and is only loaded.
     """
     takes = _LOAD_SECONDS if compiled else _COMPILE_SECONDS
-    return images * seconds_each * _SAVED > takes[device]
+    return images * seconds_per_image * _SAVED > takes[device]
 
 
 def compiler(device: str) -> str:

@@ -27,9 +27,8 @@ from camworker.networks import package as weights
 from camworker.networks.registry import DEFAULT
 from camworker.schemas import PRECISIONS, CamShape, Precision
 
-
 # An image on its way: DeviceJpeg until the device has decoded it, where that is how it goes.
-Received = PreprocessedImage | Failure | DeviceJpeg
+ImageInFlight = PreprocessedImage | Failure | DeviceJpeg
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +126,9 @@ class Localizer:
         """
         return self._pixel_network.compile_into(file, streams=streams)
 
-    def seconds_each(self) -> float:
+    def seconds_per_image(self) -> float:
         """What an image takes the network here and now, not compiled, in seconds."""
-        return self._pixel_network.seconds_each()
+        return self._pixel_network.seconds_per_image()
 
     def localize(
         self, images: Sequence[bytes], labels: Sequence[Sequence[int]] | None = None
@@ -145,11 +144,11 @@ class Localizer:
         results: list[AnyPrediction] = []
         for start in range(0, len(images), self.batch_size):
             rows = slice(start, start + self.batch_size)
-            prepared = self.prepare_together([self.receive(data) for data in images[rows]])
-            results += self.finish(self.forward(prepared, labels[rows]), prepared).rows()
+            prepared = self.preprocess_on_device([self.preprocess(data) for data in images[rows]])
+            results += self.postprocess(self.forward(prepared, labels[rows]), prepared).rows()
         return results
 
-    def prepare(self, data: bytes) -> PreprocessedImage | Failure:
+    def preprocess_on_cpu(self, data: bytes) -> PreprocessedImage | Failure:
         """Decode one image and resize it to the network's input."""
         return self._fit(decode(data))
 
@@ -168,14 +167,14 @@ class Localizer:
             self._threads.stream = torch.cuda.Stream(self.device)
         return torch.cuda.stream(self._threads.stream)
 
-    def receive(self, data: bytes) -> Received:
-        """Prepare one image; on CUDA leave to prepare_together what the device decodes."""
+    def preprocess(self, data: bytes) -> ImageInFlight:
+        """Prepare one image; on CUDA leave to preprocess_on_device what the device decodes."""
         if self._device_decoder is not None and (encoded := as_device_jpeg(data)):
             return encoded
-        return self.prepare(data)
+        return self.preprocess_on_cpu(data)
 
     @torch.inference_mode()
-    def prepare_together(self, batch: Sequence[Received]) -> list[PreprocessedImage | Failure]:
+    def preprocess_on_device(self, batch: Sequence[ImageInFlight]) -> list[PreprocessedImage | Failure]:
         """Decode and resize on the device what receive left to it."""
         encoded = [image for image in batch if isinstance(image, DeviceJpeg)]
         if self._device_decoder is None or not encoded:
@@ -197,7 +196,9 @@ class Localizer:
         pixels_BCHW = self._pixels([image for image in batch if isinstance(image, PreprocessedImage)])
         features_VBCHW, logits_VBK = [], []
         for view in self._views:
-            features_BCHW, logits_BK = self._pixel_network.look(view.of(pixels_BCHW, self.input_size))
+            features_BCHW, logits_BK = self._pixel_network.features_and_logits(
+                view.crop(pixels_BCHW, self.input_size)
+            )
             features_VBCHW.append(features_BCHW)
             logits_VBK.append(logits_BK)
         score = torch.sigmoid if self.package.scoring == "sigmoid" else partial(torch.softmax, dim=-1)
@@ -223,7 +224,7 @@ class Localizer:
             np.array([len(own) for own in known]),
         )
 
-    def finish(self, maps: Maps | None, batch: Sequence[PreprocessedImage | Failure]) -> Predictions:
+    def postprocess(self, maps: Maps | None, batch: Sequence[PreprocessedImage | Failure]) -> Predictions:
         """Round the maps as they are stored, and make boxes of them, for the whole batch at once."""
         frames = [image.frame for image in batch if isinstance(image, PreprocessedImage)]
         maps = maps or self._no_maps()
@@ -254,7 +255,7 @@ class Localizer:
 
         Both float32, on the device.
         """
-        return self._pixel_network.look(self._pixels(batch))
+        return self._pixel_network.features_and_logits(self._pixels(batch))
 
     def _pixels(self, batch: Sequence[PreprocessedImage]) -> torch.Tensor:
         """uint8 [B, 3, S, S], channels last, on the device: a quarter of what normalised ones would move."""

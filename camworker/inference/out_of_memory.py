@@ -12,7 +12,7 @@ from camworker.inference.localizer import Localizer, Maps
 
 _log = logging.getLogger(__name__)
 
-Batch = Sequence[PreprocessedImage | Failure]
+ForwardPiece = tuple[Maps | None, Sequence[PreprocessedImage | Failure]]
 
 # Of an allocation that failed outside its own allocators PyTorch knows words alone.
 _WORDS: Final = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -29,9 +29,11 @@ class AdaptiveForward:
         self._localizer = localizer
         self.limit = localizer.batch_size
 
-    def __call__(self, batch: Batch, labels: Sequence[Sequence[int]]) -> list[tuple[Maps | None, Batch]]:
+    def __call__(
+        self, batch: Sequence[PreprocessedImage | Failure], labels: Sequence[Sequence[int]]
+    ) -> list[ForwardPiece]:
         """The maps of a batch, in pieces of at most limit images. MemoryError where one is too many."""
-        pieces: list[tuple[Maps | None, Batch]] = []
+        pieces: list[ForwardPiece] = []
         start = 0
         while start < len(batch):
             rows = slice(start, min(start + self.limit, len(batch)))
@@ -47,7 +49,9 @@ class AdaptiveForward:
                 _log.warning("out of memory: fewer images at a time", extra={"batch_size": self.limit})
         return pieces
 
-    def _try(self, batch: Batch, labels: Sequence[Sequence[int]]) -> Maps | str | None:
+    def _try(
+        self, batch: Sequence[PreprocessedImage | Failure], labels: Sequence[Sequence[int]]
+    ) -> Maps | str | None:
         """The maps, or how memory ran out: as a value, because the error's frames hold what has to go."""
         try:
             return self._localizer.forward(batch, labels)

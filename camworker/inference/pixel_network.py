@@ -54,7 +54,7 @@ class PixelNetwork(nn.Module):
         """features_BCHW, as the network is written, for any number of images."""
         return self.network.features(self.normalised(pixels_BCHW)).float()
 
-    def look(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def features_and_logits(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """features_BCHW and logits_BK, as fast as it goes.
 
         Compiled where that was done, and for batches more than half full.
@@ -95,7 +95,7 @@ class PixelNetwork(nn.Module):
         return None
 
     @torch.inference_mode()
-    def seconds_each(self) -> float:
+    def seconds_per_image(self) -> float:
         """What an image of a batch takes here and now, as the network is written, in seconds.
 
         On the processor of a small batch: there an image of a large one takes as long.

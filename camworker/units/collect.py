@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from camworker.errors import Failure
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.localizer import Localizer
-from camworker.inference.prefetch import prepared_batches
+from camworker.inference.prefetch import preprocessed_batches
 from camworker.inputs import ReadPolicy
 from camworker.units.top_activations import PEAK, Excited, TopActivations
 
@@ -32,15 +32,15 @@ def collect_top_activations(
     """The count images of items that excite each of these units most.
 
     items: image_id, uri, source_row, identity, and number (int64, distinct), by which peaks name
-    images. policy, decoders, isolate: as in prepared_batches. on_batch is told of statuses.
+    images. policy, decoders, isolate: as in preprocessed_batches. on_batch is told of statuses.
     """
     excitations = TopActivations.none(len(units_U), count)
     images = Counter[str]()
     seen_K = np.zeros(len(localizer.package.classes), np.int64)
-    batches = prepared_batches(items, localizer, policy, decoders=decoders, isolate=isolate)
+    batches = preprocessed_batches(items, localizer, policy, decode_threads=decoders, isolate=isolate)
     with closing(batches):
         for rows, received in batches:
-            batch = localizer.prepare_together(received)
+            batch = localizer.preprocess_on_device(received)
             good = [image for image in batch if isinstance(image, PreprocessedImage)]
             if good:
                 numbers = rows["number"].to_numpy()[[isinstance(image, PreprocessedImage) for image in batch]]

@@ -26,8 +26,8 @@ def compile_if_worthwhile(localizer: Localizer, compile: Compile, images: int, s
     folder = _cache_folder()
     file = folder / f"{_key(localizer)}.pt2"
     if compile == "auto":
-        seconds_each, device = localizer.seconds_each() / streams, localizer.device.type
-        if not is_worthwhile(images, seconds_each, device=device, compiled=file.exists()):
+        seconds_per_image, device = localizer.seconds_per_image() / streams, localizer.device.type
+        if not is_worthwhile(images, seconds_per_image, device=device, compiled=file.exists()):
             return "off"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def _images_per_second(
     settings: WorkerSettings, pending: "ItemListing[ItemsFile]", cores: int
 ) -> float | None:
     """One worker's rate after its first batch; over everything where there is no second batch."""
-    from camworker.inference.shard import localize_items
+    from camworker.inference.pipeline import localize_items
 
     localizer = settings.localizer()
     threads, _ = start(localizer, settings, cores)
@@ -72,8 +72,8 @@ def _images_per_second(
         items,
         localizer,
         pending.policy,
-        decoders=threads.decoders,
-        streams=threads.streams,
+        decode_threads=threads.decode_threads,
+        inference_streams=threads.inference_streams,
     )
     for rows, _ in batches:
         now = time.monotonic()

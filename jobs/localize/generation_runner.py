@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from camworker.inference.shard import Done
+from camworker.inference.shard import ShardResult
 from camworker.inference.stage_timer import StageTimes
 from camworker.ledger.lease import Lease
 from camworker.ledger.ledger import Ledger, Plan
@@ -47,7 +47,7 @@ class RunSummary:
     seconds: float = 0.0
     images_per_second: float | None = None
 
-    def count(self, plan: Plan, outcome: Outcome[Done], seconds: float) -> None:
+    def count(self, plan: Plan, outcome: Outcome[ShardResult], seconds: float) -> None:
         """Add the work on a generation. Parts that an earlier run had committed are skipped images."""
         ours = [done.part for done in outcome.done.values() if done.seconds]
         images = _images(ours)
@@ -127,7 +127,7 @@ class Runner:
         self.console.err(line)
         _log.log(level, line)
 
-    def _run(self, plan: Plan) -> Outcome[Done]:
+    def _run(self, plan: Plan) -> Outcome[ShardResult]:
         with ImageProgress(plan.items) as progress:
 
             def on_progress(images: Counter[str]) -> None:
@@ -135,7 +135,7 @@ class Runner:
                 if why := self._why_stop(images, plan):
                     driver.stop(why)
 
-            driver = Driver[Done](
+            driver = Driver[ShardResult](
                 LocalizeWorker,
                 self.settings,
                 self.workers,
@@ -169,10 +169,10 @@ def _failed(images: Mapping[str, int]) -> int:
     return sum(count for status, count in images.items() if status not in ("ok", "removed"))
 
 
-def _run_record(plan: Plan, outcome: Outcome[Done], seconds: float) -> dict[str, Any]:
+def _run_record(plan: Plan, outcome: Outcome[ShardResult], seconds: float) -> dict[str, Any]:
     """What it took (seconds, stages, bytes read, attempts, restarts) is of this run, not of earlier ones."""
     parts = [outcome.done[task].part for task in sorted(outcome.done)]
-    spent = sum((done.spent for done in outcome.done.values()), StageTimes())
+    spent = sum((done.stage_times for done in outcome.done.values()), StageTimes())
     return {
         "recipe": plan.recipe,
         "generation": plan.generation,

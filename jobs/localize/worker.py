@@ -11,9 +11,9 @@ from camworker.errors import CommitError, Status
 from camworker.frame import Resize, Views
 from camworker.inference.compile import Compile
 from camworker.inference.localizer import Localizer
-from camworker.inference.shard import Done, run_shard
+from camworker.inference.prefetch import ThreadBudget, divide_threads
+from camworker.inference.shard import ShardResult, run_shard
 from camworker.inference.stage_timer import StageTimer
-from camworker.inference.threads import ThreadBudget, divide_threads
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.networks.package import NetworkPackage, load
 from camworker.schemas import Precision
@@ -78,8 +78,10 @@ def start(localizer: Localizer, settings: WorkerSettings, cores: int) -> tuple[T
     import torch
 
     threads = divide_threads(cores, gpu=localizer.device.type == "cuda")
-    torch.set_num_threads(threads.each)
-    return threads, compile_if_worthwhile(localizer, settings.compile, settings.images, threads.streams)
+    torch.set_num_threads(threads.intra_op_threads)
+    return threads, compile_if_worthwhile(
+        localizer, settings.compile, settings.images, threads.inference_streams
+    )
 
 
 class LocalizeWorker:
@@ -114,7 +116,7 @@ class LocalizeWorker:
             "versions": versions(),
         }
 
-    def run(self, generation: int, shard: int, isolate: bool) -> Done:
+    def run(self, generation: int, shard: int, isolate: bool) -> ShardResult:
         """Localize and commit one shard.
 
         Args:
@@ -133,11 +135,11 @@ class LocalizeWorker:
             finally:
                 self._metrics.publish()
             facts = {"images": done.images, "seconds": round(done.seconds, 3), "bytes": done.part.bytes}
-            spent = {"read_bytes": done.spent.read_bytes, "stages": rounded(done.spent.seconds)}
+            spent = {"read_bytes": done.stage_times.read_bytes, "stages": rounded(done.stage_times.seconds)}
             _log.info("shard done" if done.seconds else "shard was done before", extra=facts | spent)
         return done
 
-    def _run(self, generation: int, shard: int, isolate: bool) -> Done:
+    def _run(self, generation: int, shard: int, isolate: bool) -> ShardResult:
         if generation not in self._plans:
             self._plans[generation] = self._ledger.read_plan(generation)
         self.progress.running = Counter()
@@ -146,12 +148,12 @@ class LocalizeWorker:
             self._plans[generation],
             shard,
             self._localizer,
-            decoders=self._threads.decoders,
-            streams=self._threads.streams,
-            about=self.runtime_info(),
+            decode_threads=self._threads.decode_threads,
+            inference_streams=self._threads.inference_streams,
+            runtime_info=self.runtime_info(),
             on_image=self.progress.count_image,
             on_batch=self._count,
-            stages=self._stages,
+            stage_timer=self._stages,
             isolate=isolate,
         )
         self.progress.running = Counter()  # the driver counts the result itself

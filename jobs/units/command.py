@@ -134,7 +134,7 @@ def _patch_side(request: "Request") -> int | None:
     """Side of a patch in input pixels, by the first images that decode; None where none does."""
     from camworker.images.decode import PreprocessedImage
     from camworker.inference.localizer import Localizer
-    from camworker.inference.prefetch import prepared_batches
+    from camworker.inference.prefetch import preprocessed_batches
     from camworker.units.receptive_field import effective_side
 
     settings = request.settings
@@ -149,7 +149,9 @@ def _patch_side(request: "Request") -> int | None:
     good: list[PreprocessedImage] = []
     for listing in request.listings:
         # An image that crashes its decoder must not kill the driver.
-        for _, batch in prepared_batches(listing.items, localizer, listing.policy, decoders=1, isolate=True):
+        for _, batch in preprocessed_batches(
+            listing.items, localizer, listing.policy, decode_threads=1, isolate=True
+        ):
             good += [image for image in batch if isinstance(image, PreprocessedImage)]
             if len(good) >= _IMAGES_FOR_SIDE:
                 break

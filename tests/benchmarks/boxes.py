@@ -21,11 +21,11 @@ from camworker import Localizer
 from camworker.boxes.rules import boxes_from_cams
 from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
+from camworker.inference.arrow import predictions_table
 from camworker.inference.localizer import Maps
 from camworker.inference.predictions import to_float16
-from camworker.inference.shard import encode
 from camworker.inputs.sources import open_source
-from camworker.schemas import predictions_table
+from camworker.ledger.parts import encode_part
 
 SIDE = 224
 BATCH = 16
@@ -43,7 +43,7 @@ def main() -> None:
     cams_Mhw = np.concatenate([to_float16(maps.maps_BNHW).reshape(-1, 7, 7) for maps, _ in batches])
     cv2.setNumThreads(1)
 
-    finished = [localizer.finish(*batch) for batch in batches]
+    finished = [localizer.postprocess(*batch) for batch in batches]
     shape = localizer.cam_shape
     starts = range(0, items.num_rows, BATCH)
     table = pa.concat_tables(
@@ -57,12 +57,12 @@ def main() -> None:
         "upsampling alone": lambda: [upsampled(cam_hw) for cam_hw in cams_Mhw],
     }
     of_images: dict[str, Callable[[], object]] = {
-        "maps to columns": lambda: [localizer.finish(*batch) for batch in batches],
+        "maps to columns": lambda: [localizer.postprocess(*batch) for batch in batches],
         "columns to Arrow": lambda: [
             predictions_table(items.slice(start, BATCH), 1, columns, shape)
             for start, columns in zip(starts, finished, strict=True)
         ],
-        "Arrow to Parquet": lambda: encode(table),
+        "Arrow to Parquet": lambda: encode_part(table),
     }
     seconds: dict[str, list[float]] = {name: [] for name in of_maps | of_images}
     for _ in range(args.rounds):
@@ -87,7 +87,7 @@ def main() -> None:
             {
                 "maps": len(cams_Mhw),
                 "images": items.num_rows,
-                "bytes_per_row": len(encode(table)) / items.num_rows,
+                "bytes_per_row": len(encode_part(table)) / items.num_rows,
             }
         )
     )
@@ -100,7 +100,7 @@ def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps | None, list[
         images = []
         for uri in items["uri"].slice(start, BATCH).to_pylist():
             with open(uri, "rb") as file:
-                image = localizer.prepare(file.read())
+                image = localizer.preprocess(file.read())
             assert isinstance(image, PreprocessedImage), f"{uri}: {image.reason}"
             images.append(image)
         batches.append((localizer.forward(images, [()] * len(images)), images))

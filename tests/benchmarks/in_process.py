@@ -15,9 +15,9 @@ import torch
 
 from camworker import Localizer
 from camworker.images.decode import PreprocessedImage
-from camworker.inference.localizer import Received
-from camworker.inference.shard import localize_items
-from camworker.inference.threads import ThreadBudget, divide_threads
+from camworker.inference.localizer import ImageInFlight
+from camworker.inference.pipeline import localize_items
+from camworker.inference.prefetch import ThreadBudget, divide_threads
 from camworker.inputs import ReadPolicy
 from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile
@@ -31,9 +31,9 @@ class InProcess:
         self.localizer = Localizer(self.package)
         gpu = self.localizer.device.type == "cuda"
         self.threads: ThreadBudget = divide_threads(len(os.sched_getaffinity(0)), gpu=gpu)
-        torch.set_num_threads(self.threads.each)
+        torch.set_num_threads(self.threads.intra_op_threads)
         started = time.perf_counter()
-        self.compilation = compile_if_worthwhile(self.localizer, compile, 0, self.threads.streams)  # type: ignore[arg-type]
+        self.compilation = compile_if_worthwhile(self.localizer, compile, 0, self.threads.inference_streams)  # type: ignore[arg-type]
         self.compile_seconds = time.perf_counter() - started
         self.files = files
         self.items = pa.table(
@@ -54,9 +54,9 @@ class InProcess:
             "compilation": self.compilation,
             "compile_or_load_seconds": round(self.compile_seconds, 1),
             "batch_size": self.localizer.batch_size,
-            "decoders": self.threads.decoders,
-            "streams": self.threads.streams,
-            "threads_each": self.threads.each,
+            "decoders": self.threads.decode_threads,
+            "streams": self.threads.inference_streams,
+            "threads_each": self.threads.intra_op_threads,
         }
 
     def whole(self) -> float:
@@ -67,8 +67,8 @@ class InProcess:
             self.items,
             self.localizer,
             ReadPolicy(check_identity=False),
-            decoders=self.threads.decoders,
-            streams=self.threads.streams,
+            decode_threads=self.threads.decode_threads,
+            inference_streams=self.threads.inference_streams,
         ):
             last = time.perf_counter()
             if first:
@@ -78,7 +78,7 @@ class InProcess:
 
     def decoding(self) -> float:
         """Images/s of reading, decoding and resizing alone, on all cores."""
-        with ThreadPoolExecutor(self.threads.decoders) as pool:
+        with ThreadPoolExecutor(self.threads.decode_threads) as pool:
             started = time.perf_counter()
             for _ in pool.map(lambda file: self.localizer.prepare(file.read_bytes()), self.files):
                 pass
@@ -88,8 +88,8 @@ class InProcess:
         """Images/s of the network alone, as we run it, on pixels that are there already."""
         batches = [batch for batch in self._prepared() if len(batch) == self.localizer.batch_size]
 
-        with ThreadPoolExecutor(self.threads.streams) as pool:
-            list(pool.map(self._look, batches[: self.threads.streams]))
+        with ThreadPoolExecutor(self.threads.inference_streams) as pool:
+            list(pool.map(self._look, batches[: self.threads.inference_streams]))
             started = time.perf_counter()
             list(pool.map(self._look, batches))
             return len(batches) * self.localizer.batch_size / (time.perf_counter() - started)
@@ -121,7 +121,7 @@ class InProcess:
         with self.localizer.stream():
             self.localizer.features(batch)[1].cpu()
 
-    def _prepare(self, files: list[Path]) -> list[Received]:
+    def _prepare(self, files: list[Path]) -> list[ImageInFlight]:
         return [self.localizer.prepare(file.read_bytes()) for file in files]
 
     def _prepared(self) -> Iterator[list[PreprocessedImage]]:

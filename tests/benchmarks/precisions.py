@@ -13,8 +13,8 @@ import torch
 
 from camworker import Localizer
 from camworker.boxes.iou import paired_iou
+from camworker.inference.pipeline import localize_items
 from camworker.inference.predictions import AnyPrediction, Prediction, corners
-from camworker.inference.shard import localize_items
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.networks import package as weights
@@ -38,7 +38,7 @@ def main() -> None:
         started = time.perf_counter()
         rows: list[AnyPrediction] = []
         for _, predictions in localize_items(
-            items, localizer, ReadPolicy(check_identity=False), decoders=threads
+            items, localizer, ReadPolicy(check_identity=False), decode_threads=threads
         ):
             rows += predictions.rows()
         seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What the driver keeps of the shards that are done, and their record: python run_record.py 25000 [250000 ...].
+"""What the driver keeps of the shards that are done, and their record: run_record.py 25000 [250000 ...].
 
 A process of its own each: MB held for so many results as workers send them, then the bytes of the run record,
 the seconds of processor that it takes, and by how many MB its making raised the peak.
@@ -16,7 +16,7 @@ from typing import Any
 
 from simulated_workers import rss_mb
 
-from camworker.inference.shard import Done
+from camworker.inference.shard import ShardResult
 from camworker.inference.stage_timer import STAGES, StageTimes
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.storage.local import LocalStore
@@ -35,7 +35,7 @@ def measure(count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Ledger(LocalStore(folder), "r0123456789ab")
         received = [pickle.dumps(result(ledger, shard)) for shard in range(count)]
-        before, outcome = rss_mb(), Outcome[Done]()
+        before, outcome = rss_mb(), Outcome[ShardResult]()
         for shard, data in enumerate(received):
             outcome.done[1, shard] = pickle.loads(data)
         held = rss_mb() - before
@@ -51,14 +51,14 @@ def measure(count: int) -> dict[str, Any]:
         }
 
 
-def result(ledger: Ledger, shard: int) -> Done:
+def result(ledger: Ledger, shard: int) -> ShardResult:
     """Of a shard of 4096 images, one of which is broken."""
     sha256 = hashlib.sha256(str(shard).encode()).hexdigest()
     images = {"ok": 4095, "decode_error": 1}
     spent = StageTimes(
         {stage: shard + number / 10 for number, stage in enumerate(STAGES)}, 437_000_000 + shard
     )
-    return Done(Part(shard, ledger.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0, spent)
+    return ShardResult(Part(shard, ledger.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0, spent)
 
 
 if __name__ == "__main__":

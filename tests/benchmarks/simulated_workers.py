@@ -29,11 +29,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class MadeUp:
-    """camworker.inference.shard.Done of a shard that was not done, without the torch that comes with it."""
+    """A ShardResult of a shard that was not run; importing the real class would load torch."""
 
     part: Part
     seconds: float
-    spent: StageTimes = field(default_factory=StageTimes)
+    stage_times: StageTimes = field(default_factory=StageTimes)
 
     @property
     def images(self) -> dict[str, int]:
@@ -93,8 +93,8 @@ class Host:
             self._settings.plan,
             shard,
             self._localizer,
-            decoders=1,
-            about={},
+            decode_threads=1,
+            runtime_info={},
             on_image=progress.count_image,
             on_batch=progress.count_batch,
         )

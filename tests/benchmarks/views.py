@@ -16,8 +16,8 @@ import torch
 
 from camworker import Localizer
 from camworker.boxes.iou import iou
+from camworker.inference.pipeline import localize_items
 from camworker.inference.predictions import Prediction, corners
-from camworker.inference.shard import localize_items
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import open_source
@@ -55,7 +55,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for place, localizer in enumerate(localizers):
             started = time.perf_counter()
-            batches = localize_items(items, localizer, ReadPolicy(), decoders=torch.get_num_threads())
+            batches = localize_items(items, localizer, ReadPolicy(), decode_threads=torch.get_num_threads())
             rows[place] = [row for _, predictions in batches for row in predictions.rows()]
             seconds[place].append(time.perf_counter() - started)
     for (views, size, stride), spent, predictions in zip(CANDIDATES, seconds, rows, strict=True):

@@ -19,8 +19,8 @@ def test_a_worker_killed_at_each_step_of_the_commit(
     """Four workers die, each at a later step than the one before, and the run ends as if none had."""
     out = tmp_path / "out"
     steps = (
-        Incident("camworker.inference.shard", "encode", tmp_path / "before it is encoded", call=2),
-        Incident("camworker.inference.shard", "encode", tmp_path / "before it is created", "after", call=4),
+        Incident("camworker.ledger.parts", "encode_part", tmp_path / "before it is encoded", call=2),
+        Incident("camworker.ledger.parts", "encode_part", tmp_path / "before it is created", "after", call=4),
         Incident(
             "camworker.storage.local",
             "os.link",
@@ -55,7 +55,9 @@ def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_p
         Incident(ledger, "Ledger.write_recipe", tmp_path / "recipe, no plan", "after"),
         Incident(ledger, "Ledger.commit_plan", tmp_path / "plan's files, no plan"),
         Incident(ledger, "Ledger.commit_plan", tmp_path / "plan, no part", "after"),
-        Incident("jobs.driver.worker_handle", "WorkerHandle.assign", tmp_path / "some parts", call=SHARDS // 2),
+        Incident(
+            "jobs.driver.worker_handle", "WorkerHandle.assign", tmp_path / "some parts", call=SHARDS // 2
+        ),
         Incident(ledger, "Ledger.commit_run", tmp_path / "all parts, no record"),
     )
     home = "ledger/recipe=*"

@@ -29,13 +29,13 @@ def test_it_prepares_what_the_localizer_does(tiny_localizer: Localizer) -> None:
     with IsolatedDecoder(32, "squash") as decoder:
         for seed, kind in enumerate(("PNG", "JPEG", "GIF")):
             data = photograph(seed, kind=kind)
-            ours, theirs = decoder.prepare(data), tiny_localizer.prepare(data)
+            ours, theirs = decoder.prepare(data), tiny_localizer.preprocess(data)
             assert isinstance(ours, PreprocessedImage)
             assert isinstance(theirs, PreprocessedImage)
             assert ours.frame == theirs.frame
             assert ours.pixels_CHW.equal(theirs.pixels_CHW)
         for broken in (b"", b"words", photograph(0)[:60]):
-            assert decoder.prepare(broken) == tiny_localizer.prepare(broken)
+            assert decoder.prepare(broken) == tiny_localizer.preprocess(broken)
 
 
 def test_an_image_that_kills_its_decoder_is_poison_and_the_next_is_not() -> None:

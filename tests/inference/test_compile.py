@@ -16,7 +16,7 @@ from support.factories import encode, tiny_package
 
 
 @pytest.mark.parametrize(
-    ("images", "seconds_each", "device", "compiled", "expected"),
+    ("images", "seconds_per_image", "device", "compiled", "expected"),
     [
         (50, 0.01, "cpu", False, False),
         (50, 0.01, "cpu", True, False),
@@ -31,8 +31,8 @@ from support.factories import encode, tiny_package
         (32_001, 0.005, "cuda", False, True),
     ],
 )
-def test_it_repays_when_it_saves_more_than_it_takes(images, seconds_each, device, compiled, expected):
-    assert is_worthwhile(images, seconds_each, device=device, compiled=compiled) is expected
+def test_it_repays_when_it_saves_more_than_it_takes(images, seconds_per_image, device, compiled, expected):
+    assert is_worthwhile(images, seconds_per_image, device=device, compiled=compiled) is expected
 
 
 def photographs(count: int) -> list[bytes]:
@@ -114,14 +114,14 @@ def test_a_file_that_does_not_load_is_told(tmp_path):
     assert tiny().compile_into(file)
 
 
-def test_seconds_each_is_a_time():
-    assert 0 < tiny().seconds_each() < 10
+def test_seconds_per_image_is_a_time():
+    assert 0 < tiny().seconds_per_image() < 10
 
 
 def test_the_next_batch_leaves_the_answer_to_the_last_one_alone(tmp_path):
     localizer, (one, other) = tiny(), (torch.full((4, 3, 32, 32), n, dtype=torch.uint8) for n in (20, 200))
     assert localizer.compile_into(tmp_path / "tiny.pt2") is None
-    look = localizer._pixel_network.look
+    look = localizer._pixel_network.features_and_logits
     features_BCHW = look(one)[0]
     before = features_BCHW.clone()
     assert not torch.equal(look(other)[0], before)

@@ -90,7 +90,7 @@ def test_stored_boxes_come_from_stored_maps(localizer, rows):
 
 
 def test_maps_and_bias_are_the_logits(localizer, photos):
-    batch = [localizer.prepare(photo) for photo in photos]
+    batch = [localizer.preprocess(photo) for photo in photos]
     maps = localizer.forward(batch, [[3], [], [999, 1], []])
     assert maps.maps_BNHW.dtype == maps.logits_BN.dtype == maps.scores_BN.dtype == np.float32
     assert maps.known_B.tolist() == [1, 0, 2, 0]
@@ -179,6 +179,6 @@ def test_bfloat16_is_close_and_keeps_the_identity(photos):
     (row,) = localizer.localize(photos[:1])
     assert row.labels[0] == exact.labels[0]
     assert np.corrcoef(row.cams[0].ravel(), exact.cams[0].ravel())[0, 1] > 0.98
-    maps = localizer.forward([localizer.prepare(photos[0])], [[]])
+    maps = localizer.forward([localizer.preprocess(photos[0])], [[]])
     means = maps.maps_BNHW.mean((2, 3)) + package.network.bias_K.detach().numpy()[maps.labels_BN]
     np.testing.assert_allclose(means, maps.logits_BN, atol=1e-3)

@@ -48,7 +48,7 @@ def test_boxes_are_made_of_the_rounded_maps(tiny_localizer):
     maps = Maps(np.array([[0, 1, 2]], np.int32), three, three, maps_BNHW, np.array([0]))
     frame = Frame(320, 320, 32)
     image = PreprocessedImage(torch.zeros(3, 32, 32, dtype=torch.uint8), frame)
-    (row,) = tiny_localizer.finish(maps, [image]).rows()
+    (row,) = tiny_localizer.postprocess(maps, [image]).rows()
     assert boxes_from_cam(maps_BNHW[0, 0], frame).tolist() == [[0, 0, 320, 320]]
     assert corners(row.boxes).tolist() == [boxes_from_cam(row.cams[0], frame)[0].tolist()] * 3
     assert (row.boxes["ymax"] < 200).all()
@@ -58,7 +58,7 @@ def test_sigmoid_scoring():
     package = replace(tiny_package(), scoring="sigmoid")
     localizer = Localizer(package, device="cpu", precision="float32", top_k=3)
     (photo,) = colors(1)
-    maps = localizer.forward([localizer.prepare(photo)], [[1]])
+    maps = localizer.forward([localizer.preprocess(photo)], [[1]])
     np.testing.assert_allclose(maps.scores_BN, 1 / (1 + np.exp(-maps.logits_BN)), rtol=1e-5)
     (row,) = localizer.localize([photo])
     np.testing.assert_array_equal(row.scores, maps.scores_BN[0, :3])

@@ -8,7 +8,7 @@ import torch
 
 from camworker.errors import Failure
 from camworker.inference.out_of_memory import AdaptiveForward, is_out_of_memory
-from camworker.inference.prefetch import prepared_batches
+from camworker.inference.prefetch import preprocessed_batches
 from camworker.inputs import ReadPolicy
 from support.factories import photograph, photographs_of, plan_of, read, run
 
@@ -32,7 +32,7 @@ def little_memory(localizer, monkeypatch, most, error=FULL):
 
 @pytest.fixture
 def batch(tiny_localizer):
-    images = [tiny_localizer.prepare(photograph(seed)) for seed in range(4)]
+    images = [tiny_localizer.preprocess(photograph(seed)) for seed in range(4)]
     return [images[0], Failure("decode_error", "broken"), *images[1:3]]
 
 
@@ -42,13 +42,13 @@ def batch(tiny_localizer):
 )
 def test_a_batch_is_halved_until_it_fits(tiny_localizer, monkeypatch, batch, error, most, given, limit):
     labels = [[0], [], [1, 2], []]
-    expected = tiny_localizer.finish(tiny_localizer.forward(batch, labels), batch).rows()
+    expected = tiny_localizer.postprocess(tiny_localizer.forward(batch, labels), batch).rows()
     seen = little_memory(tiny_localizer, monkeypatch, most, error)
     forward = AdaptiveForward(tiny_localizer)
     pieces = forward(batch, labels)
     assert seen == given
     assert forward.limit == limit
-    rows = [row for maps, images in pieces for row in tiny_localizer.finish(maps, images).rows()]
+    rows = [row for maps, images in pieces for row in tiny_localizer.postprocess(maps, images).rows()]
     assert [row.status for row in rows] == ["ok", "decode_error", "ok", "ok"]
     for ours, theirs in zip(rows, expected, strict=True):
         if theirs.status == "ok":
@@ -109,7 +109,7 @@ def test_the_part_tells_of_it_and_holds_every_row(ledger, folder, tiny_localizer
 
 def test_an_image_is_decoded_again_alone_where_memory_ran_out(folder, tiny_localizer, monkeypatch):
     """05 fails once, as one of many; 07 fails always."""
-    prepare, failures = type(tiny_localizer).prepare, []
+    prepare, failures = type(tiny_localizer).preprocess, []
     short = {photograph(5, width=25): 1, photograph(7, width=27): 99}
 
     def limited(data):
@@ -118,10 +118,14 @@ def test_an_image_is_decoded_again_alone_where_memory_ran_out(folder, tiny_local
             raise MemoryError("no room")
         return prepare(tiny_localizer, data)
 
-    monkeypatch.setattr(tiny_localizer, "prepare", limited)
+    monkeypatch.setattr(tiny_localizer, "preprocess", limited)
     told = []
-    batches = prepared_batches(
-        photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=3, on_image=lambda: told.append(None)
+    batches = preprocessed_batches(
+        photographs_of(folder),
+        tiny_localizer,
+        ReadPolicy(),
+        decode_threads=3,
+        on_image=lambda: told.append(None),
     )
     prepared = [image for _, images in batches for image in images]
     assert [n for n, image in enumerate(prepared) if isinstance(image, Failure)] == [7]

@@ -10,7 +10,7 @@ import pytest
 
 from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import Frame
-from camworker.inference.shard import localize_items
+from camworker.inference.pipeline import localize_items
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
@@ -77,15 +77,15 @@ def test_rows_are_what_the_localizer_says(ledger, folder, tiny_localizer):
 
 
 def test_rows_keep_their_order_when_reading_does_not(folder, tiny_localizer, monkeypatch):
-    prepare, finished = type(tiny_localizer).prepare, []
+    prepare, finished = type(tiny_localizer).preprocess, []
 
     def slow_for_the_first(data):
         time.sleep(0.1 if data == photograph(0, width=20) else 0)
         finished.append(data)
         return prepare(tiny_localizer, data)
 
-    monkeypatch.setattr(tiny_localizer, "prepare", slow_for_the_first)
-    batches = list(localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=8))
+    monkeypatch.setattr(tiny_localizer, "preprocess", slow_for_the_first)
+    batches = list(localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decode_threads=8))
     assert [rows.num_rows for rows, _ in batches] == [4, 4, 3]
     assert finished.index(photograph(0, width=20)) > 0
     got = [
@@ -99,7 +99,7 @@ def test_rows_keep_their_order_when_reading_does_not(folder, tiny_localizer, mon
 def test_what_is_read_ahead_is_bounded_by_batches(folder, tiny_localizer, monkeypatch):
     for n in range(11, 40):
         (folder / f"{n:02d}.png").write_bytes(photograph(n))
-    prepare, forward = type(tiny_localizer).prepare, type(tiny_localizer).forward
+    prepare, forward = type(tiny_localizer).preprocess, type(tiny_localizer).forward
     read, used, most = [], [], []
 
     def counted_prepare(data):
@@ -111,9 +111,9 @@ def test_what_is_read_ahead_is_bounded_by_batches(folder, tiny_localizer, monkey
         used.extend(batch)
         return forward(tiny_localizer, batch, labels)
 
-    monkeypatch.setattr(tiny_localizer, "prepare", counted_prepare)
+    monkeypatch.setattr(tiny_localizer, "preprocess", counted_prepare)
     monkeypatch.setattr(tiny_localizer, "forward", counted_forward)
-    for _ in localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=4):
+    for _ in localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decode_threads=4):
         time.sleep(0.01)  # a slow consumer, so that readers could run away
     assert len(used) == 40
     assert 4 <= max(most) <= 5 * 4  # three batches ahead, and two on their way to the network

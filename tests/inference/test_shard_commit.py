@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from camworker.errors import CommitError, MapOverflowError
-from camworker.inference.shard import adopt
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.parts import adopt_part
 from camworker.ledger.plan import read_shard
 from camworker.storage.memory import MemoryStore
 from support.factories import plan_of, read, run
@@ -117,4 +117,4 @@ def test_a_part_that_is_not_whole_is_not_adopted(ledger, folder, tiny_localizer,
     run(elsewhere, plan_of(elsewhere, folder), tiny_localizer)
     ledger.store.create(ledger.part_key(1, 0), damage(elsewhere.store.read(ledger.part_key(1, 0))))
     with pytest.raises(CommitError, match="does not reopen"):
-        adopt(ledger, plan, 0, read_shard(ledger, plan, 0))
+        adopt_part(ledger, plan, 0, read_shard(ledger, plan, 0))

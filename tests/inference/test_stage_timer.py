@@ -9,7 +9,8 @@ from time import monotonic, sleep
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camworker.inference.shard import Done, localize_items, run_shard
+from camworker.inference.pipeline import localize_items
+from camworker.inference.shard import ShardResult, run_shard
 from camworker.inference.stage_timer import STAGES, StageTimer, StageTimes
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
@@ -89,10 +90,10 @@ def shard(ledger, plan, localizer, stages, number=0, decoders=3):
         plan,
         number,
         localizer,
-        decoders=decoders,
-        about={},
+        decode_threads=decoders,
+        runtime_info={},
         on_batch=lambda rows: None,
-        stages=stages,
+        stage_timer=stages,
     )
 
 
@@ -103,18 +104,20 @@ def test_a_shard_says_what_it_took_and_an_adopted_one_nothing(ledger, folder, ti
     stages = StageTimer()
     first, second = (shard(ledger, plan, tiny_localizer, stages, number) for number in (0, 1))
     sizes = [path.stat().st_size for path in sorted(folder.iterdir())]
-    assert first.spent.read_bytes == sum(sizes[:5])
-    assert second.spent.read_bytes == sum(sizes[5:])
+    assert first.stage_times.read_bytes == sum(sizes[:5])
+    assert second.stage_times.read_bytes == sum(sizes[5:])
     for done in (first, second):
-        assert all(0 < done.spent.seconds[stage] <= 3 * done.seconds for stage in STAGES)
-    assert stages.spent.read_bytes == first.spent.read_bytes + second.spent.read_bytes
+        assert all(0 < done.stage_times.seconds[stage] <= 3 * done.seconds for stage in STAGES)
+    assert stages.spent.read_bytes == first.stage_times.read_bytes + second.stage_times.read_bytes
     assert stages.waiting == 0
-    assert shard(ledger, plan, tiny_localizer, stages) == Done(first.part, 0.0)
+    assert shard(ledger, plan, tiny_localizer, stages) == ShardResult(first.part, 0.0)
 
 
 def test_images_wait_for_the_network_and_none_do_when_nobody_wants_them(folder, tiny_localizer):
     stages = StageTimer()
-    batches = localize_items(photographs_of(folder), tiny_localizer, ReadPolicy(), decoders=2, stages=stages)
+    batches = localize_items(
+        photographs_of(folder), tiny_localizer, ReadPolicy(), decode_threads=2, stage_timer=stages
+    )
     next(batches)
     deadline = monotonic() + 30
     while not stages.waiting and monotonic() < deadline:
@@ -133,8 +136,8 @@ def test_rows_of_parquet_files_count_as_they_are_read(tmp_path, tiny_localizer):
         source.items,
         tiny_localizer,
         source.policy,
-        decoders=1,
-        stages=stages,
+        decode_threads=1,
+        stage_timer=stages,
     )
     assert sum(table.num_rows for table, _ in rows) == 6
     assert stages.spent.read_bytes == sum(map(len, images))

@@ -35,8 +35,8 @@ def test_where_the_views_are():
 
 def test_a_view_is_a_crop_and_its_mirror_image():
     images_BCHW = torch.arange(16.0).view(1, 1, 4, 4)
-    assert View(1, 2, False).of(images_BCHW, 2).tolist() == [[[[9, 10], [13, 14]]]]
-    assert View(1, 2, True).of(images_BCHW, 2).tolist() == [[[[10, 9], [14, 13]]]]
+    assert View(1, 2, False).crop(images_BCHW, 2).tolist() == [[[[9, 10], [13, 14]]]]
+    assert View(1, 2, True).crop(images_BCHW, 2).tolist() == [[[[10, 9], [14, 13]]]]
 
 
 def test_flip_by_hand():
@@ -98,7 +98,7 @@ def test_a_mirrored_photograph_gives_mirrored_maps_and_boxes(default_package, ca
 
 def test_flipped_maps_and_bias_are_the_mean_logits(default_package, cat):
     localizer = localizer_of(default_package, views="flip")
-    image = localizer.prepare(encode(cat, "PNG"))
+    image = localizer.preprocess(encode(cat, "PNG"))
     maps = localizer.forward([image], [[3]])
     bias = default_package.network.bias_K.detach().numpy()[maps.labels_BN]
     np.testing.assert_allclose(maps.maps_BNHW.mean((2, 3)) + bias, maps.logits_BN, atol=1e-3)
@@ -182,7 +182,7 @@ def test_scores_are_means_of_the_views_scores(views, scoring, score):
     pixels_CHW = torch.randint(0, 256, (3, side, side), dtype=torch.uint8)
     maps = localizer.forward([PreprocessedImage(pixels_CHW, Frame(side, side, side))], [[]])
     images_BCHW = (pixels_CHW[None].float() / 255 - 0.5) / 0.5
-    crops = [view.of(images_BCHW, 32) for view in views_of(views, 32)]
+    crops = [view.crop(images_BCHW, 32) for view in views_of(views, 32)]
     with torch.inference_mode():
         logits_VK = torch.cat([package.network(crop)[1] for crop in crops])
     scores_VK = logits_VK.sigmoid() if score is None else score(logits_VK, 1)

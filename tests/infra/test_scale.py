@@ -44,7 +44,9 @@ def test_what_a_shard_asks_of_s3(tiny_localizer: Localizer) -> None:
         items = open_source("s3://bucket/in", TINY_CLASSES).items
         plan = write_generation(ledger, 1, items, 4, ReadPolicy())
         s3.requests.clear()
-        run_shard(ledger, plan, 1, tiny_localizer, decoders=2, about={}, on_batch=lambda rows: None)
+        run_shard(
+            ledger, plan, 1, tiny_localizer, decode_threads=2, runtime_info={}, on_batch=lambda rows: None
+        )
     part = f"bucket/out/{ledger.part_key(1, 1)}"
     assert Counter(s3.requests) == {
         f"HEAD {part}": 1,

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from camworker.dataset import iter_latest
 from camworker.errors import CorruptedError
+from camworker.inference.arrow import predictions_table
 from camworker.inference.predictions import FailedPrediction
 from camworker.inputs import ReadPolicy
 from camworker.inputs.duckdb_scratch import ItemsFile
 from camworker.ledger.ledger import Part
 from camworker.ledger.pending import find_pending, pending_query, unfinished_shards
 from camworker.ledger.plan import read_shard, write_generation
-from camworker.schemas import ITEMS, PLAN, CamShape, predictions_table
+from camworker.schemas import ITEMS, PLAN, CamShape
 from camworker.storage.memory import MemoryStore
 from support.factories import ids, make_items
 from support.prediction_rows import WHOLE, row

@@ -72,7 +72,9 @@ def run_generation(
     ledger.write_recipe({"of": ledger.recipe})
     plan = write_generation(ledger, generation, items, size, ReadPolicy())
     for shard in range(plan.shards):
-        run_shard(ledger, plan, shard, localizer, decoders=2, about={}, on_batch=lambda statuses: None)
+        run_shard(
+            ledger, plan, shard, localizer, decode_threads=2, runtime_info={}, on_batch=lambda statuses: None
+        )
     return plan
 
 
@@ -114,7 +116,9 @@ def plan_of(ledger, folder, size=100):
 
 
 def run(ledger, plan, localizer, shard=0, *, about=None, on_batch=lambda statuses: None, decoders=3):
-    return run_shard(ledger, plan, shard, localizer, decoders=decoders, about=about or {}, on_batch=on_batch)
+    return run_shard(
+        ledger, plan, shard, localizer, decode_threads=decoders, runtime_info=about or {}, on_batch=on_batch
+    )
 
 
 def read(ledger, shard=0):

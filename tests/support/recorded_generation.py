@@ -33,8 +33,8 @@ def complete_generation(ledger, localizer, items, *, generation=1, size=4, shard
     """Plan items, commit the parts of these shards, and the run record if they are all (default)."""
     plan = write_generation(ledger, generation, items, size, ReadPolicy())
     chosen = range(plan.shards) if shards is None else shards
-    about = {"decoders": 2, "about": {}, "on_batch": lambda statuses: None}
-    parts = [run_shard(ledger, plan, shard, localizer, **about).part for shard in chosen]
+    options = {"decode_threads": 2, "runtime_info": {}, "on_batch": lambda statuses: None}
+    parts = [run_shard(ledger, plan, shard, localizer, **options).part for shard in chosen]
     if len(parts) == plan.shards:
         record_run(ledger, plan, parts)
     return plan

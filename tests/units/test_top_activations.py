@@ -119,7 +119,7 @@ def test_a_pass_finds_what_every_map_shows(folder: Path, tiny_localizer: Localiz
     names = sorted(path.name for path in folder.iterdir())
     maxima = {}
     for number, name in enumerate(names):
-        image = tiny_localizer.prepare((folder / name).read_bytes())
+        image = tiny_localizer.preprocess((folder / name).read_bytes())
         if isinstance(image, PreprocessedImage):
             maps_CHW = tiny_localizer.features([image])[0][0].numpy()
             maxima[number] = (maps_CHW, 20 + number)

@@ -1,0 +1,111 @@
+"""Parts of an output: encode the rows of a shard, check them against the plan, and commit them once."""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from camworker.errors import CommitError
+from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.schemas import SCHEMA_VERSION, CamShape, predictions_schema
+from camworker.storage.parquet import open_parquet
+
+# Only these columns repeat their values. Dictionaries of the others would double the time of encoding and
+# add a fifth to the size of a part.
+_DICTIONARY_COLUMNS: Final = ("generation", "status", "error", "names.list.element")
+
+
+def planned_metadata(plan: Plan, shard: int) -> dict[str, str]:
+    """Return the entries of a part's file metadata that follow from its plan."""
+    return {
+        "schema_version": str(SCHEMA_VERSION),
+        "recipe": plan.recipe,
+        "generation": str(plan.generation),
+        "shard": str(shard),
+        "plan_hash": plan.hash,
+    }
+
+
+def encode_part(table: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file: zstd, with a checksum for each page."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table, buffer, compression="zstd", write_page_checksum=True, use_dictionary=list(_DICTIONARY_COLUMNS)
+    )
+    return buffer.getvalue()
+
+
+def commit_part(ledger: Ledger, plan: Plan, shard: int, items: pa.Table, table: pa.Table) -> Part:
+    """Encode, check and commit the rows of a shard.
+
+    Args:
+        ledger: Where the part is committed.
+        plan: The generation that the shard belongs to.
+        shard: Number of the shard in its plan.
+        items: The planned items of the shard (schema `PLAN`).
+        table: The rows (schema `predictions_schema`), with the file metadata of the part.
+
+    Returns:
+        The record of the part. If another worker has committed the part in the meantime, that part is
+        adopted.
+
+    Raises:
+        CommitError: The rows, or those of the part to adopt, are not the planned ones.
+    """
+    data = encode_part(table)
+    statuses = validate_part(data, plan, shard, items)
+    key = ledger.part_key(plan.generation, shard)
+    if not ledger.store.create(key, data):
+        return adopt_part(ledger, plan, shard, items)
+    return _record(key, shard, data, statuses)
+
+
+def adopt_part(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:
+    """Return the record of a part that is committed already, after checking that it is the planned one.
+
+    The part may differ in its bytes from what this process would write, but not in its recipe, plan, shard or
+    image ids.
+
+    Raises:
+        CommitError: The part is not the planned one.
+    """
+    key = ledger.part_key(plan.generation, shard)
+    data = ledger.store.read(key)
+    return _record(key, shard, data, validate_part(data, plan, shard, items))
+
+
+def validate_part(data: bytes, plan: Plan, shard: int, items: pa.Table) -> pa.ChunkedArray:
+    """Reopen the bytes of a part as a reader would, and compare them with the plan.
+
+    Returns:
+        The statuses of the rows.
+
+    Raises:
+        CommitError: The bytes are no Parquet file, or not the planned part.
+    """
+    part = f"the part of generation {plan.generation}, shard {shard},"
+    try:
+        file = open_parquet(io.BytesIO(data))
+        schema = file.schema_arrow
+        rows = file.read(columns=["image_id", "status"])
+    except (pa.ArrowException, OSError) as error:
+        raise CommitError(f"{part} does not reopen: {error}") from error
+    metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    for name, expected in planned_metadata(plan, shard).items():
+        if metadata.get(name) != expected:
+            raise CommitError(f"{part} has {name} {metadata.get(name)!r} where {expected!r} was planned")
+    shape = json.loads(metadata.get("cam_shape", "null"))
+    if shape is None or not schema.equals(predictions_schema(CamShape(*shape))):
+        raise CommitError(f"{part} has another schema than this version writes")
+    if not rows["image_id"].combine_chunks().equals(items["image_id"].combine_chunks()):
+        raise CommitError(f"{part} holds other images than were planned")
+    return rows["status"]
+
+
+def _record(key: str, shard: int, data: bytes, statuses: pa.ChunkedArray) -> Part:
+    images = Counter(statuses.to_pylist())
+    return Part(shard, key, len(statuses), len(data), hashlib.sha256(data).hexdigest(), dict(images))
