@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +24,6 @@ class Classes:
             raise UsageError("a network needs at least one class name")
         if self.ids is not None and len(self.ids) != len(self.names):
             raise UsageError(f"{len(self.ids)} class ids for {len(self.names)} class names")
-
-    @classmethod
-    def of_recipe(cls, recipe: dict[str, Any]) -> "Classes":
-        """The classes that a recipe's rows speak of."""
-        return cls(tuple(recipe["class_names"]), tuple(recipe["class_ids"]) if recipe["class_ids"] else None)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -4,11 +4,12 @@ import argparse
 import csv
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from camworker.errors import UsageError
 from camworker.exports.provenance import FORMATS
 from camworker.ledger.ledger import open_ledger
+from camworker.ledger.recipe import Recipe
 from camworker.storage.uris import local_path, open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, fraction, whole_number
@@ -99,14 +100,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
-def _classes(text: str | None, recipe: dict[str, Any]) -> frozenset[int] | None:
+def _classes(text: str | None, recipe: "Recipe") -> frozenset[int] | None:
     """Return the class indices that --classes names; raise UsageError for an unknown class."""
     if text is None:
         return None
 
     import pyarrow as pa
-
-    from camworker.classes import Classes
 
     if os.path.isfile(text):
         try:
@@ -118,7 +117,7 @@ def _classes(text: str | None, recipe: dict[str, Any]) -> frozenset[int] | None:
     labels = [label.strip() for label in labels if label.strip()]
     if not labels:
         raise UsageError(f"--classes: {text!r} names no class")
-    indices = Classes.of_recipe(recipe).indices(pa.array(labels, pa.string()), "--classes")
+    indices = recipe.classes.indices(pa.array(labels, pa.string()), "--classes")
     return frozenset(indices.tolist())
 
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from camworker.dataset import committed_parts, read_latest
 from camworker.errors import Failure
-from camworker.frame import Frame, frame_size
+from camworker.frame import Frame
 from camworker.inputs.fetch import open_fetchers
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Photograph:
     error: str | None = None
 
 
-def photographs(ledger: Ledger, recipe: dict[str, Any], image_ids: Sequence[str]) -> Iterator[Photograph]:
+def photographs(ledger: Ledger, recipe: Recipe, image_ids: Sequence[str]) -> Iterator[Photograph]:
     """The photographs of these images, whose current rows are ok; one at a time, in the order of reading."""
     rows = _current_rows(ledger, image_ids)
     if rows is None:
@@ -38,8 +39,6 @@ def photographs(ledger: Ledger, recipe: dict[str, Any], image_ids: Sequence[str]
     # Torch takes seconds to load: only where a photograph is decoded.
     from camworker.images.decode import decode
 
-    preprocessing = recipe["preprocessing"]
-    size = frame_size(preprocessing["input_size"], recipe["views"])
     for generation in pc.unique(rows["generation"]).to_pylist():
         plan = ledger.read_plan(generation)
         here = rows.filter(pc.equal(rows["generation"], generation))
@@ -47,7 +46,7 @@ def photographs(ledger: Ledger, recipe: dict[str, Any], image_ids: Sequence[str]
         # A photograph that was replaced since would lie: its maps are another picture's.
         sources = open_fetchers(here, plan.policy)
         for cams_khw, row, fetch in zip(cams, here.drop_columns("cams").to_pylist(), sources, strict=True):
-            frame = Frame(row["width"], row["height"], size, preprocessing["resize"])
+            frame = recipe.frame_spec.frame(row["width"], row["height"])
             data = fetch()
             pixels_CHW = data if isinstance(data, Failure) else decode(data)
             if isinstance(pixels_CHW, Failure):

@@ -1,9 +1,10 @@
 """An HTML contact sheet: photographs, heat maps of the best classes over them, boxes, failures."""
 
 import argparse
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from camworker.ledger.ledger import Ledger, open_ledger
+from camworker.ledger.recipe import Recipe
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, output_folder, whole_number
@@ -39,12 +40,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from camworker.classes import Classes
     from camworker.dataset import iter_latest
     from camworker.metrics.ground_truth.truth import read_truth
     from camworker.reports.contact_sheet import write_contact_sheet
 
-    truth = read_truth(args.truth, Classes.of_recipe(recipe)) if args.truth else None
+    truth = read_truth(args.truth, recipe.classes) if args.truth else None
     rows = pa.concat_tables(iter_latest(ledger, ["image_id", "status", "error", "scores"]))
     ok = pc.equal(rows["status"], "ok")
     broken = rows.filter(pc.invert(ok))
@@ -88,7 +88,7 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
 
 
 def _cards(
-    ledger: Ledger, recipe: dict[str, Any], truth: "Truth | None", image_ids: list[str]
+    ledger: Ledger, recipe: Recipe, truth: "Truth | None", image_ids: list[str]
 ) -> "dict[str, Card]":
     from camworker.reports.cards import Card, make_card
     from jobs.photographs import photographs
@@ -105,7 +105,7 @@ def _cards(
             photo.photo_HW3,
             photo.frame,
             truth.boxes_of(image_id) if truth else (),
-            recipe["class_names"],
+            recipe.classes.names,
         )
     return cards
 

@@ -100,9 +100,9 @@ def _recipe_status(ledger: Ledger) -> _RecipeStatus:
     generations = [_generation_status(ledger, number, parts) for number in ledger.generations()]
     return _RecipeStatus(
         ledger.recipe,
-        recipe["network"],
-        recipe["box_rule"],
-        recipe["precision"],
+        recipe.network,
+        recipe.box_rule,
+        recipe.precision,
         generations,
         all(generation.complete for generation in generations),
     )

@@ -166,12 +166,6 @@ def test_what_is_no_label_is_refused_by_both(labels):
         find(labels)
 
 
-def test_a_recipe_s_classes():
-    recipe = {"class_names": ["cat", "dog"], "class_ids": ["n1", "n2"]}
-    assert Classes.of_recipe(recipe) == Classes(("cat", "dog"), ("n1", "n2"))
-    assert Classes.of_recipe({**recipe, "class_ids": None}) == Classes(("cat", "dog"))
-
-
 def test_without_ids():
     classes = Classes(("cat", "dog"))
     assert len(classes) == 2

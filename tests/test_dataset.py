@@ -21,6 +21,7 @@ from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS, CamShape, predictions_schema
 from camworker.storage.local import LocalStore
 from support.factories import TINY_CLASSES, run_generation
+from support.recipes import make_recipe
 from support.row_tables import make_boxes, predictions_table
 
 RECIPE, OTHER = "r0123456789ab", "rba9876543210"
@@ -46,7 +47,7 @@ def commit_rows(out, generation, shard=0, *, recipe=RECIPE, shape=(1, 4, 4), **s
     item = {"uri": "/in", "identity": f"of {generation}", "labels": []}
     items = pa.Table.from_pylist([{**item, "image_id": i} for i in statuses], ITEMS)
     ledger = Ledger(LocalStore(out), recipe)
-    ledger.write_recipe({})
+    ledger.write_recipe(make_recipe())
     # As in a real part, the metadata of no two of them are equal.
     about = {"generation": str(generation), "shard": str(shard)}
     table = predictions_table(items, generation, rows, CamShape(k, h, w)).replace_schema_metadata(about)
@@ -176,7 +177,7 @@ def test_several_recipes(out):
 def test_nothing_to_read(out):
     with pytest.raises(UsageError, match="holds no predictions"):
         latest(out)
-    Ledger(LocalStore(out), RECIPE).write_recipe({})
+    Ledger(LocalStore(out), RECIPE).write_recipe(make_recipe())
     with pytest.raises(UsageError, match="no committed part yet"):
         latest(out)
 

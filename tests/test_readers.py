@@ -18,6 +18,7 @@ from camworker.ledger.ledger import Ledger
 from camworker.storage.local import LocalStore
 from support.factories import TINY_CLASSES, photograph, run_generation
 from support.prediction_rows import WHOLE, broken, part, row
+from support.recipes import make_recipe
 
 RECIPE = "r0123456789ab"
 
@@ -135,7 +136,7 @@ def generations(tmp_path, monkeypatch):
         file = io.BytesIO()
         pq.write_table(part(*rows, generation=generation), file)
         ledger = Ledger(LocalStore("out"), recipe)
-        ledger.write_recipe({})
+        ledger.write_recipe(make_recipe())
         ledger.store.create(ledger.part_key(generation, 0), file.getvalue())
     table = latest("out", RECIPE)
     assert set(zip(*table.select(["image_id", "generation"]).to_pydict().values(), strict=True)) == LATEST

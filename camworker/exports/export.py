@@ -7,10 +7,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from camworker.boxes.rules import check_rule
-from camworker.classes import Classes
 from camworker.errors import UsageError
 from camworker.exports.coco import write_coco_dataset, write_coco_results
 from camworker.exports.file_names import check_xml_names, distinct_names
@@ -21,6 +20,7 @@ from camworker.exports.voc import write_voc
 from camworker.exports.weak_labels import Counts, LabelledImage, LabelSelection, labelled_images
 from camworker.exports.yolo import write_yolo
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +98,10 @@ def export(
     return counts
 
 
-def _checked(selection: LabelSelection, recipe: dict[str, Any]) -> LabelSelection:
-    if selection.ranks > recipe["top_k"]:
+def _checked(selection: LabelSelection, recipe: Recipe) -> LabelSelection:
+    if selection.ranks > recipe.top_k:
         raise UsageError(
-            f"the rows of this recipe have {recipe['top_k']} labels each: fewer than {selection.ranks}",
+            f"the rows of this recipe have {recipe.top_k} labels each: fewer than {selection.ranks}",
             parameter="top_labels",
         )
     if selection.box_rule is None:
@@ -109,13 +109,13 @@ def _checked(selection: LabelSelection, recipe: dict[str, Any]) -> LabelSelectio
     return replace(selection, box_rule=check_rule(selection.box_rule, maxboxacc=True))
 
 
-def _info(ledger: Ledger, recipe: dict[str, Any], selection: LabelSelection) -> ExportInfo:
-    names = distinct_names(Classes.of_recipe(recipe))
+def _info(ledger: Ledger, recipe: Recipe, selection: LabelSelection) -> ExportInfo:
+    names = distinct_names(recipe.classes)
     classes = range(len(names)) if selection.classes is None else sorted(selection.classes)
     return ExportInfo(
         recipe=ledger.recipe,
-        network=recipe["network"],
-        box_rule=selection.box_rule or recipe["box_rule"],
+        network=recipe.network,
+        box_rule=selection.box_rule or recipe.box_rule,
         labels="known" if selection.targets else f"predicted, rank 1 to {selection.ranks}",
         min_score=selection.min_score,
         classes={index: names[index] for index in classes},

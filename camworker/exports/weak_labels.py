@@ -17,6 +17,7 @@ from camworker.errors import Failure
 from camworker.frame import CORNERS, FrameSpec
 from camworker.inputs.fetch import open_fetchers
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.recipe import Recipe
 
 _IMAGE: Final = ("image_id", "uri", "source_row", "identity", "width", "height")
 
@@ -133,7 +134,7 @@ class _Labels:
 
 def labelled_images(
     ledger: Ledger,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     selection: LabelSelection,
     counts: Counts,
     *,
@@ -151,15 +152,13 @@ def labelled_images(
     Raises:
         UsageError: Nothing is committed yet.
     """
-    preprocessing = recipe["preprocessing"]
-    spec = FrameSpec(preprocessing["input_size"], preprocessing["resize"], recipe["views"])
     before = 0  # number of rows with predictions in earlier parts
     for part in iter_latest(ledger, _columns(selection)):
         ok = pc.equal(part["status"], pa.scalar("ok"))
         counts.failed.update(cast(list[str], part["status"].filter(pc.invert(ok)).to_pylist()))
         rows = part.filter(ok).combine_chunks()
         if rows.num_rows:
-            selected = select_boxes(rows, selection, spec, counts)
+            selected = select_boxes(rows, selection, recipe.frame_spec, counts)
             yield from _images(ledger, rows, before, selected, counts, with_bytes)
         before += rows.num_rows
 

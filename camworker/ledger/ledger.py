@@ -7,14 +7,14 @@ OUT/ledger/recipe=R/plan-GGGG.json                  commits the plan
 OUT/ledger/recipe=R/run-GGGG.json                   written last: the generation is complete
 """
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from camworker.errors import UsageError
+from camworker.errors import CorruptedError, UsageError, first_line
 from camworker.inputs import ReadPolicy
+from camworker.ledger.recipe import Recipe, json_digest
 from camworker.storage.store import Store
 
 _PLAN: Final = re.compile(r"plan-(\d{4})\.json")
@@ -57,7 +57,7 @@ class Plan:
     @property
     def hash(self) -> str:
         """SHA-256 over the recipe, the generation and the hashes of the files."""
-        return _digest([self.recipe, self.generation, [file.sha256 for file in self.files]])
+        return json_digest([self.recipe, self.generation, [file.sha256 for file in self.files]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,28 @@ class Ledger:
         self._home = f"ledger/recipe={recipe}"
         self.parts_folder = f"predictions/recipe={recipe}"
 
-    def write_recipe(self, content: dict[str, Any]) -> None:
-        """Record what the recipe's hash stands for, if nobody has yet."""
-        self.store.create(f"{self._home}/recipe.json", _json(content))
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Write recipe.json, unless it exists already."""
+        self.store.create(f"{self._home}/recipe.json", _json(recipe.to_json()))
 
-    def read_recipe(self) -> dict[str, Any]:
-        return json.loads(self.store.read(f"{self._home}/recipe.json"))
+    def read_recipe(self) -> Recipe:
+        """Read recipe.json.
+
+        Raises:
+            UsageError: Another version of camworker wrote it, with other columns.
+            CorruptedError: It is missing, or it does not describe a recipe.
+        """
+        key = f"{self._home}/recipe.json"
+        try:
+            return Recipe.from_json(json.loads(self.store.read(key)))
+        except FileNotFoundError as error:
+            raise CorruptedError(f"{key} is missing: run camworker verify OUT") from error
+        except (ValueError, CorruptedError) as error:
+            raise CorruptedError(
+                f"{key} is not a recipe ({first_line(error)}): run camworker verify OUT"
+            ) from error
+        except UsageError as error:
+            raise UsageError(f"{key} cannot be read: {error}") from error
 
     def part_key(self, generation: int, shard: int) -> str:
         return f"{self.parts_folder}/part-{generation:04d}-{shard:06d}.parquet"
@@ -144,11 +160,6 @@ class Ledger:
             return None
 
 
-def recipe_id(content: dict[str, Any]) -> str:
-    """The name of a recipe: r and 12 hex digits of the SHA-256 of its content."""
-    return f"r{_digest(content)[:12]}"
-
-
 def recipes(store: Store) -> list[str]:
     """The recipes that an output holds."""
     matches = (_RECIPE.fullmatch(entry.key) for entry in store.list("ledger"))
@@ -170,6 +181,3 @@ def open_ledger(store: Store, recipe: str | None, where: str) -> Ledger:
 def _json(content: object) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=False).encode()
 
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -13,22 +13,14 @@ import pyarrow.parquet as pq
 from camworker.errors import CommitError, UsageError
 from camworker.inputs import ReadPolicy
 from camworker.ledger.ledger import Ledger, Plan, PlanFile
-from camworker.schemas import ITEMS, PLAN, SCHEMA_VERSION, CamShape
+from camworker.schemas import ITEMS, PLAN, CamShape
 from camworker.storage.parquet import open_parquet
-
-# Raised whenever the same recipe would give other rows than before.
-ALGORITHM: Final = 1
 
 _LARGEST_SHARD: Final = 4096
 _PART_BYTES: Final = 64_000_000
 _OTHER_BYTES: Final = 2048  # of a row beside its maps: a generous guess
 _SHARDS_PER_WORKER: Final = 4
 _ITEMS_PER_FILE: Final = 1_000_000
-
-
-def make_recipe(asked: dict[str, Any]) -> dict[str, Any]:
-    """All that decides a row's content: what was asked for, the schema and the algorithm's number."""
-    return {"schema_version": SCHEMA_VERSION, "algorithm": ALGORITHM, **asked}
 
 
 def choose_shard_size(items: int, workers: int, row_bytes: int, asked: int | None = None) -> int:

@@ -92,6 +92,11 @@ class Recipe:
             "precision": self.precision,
         }
 
+    def settings(self) -> dict[str, object]:
+        """Return every setting, also those of the preprocessing, by its name in recipe.json."""
+        flat = self.to_json()
+        return flat | _mapping(flat.pop("preprocessing"), "preprocessing")
+
     @classmethod
     def from_json(cls, content: object) -> Self:
         """Return the recipe that recipe.json describes.
@@ -149,8 +154,8 @@ def json_digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _mapping(value: object, name: str) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
+def _mapping(value: object, name: str) -> dict[str, object]:
+    if not isinstance(value, dict):
         raise CorruptedError(f"{name} is not a JSON object")
     return value
 

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from camworker.errors import CorruptedError, UsageError
 from camworker.ledger.inventory import READ_ERRORS, first_line, parts_in, sha256_of
-from camworker.ledger.ledger import Ledger, Plan, PlanFile, recipe_id
+from camworker.ledger.ledger import Ledger, Plan, PlanFile
+from camworker.ledger.recipe import Recipe, recipe_id
 
 AGAIN: Final = "run localize again with the same INPUT and options"
 
@@ -17,7 +19,7 @@ _RECIPE: Final = f"delete it; {AGAIN}: it is written anew as soon as there is an
 _RUN: Final = f"delete it and {AGAIN}: it is written anew from the parts that are there"
 _RUN_NAME: Final = re.compile(r"run-(\d{4})\.json")
 # TypeError: JSON of another shape than was written.
-_UNREADABLE: Final = (*READ_ERRORS, TypeError)
+_UNREADABLE: Final = (*READ_ERRORS, TypeError, CorruptedError, UsageError)
 
 
 T = TypeVar("T")
@@ -33,16 +35,18 @@ class Problem:
 
 
 def check_recipe(ledger: Ledger) -> list[Problem]:
-    """recipe.json has to hash to the recipe's name."""
+    """Check that recipe.json describes a recipe and that its hash is the recipe's id."""
     key = f"{_home(ledger)}/recipe.json"
-    try:
-        if recipe_id(ledger.read_recipe()) == ledger.recipe:
-            return []
-    except FileNotFoundError:
-        return [Problem(key, "is gone", _RECIPE)]
-    except _UNREADABLE as error:
-        return [Problem(key, f"cannot be read ({first_line(error)})", _RECIPE)]
-    return [Problem(key, "is not the recipe of that name: its hash is another", _RECIPE)]
+
+    def read() -> Recipe | str:
+        # The content is hashed as it is: an older recipe may lack a setting that has a default now.
+        content = json.loads(ledger.store.read(key))
+        if recipe_id(content) != ledger.recipe:
+            return "is not the recipe of that name: its hash is another"
+        return Recipe.from_json(content)
+
+    outcome = _outcome(key, read, _RECIPE)
+    return [outcome] if isinstance(outcome, Problem) else []
 
 
 def recorded_generations(ledger: Ledger) -> list[int]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from camworker.boxes.iou import paired_iou
 from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import CORNERS, Frame, frame_size
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.ground_truth.truth import Truth
 
 COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "boxes", "targets")
@@ -49,9 +50,9 @@ class Criteria:
     inclusive: bool = False
 
     @classmethod
-    def of_recipe(cls, recipe: dict[str, Any], map_shape: tuple[int, int], **how: Any) -> "Criteria":
-        preprocessing = recipe["preprocessing"]
-        return cls(preprocessing["input_size"], preprocessing["resize"], recipe["views"], map_shape, **how)
+    def of_recipe(cls, recipe: Recipe, map_shape: tuple[int, int], **how: Any) -> "Criteria":
+        spec = recipe.frame_spec
+        return cls(spec.input_size, spec.resize, spec.views, map_shape, **how)
 
     def frame(self, width: int, height: int) -> Frame:
         return Frame(int(width), int(height), frame_size(self.input_size, self.views), self.resize)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.summary import TruthFacts
 
 ILSVRC_IMAGES: Final = 50_000
@@ -51,14 +52,14 @@ PAPER: Final = (
 
 
 def is_whole_ilsvrc_validation(
-    summary: Mapping[str, Any], facts: TruthFacts, recipe: Mapping[str, Any]
+    summary: Mapping[str, Any], facts: TruthFacts, recipe: Recipe
 ) -> bool:
     """Whether the truth is the whole ILSVRC validation set with boxes, and every image of it is judged.
 
     50,000 images named as ILSVRC names them, and a network of 1000 classes that all have a WordNet id.
     A sample of the set is easier or harder than the set: its figures never stand beside the paper's.
     """
-    class_ids = recipe["class_ids"] or ()
+    class_ids = recipe.classes.ids or ()
     return (
         facts.images == summary["images_with_truth"] == ILSVRC_IMAGES
         and facts.boxes

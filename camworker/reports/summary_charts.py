@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.summary import FIXED_THRESHOLD
 from camworker.reports.charts import ChartLine, Dot, histogram, line_chart, reliability_diagram
 
@@ -74,14 +75,14 @@ def _ends(name: str, classes: list[dict[str, Any]]) -> ClassBars:
     )
 
 
-def summary_charts(summary: Mapping[str, Any], recipe: Mapping[str, Any]) -> SummaryCharts:
+def summary_charts(summary: Mapping[str, Any], recipe: Recipe) -> SummaryCharts:
     """The charts of a summary. recipe: in full."""
     lines = _threshold_lines(summary) if summary["max_box_acc"] is not None else []
     return SummaryCharts(
         _threshold_chart(summary, lines) if lines else None,
         lines,
         _iou_histogram(summary) if summary["gt_known_localization_accuracy"] is not None else None,
-        _calibration(summary["calibration"]["bins"], recipe["scoring"]),
+        _calibration(summary["calibration"]["bins"], recipe.scoring),
     )
 
 

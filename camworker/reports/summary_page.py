@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.confidence import wilson
 from camworker.metrics.published_results import HOW_MADE, PAPER, TEST_SET, is_whole_ilsvrc_validation
 from camworker.metrics.summary import FIXED_THRESHOLD, TruthFacts
@@ -74,7 +75,7 @@ class Figure:
 def write_summary(
     folder: str | Path,
     summary: Mapping[str, Any],
-    recipes: Sequence[Mapping[str, Any]],
+    recipes: Sequence[Recipe],
     facts: TruthFacts,
     sections: Sequence[Section],
     *,
@@ -119,18 +120,17 @@ def percent(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{100 * value:.{digits}f}%"
 
 
-def about(recipe: Mapping[str, Any]) -> str:
+def about(recipe: Recipe) -> str:
     """How the rows were made, in a line."""
-    preprocessing, stride = recipe["preprocessing"], recipe.get("output_stride")
+    spec, stride = recipe.frame_spec, recipe.output_stride
     return (
-        f"{recipe['network']}, input {preprocessing['input_size']} ({preprocessing['resize']}), "
-        f"views {recipe['views']}, precision {recipe['precision']}"
-        + (f", output stride {stride}" if stride else "")
+        f"{recipe.network}, input {spec.input_size} ({spec.resize}), "
+        f"views {spec.views}, precision {recipe.precision}" + (f", output stride {stride}" if stride else "")
     )
 
 
 def headline(
-    summary: Mapping[str, Any], facts: TruthFacts, recipe: Mapping[str, Any]
+    summary: Mapping[str, Any], facts: TruthFacts, recipe: Recipe
 ) -> list[tuple[str, list[Figure]]]:
     """The headline table: groups of figures, those at the fixed threshold beside those at the best one."""
     boxed = f"{summary['units_with_boxes']:,} labels"
@@ -158,7 +158,7 @@ def headline(
     return found
 
 
-def why_missing(name: str, summary: Mapping[str, Any], facts: TruthFacts, recipe: Mapping[str, Any]) -> str:
+def why_missing(name: str, summary: Mapping[str, Any], facts: TruthFacts, recipe: Recipe) -> str:
     """Why a figure is null: what the rows or the truth lack."""
     lacking = summary["units_without_target"]
     if name == "pxap" and not facts.masks:
@@ -171,8 +171,8 @@ def why_missing(name: str, summary: Mapping[str, Any], facts: TruthFacts, recipe
         return (
             f"not supported: {lacking:,} known labels have no map of their own; localize with --image-labels"
         )
-    if name.startswith("top5") and recipe["top_k"] < 5:
-        return f"not supported: the rows rank {recipe['top_k']} classes; localize with --top-k 5"
+    if name.startswith("top5") and recipe.top_k < 5:
+        return f"not supported: the rows rank {recipe.top_k} classes; localize with --top-k 5"
     if name.startswith("max_box_acc") and summary["sweep"] is None and summary["units_with_boxes"]:
         return f"not supported: {summary['box_rule']} has no threshold to sweep"
     if name.startswith("max_box_acc") and not all(summary["sweep_units"].values()):
@@ -201,13 +201,13 @@ def threshold_sentence(summary: Mapping[str, Any]) -> str | None:
     )
 
 
-def differing(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def differing(recipes: Sequence[Recipe]) -> list[tuple[str, list[str]]]:
     """The settings in which recipes differ: name, and its value in each."""
-    flat = [{**recipe, **recipe["preprocessing"]} for recipe in recipes]
+    flat = [recipe.settings() for recipe in recipes]
     found = []
     for name in flat[0]:
         values = [settings.get(name) for settings in flat]
-        if name != "preprocessing" and any(value != values[0] for value in values):
+        if any(value != values[0] for value in values):
             found.append((name.replace("_", " "), [_short(value) for value in values]))
     return found
 

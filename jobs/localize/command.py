@@ -6,11 +6,12 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from camworker.errors import LeaseHeldError, UsageError
-from camworker.frame import RESIZES, VIEWS
-from camworker.ledger.ledger import Ledger, recipe_id
+from camworker.frame import RESIZES, VIEWS, FrameSpec
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.recipe import Recipe
 from camworker.storage.uris import is_below, is_s3, normalize_location, open_store
 from jobs.console import DONE, INCOMPLETE, Console
 from jobs.options import (
@@ -133,7 +134,7 @@ class _Request:
     """What was asked for, checked. recipe: all of it that decides the rows; listing: what to localize."""
 
     settings: "WorkerSettings"
-    recipe: dict[str, Any]
+    recipe: Recipe
     listing: "ItemListing[ItemsFile]"
     cam_shape: "CamShape"
 
@@ -208,7 +209,7 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     from camworker.boxes.rules import check_rule
     from camworker.inference.localizer import cam_shape
     from camworker.inputs.item_queries import measure, select_items
-    from camworker.ledger.plan import choose_shard_size, make_recipe, row_bytes
+    from camworker.ledger.plan import choose_shard_size, row_bytes
     from camworker.networks.package import load
     from jobs.localize.worker import WorkerSettings
 
@@ -231,29 +232,23 @@ def _ask(args: argparse.Namespace, out: str, scratch: Path) -> _Request:
     choose_shard_size(
         found.count, 1, row_bytes(found.labels, shape), args.shard_size
     )  # refuses what is too much
-    recipe = make_recipe(
-        {
-            "network": package.name,
-            "weights": package.fingerprint,
-            "class_names": package.classes.names,
-            "class_ids": package.classes.ids,
-            "preprocessing": {
-                **asdict(package.preprocessing),
-                "input_size": input_size,
-                "resize": args.resize,
-            },
-            "pooling": package.network.pooling,
-            "scoring": package.scoring,
-            "output_stride": args.output_stride,
-            "views": args.views,
-            "box_rule": box_rule,
-            "top_k": args.top_k,
-            "precision": args.precision,
-        }
+    recipe = Recipe(
+        network=package.name,
+        weights_fingerprint=package.fingerprint,
+        classes=package.classes,
+        frame_spec=FrameSpec(input_size, args.resize, args.views),
+        mean=package.preprocessing.mean,
+        std=package.preprocessing.std,
+        pooling=package.network.pooling,
+        scoring=package.scoring,
+        output_stride=args.output_stride,
+        box_rule=box_rule,
+        top_k=args.top_k,
+        precision=args.precision,
     )
     settings = WorkerSettings(
         out=out,
-        recipe=recipe_id(recipe),
+        recipe=recipe.id,
         fingerprint=package.fingerprint,
         network=args.network,
         weights=args.weights,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from camworker.errors import UsageError
 from camworker.ledger.ledger import Ledger, open_ledger
+from camworker.ledger.recipe import Recipe
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import (
@@ -85,12 +86,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
         measure = _measure(args, ledger, recipe)
         tally = Tally()
         facts, shown = tally_all(args, console, ledger, recipe, measure, tally)
-        names = tuple(recipe["class_names"])
-        places = 5 if len(names) <= recipe["top_k"] else recipe["top_k"]
+        names = recipe.classes.names
+        places = 5 if len(names) <= recipe.top_k else recipe.top_k
         summary: dict[str, Any] = {
             "recipe": ledger.recipe,
             "complete": all(ledger.read_run(generation) for generation in ledger.generations()),
-            "box_rule": args.box_rule or recipe["box_rule"],
+            "box_rule": args.box_rule or recipe.box_rule,
             "iou_convention": args.iou_convention,
             "select_threshold_on": args.select_threshold_on,
             **compute(tally, facts, measure, places),
@@ -138,7 +139,7 @@ def _open(args: argparse.Namespace) -> list[Ledger]:
     return [open_ledger(store, name, args.output) for name in names]
 
 
-def _measure(args: argparse.Namespace, ledger: Ledger, recipe: dict[str, Any]) -> "EvaluationConfig":
+def _measure(args: argparse.Namespace, ledger: Ledger, recipe: Recipe) -> "EvaluationConfig":
     from camworker.dataset import committed_parts, map_shape
     from camworker.ledger.inventory import recorded_parts
     from camworker.metrics.matching import Criteria
@@ -148,17 +149,17 @@ def _measure(args: argparse.Namespace, ledger: Ledger, recipe: dict[str, Any]) -
     criteria = Criteria.of_recipe(
         recipe,
         map_shape(ledger, first, recorded_parts(ledger).get(place)),
-        box_rule=args.box_rule if args.box_rule != recipe["box_rule"] else None,
+        box_rule=args.box_rule if args.box_rule != recipe.box_rule else None,
         inclusive=args.iou_convention == "inclusive",
     )
     return EvaluationConfig(
-        criteria, len(recipe["class_names"]), _sweep_rule(args, recipe), args.select_threshold_on
+        criteria, len(recipe.classes), _sweep_rule(args, recipe), args.select_threshold_on
     )
 
 
-def _sweep_rule(args: argparse.Namespace, recipe: dict[str, Any]) -> Any:
+def _sweep_rule(args: argparse.Namespace, recipe: Recipe) -> Any:
     """Whose sweep: Choe et al.'s, unless boxes of the cam rules were asked for; dtbox has none."""
-    if (args.box_rule or recipe["box_rule"]) == "dtbox":
+    if (args.box_rule or recipe.box_rule) == "dtbox":
         return None
     return "cam" if args.box_rule and args.box_rule.startswith("cam") else "maxboxacc"
 

@@ -12,6 +12,7 @@ from camworker.boxes.rules import boxes_from_cam
 from camworker.errors import UsageError
 from camworker.frame import CORNERS
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.summary import TruthFacts
 from camworker.reports.cards import Card, Section, make_known_card
 from camworker.reports.summary_page import write_summary
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 def write_report(
     folder: str,
     ledger: Ledger,
-    recipes: Sequence[dict[str, Any]],
+    recipes: Sequence[Recipe],
     tally: "Tally",
     facts: TruthFacts,
     summary: dict[str, Any],
@@ -70,7 +71,7 @@ def write_report(
 
 def _sections(
     ledger: Ledger,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     tally: "Tally",
     summary: dict[str, Any],
     true_boxes: "ShownBoxes",
@@ -92,7 +93,7 @@ def _sections(
 
 def _cards(
     ledger: Ledger,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     examples: "Sequence[Example]",
     box_rule: str,
     true_boxes: "ShownBoxes",
@@ -101,12 +102,12 @@ def _cards(
     labels: dict[str, list[tuple[int, float]]] = {}
     for iou, _, image_id, label in examples:
         labels.setdefault(image_id, []).append((label, iou))
-    rule = None if box_rule == recipe["box_rule"] else box_rule
+    rule = None if box_rule == recipe.box_rule else box_rule
     cards = {}
     for photo in photographs(ledger, recipe, list(labels)):
         image_id = photo.row["image_id"]
         for label, iou in labels[image_id]:
-            name = recipe["class_names"][label]
+            name = recipe.classes.names[label]
             cards[image_id, label] = _card(photo, name, label, iou, rule, true_boxes[image_id, label])
     return cards
 

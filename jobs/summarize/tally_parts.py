@@ -8,6 +8,7 @@ from camworker.dataset import committed_parts, later_rows
 from camworker.errors import CamworkerError
 from camworker.ledger.inventory import recorded_parts
 from camworker.ledger.ledger import Ledger, Part
+from camworker.ledger.recipe import Recipe
 from camworker.storage.uris import open_store
 from jobs.console import Console
 from jobs.progress import ImageProgress
@@ -27,7 +28,7 @@ def tally_all(
     args: argparse.Namespace,
     console: Console,
     ledger: Ledger,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     measure: "EvaluationConfig",
     tally: "Tally",
 ) -> "tuple[TruthFacts, ShownBoxes]":
@@ -114,13 +115,12 @@ def _in_any_order(calls: Iterator[Any], workers: int | None) -> Iterator[Any]:
         yield ray.get(done[0])
 
 
-def _read_truth(args: argparse.Namespace, recipe: dict[str, Any]) -> Any:
-    from camworker.classes import Classes
+def _read_truth(args: argparse.Namespace, recipe: Recipe) -> Any:
     from camworker.metrics.ground_truth.truth import read_truth
 
     return read_truth(
         args.truth,
-        Classes.of_recipe(recipe),
+        recipe.classes,
         args.truth_boxes,
         by=args.truth_classes,
         masks=args.masks,

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from camworker.classes import Classes
 from camworker.dataset import iter_latest
 from camworker.errors import UsageError
-from camworker.frame import Resize
+from camworker.frame import FrameSpec
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import check_location, open_source
 from camworker.ledger.ledger import Ledger, open_ledger, recipes
+from camworker.ledger.recipe import Recipe
 from camworker.storage.uris import open_store
 from camworker.units.top_activations import units_of_classes
 
@@ -64,13 +65,14 @@ class Request:
 def build_request(args: argparse.Namespace) -> Request:
     """Check all that was asked for. Raises UsageError."""
     path = check_location(args.input)  # before seconds go into importing torch
-    recipe, ledger = {}, None
+    recipe: Recipe | None = None
+    ledger: Ledger | None = None
     if os.path.isdir(path) and recipes(open_store(path)):
         ledger = open_ledger(open_store(path), args.recipe, args.input)
         recipe = ledger.read_recipe()
-        if args.input_size not in (None, recipe["preprocessing"]["input_size"]):
+        if args.input_size not in (None, recipe.frame_spec.input_size):
             raise UsageError(
-                f"{args.input} was made with input size {recipe['preprocessing']['input_size']}: "
+                f"{args.input} was made with input size {recipe.frame_spec.input_size}: "
                 "leave --input-size out"
             )
     elif args.recipe:
@@ -80,17 +82,15 @@ def build_request(args: argparse.Namespace) -> Request:
     from camworker.networks.package import load
     from jobs.units.worker import UnitsSettings
 
-    output_stride = recipe.get("output_stride")
+    output_stride = recipe.output_stride if recipe else None
     package = load(args.network, args.weights, output_stride=output_stride)
-    if recipe and package.fingerprint != recipe["weights"]:
+    if recipe and package.fingerprint != recipe.weights_fingerprint:
         raise UsageError(
-            f"{args.input} was made by {recipe['network']} with other weights: "
+            f"{args.input} was made by {recipe.network} with other weights: "
             "name them with --network and --weights"
         )
-    preprocessing = recipe.get("preprocessing", {})
-    input_size = preprocessing.get("input_size") or args.input_size or package.preprocessing.input_size
-    resize: Resize = preprocessing.get("resize", "squash")
-    map_size = check_gap_head(package.network, input_size)
+    spec = recipe.frame_spec if recipe else FrameSpec(args.input_size or package.preprocessing.input_size)
+    map_size = check_gap_head(package.network, spec.input_size)
     labels = np.arange(len(package.classes), dtype=np.int32)
     if args.classes:
         labels = package.classes.indices(pa.array(args.classes, pa.string()), "--class")
@@ -103,8 +103,8 @@ def build_request(args: argparse.Namespace) -> Request:
         weights=args.weights,
         output_stride=output_stride,
         precision=args.precision,
-        input_size=input_size,
-        resize=resize,
+        input_size=spec.input_size,
+        resize=spec.resize,
         batch_size=args.batch_size,
         units_U=np.unique(units_KU),
         count=args.patches,

@@ -19,7 +19,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camworker.ledger.ledger import Ledger, recipe_id
+from camworker.classes import Classes
+from camworker.frame import FrameSpec
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.recipe import Recipe
 from camworker.schemas import CamShape, predictions_schema
 from camworker.storage.local import LocalStore
 
@@ -109,18 +112,22 @@ def part(rng: np.random.Generator, first: int, count: int) -> tuple[pa.Table, pd
 
 def write(folder: Path, rows: int) -> None:
     """An output of so many rows, and truth.parquet beside it."""
-    recipe = {
-        "network": "synthetic",
-        "class_names": [f"class {k}" for k in range(CLASSES)],
-        "class_ids": None,
-        "top_k": K,
-        "box_rule": "cam20",
-        "views": "single",
-        "precision": "float32",
-        "preprocessing": {"input_size": 224, "resize": "squash"},
-    }
+    recipe = Recipe(
+        network="synthetic",
+        weights_fingerprint="0" * 64,
+        classes=Classes(tuple(f"class {k}" for k in range(CLASSES))),
+        frame_spec=FrameSpec(224),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        pooling="avg",
+        scoring="softmax",
+        output_stride=None,
+        box_rule="cam20",
+        top_k=K,
+        precision="float32",
+    )
     store = LocalStore(str(folder / "out"))
-    ledger = Ledger(store, recipe_id(recipe))
+    ledger = Ledger(store, recipe.id)
     ledger.write_recipe(recipe)
     rng = np.random.default_rng(0)
     writer = None

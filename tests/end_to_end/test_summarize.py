@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from camworker.classes import Classes
 from camworker.inputs import ReadPolicy
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.metrics.confidence import wilson
@@ -20,22 +21,10 @@ from camworker.storage.local import LocalStore
 from jobs.cli import main
 from jobs.summarize import tally_parts as tallying
 from support.prediction_rows import FAR, Row, broken, known, part, row
+from support.recipes import make_recipe
 
 FIRST, SECOND = "r000000000001", "r000000000002"
-RECIPE: dict[str, Any] = {
-    "network": "tiny",
-    "weights": "0" * 64,
-    "class_names": list("abcdefgh"),
-    "class_ids": None,
-    "preprocessing": {"input_size": 4, "resize": "squash", "mean": [0.5] * 3, "std": [0.5] * 3},
-    "pooling": "avg",
-    "scoring": "softmax",
-    "output_stride": None,
-    "views": "single",
-    "box_rule": "cam20",
-    "top_k": 5,
-    "precision": "float32",
-}
+RECIPE = make_recipe("abcdefgh", input_size=4, top_k=5)
 # In a frame of 4 pixels: 0.4 over the upper half, of an image of 100 pixels its first three quarters; a peak.
 CAM = np.zeros((4, 4))
 CAM[:2, :3] = 0.4
@@ -68,7 +57,7 @@ PARTS = {
 def commit(out: Path, parts: dict[tuple[int, int], list[Row]], recipe: str = FIRST, **changes: Any) -> Ledger:
     """An output of these rows, by generation and shard; its generations are complete."""
     ledger = Ledger(LocalStore(str(out)), recipe)
-    ledger.write_recipe({**RECIPE, **changes})
+    ledger.write_recipe(replace(RECIPE, **changes))
     records: dict[int, list[dict[str, Any]]] = {}
     for (generation, shard), rows in parts.items():
         sink = pa.BufferOutputStream()
@@ -352,9 +341,8 @@ def test_a_threshold_from_some_of_the_images(tmp_path: Path, command: Command) -
 def test_top5_of_networks_with_few_places(tmp_path: Path, truth: Path, command: Command) -> None:
     commit(tmp_path / "few", PARTS, top_k=3)
     assert command.figures(tmp_path / "few", truth)["top5_classification_error"] is None
-    classes = {"class_names": list("bcd"), "top_k": 3}
     rows = [row("one", [(0, TOP)], known(0, TOP, cam=CAM)), row("two", [(1, TOP)], known(0, TOP, cam=CAM))]
-    commit(tmp_path / "all", {(1, 0): rows}, **classes)
+    commit(tmp_path / "all", {(1, 0): rows}, classes=Classes(("b", "c", "d")), top_k=3)
     assert command.figures(tmp_path / "all", truth)["top5_classification_error"] == 0.5
 
 

@@ -37,8 +37,7 @@ def photographs(tmp_path):
     items = open_source(str(tmp_path / "in"), TINY_CLASSES).items
     ids = [f"../{image_id}.png" for image_id in IDS]
     ledger = Ledger(LocalStore(tmp_path / "out"), RECIPE)
-    preprocessing = {"input_size": 32, "resize": "crop"}
-    ledger.write_recipe(recipe(("cat", *NASTY[:2]), top_k=3, preprocessing=preprocessing))
+    ledger.write_recipe(recipe(("cat", *NASTY[:2]), top_k=3, resize="crop"))
     localizer = Localizer(tiny_package(), device="cpu", precision="float32", resize="crop")
     run_generation(ledger, localizer, items.set_column(0, ITEMS.field("image_id"), [ids]), size=4)
     return ledger

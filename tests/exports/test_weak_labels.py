@@ -134,9 +134,8 @@ def test_another_rule_makes_new_boxes_from_the_stored_maps():
 @pytest.mark.parametrize("views", ["single", "flip", "ten-crop"])
 def test_the_rule_of_the_recipe_gives_the_stored_boxes(folder, resize, views):
     localizer = Localizer(tiny_package(), device="cpu", precision="float32", resize=resize, views=views)
-    preprocessing = {"input_size": 32, "resize": resize}
     ledger = Ledger(MemoryStore(), RECIPE)
-    ledger.write_recipe(recipe(TINY_CLASSES.names, preprocessing=preprocessing, views=views, top_k=3))
+    ledger.write_recipe(recipe(TINY_CLASSES.names, resize=resize, views=views, top_k=3))
     items = open_source(str(folder), TINY_CLASSES).items
     labels = pa.array([[n % 3, (n + 1) % 3] for n in range(items.num_rows)], pa.list_(pa.int32()))
     items = items.set_column(items.schema.get_field_index("labels"), ITEMS.field("labels"), labels)

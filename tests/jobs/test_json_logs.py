@@ -15,6 +15,7 @@ from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
 from jobs.driver import json_logs as logs
 from support.factories import photograph, photographs_of, plan_of, run
+from support.recipes import make_recipe
 
 pytest_plugins = ["support.s3_fixtures"]
 
@@ -119,7 +120,7 @@ def test_no_line_holds_a_credential(small, tiny_localizer, ledger, folder, lines
     small.objects["bucket/in/a.png"] = photograph(0)
     items = open_source("s3://bucket/in", tiny_localizer.package.classes).items
     small.fault = lambda method, name, count: trouble if name.endswith("a.png") else None
-    ledger.write_recipe({"of": ledger.recipe})
+    ledger.write_recipe(make_recipe())
     plan = write_generation(ledger, 1, items, 5, ReadPolicy())
     logs.write_json_lines(logging.DEBUG)
     run(ledger, plan, tiny_localizer, 0)

@@ -182,7 +182,7 @@ def test_recipes_of_one_output_stand_side_by_side(
         home = tmp_path / "out" / folder
         shutil.copytree(home / "recipe=r0123456789ab", home / "recipe=rffffffffffff")
     recipe = tmp_path / "out" / "ledger" / "recipe=rffffffffffff" / "recipe.json"
-    recipe.write_text(json.dumps({**output.read_recipe(), "precision": "bfloat16"}))
+    recipe.write_text(json.dumps({**output.read_recipe().to_json(), "precision": "bfloat16"}))
     assert summarize(tmp_path, "--recipe", "r0123456789ab", "--recipe", "rffffffffffff") == 0
     page = (tmp_path / "report" / "summary.html").read_text()
     assert re.search(r">precision</th><td>float32</td><td>bfloat16</td>", page)

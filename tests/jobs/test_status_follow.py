@@ -19,9 +19,9 @@ from camworker.storage.local import LocalStore
 from jobs import cli, status
 from support.cli_runner import start
 from support.factories import photograph, photographs_of, run
+from support.recipes import make_recipe
 
 RECIPE = "r0123456789ab"
-CONTENT = {"network": "tiny", "box_rule": "cam20", "precision": "float32"}
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def begun(tmp_path: Path, folder: Path) -> tuple[Ledger, Plan]:
     """Eleven images planned in shards of four; one of them is broken."""
     (folder / "03.png").write_bytes(photograph(3)[:100])
     ledger = Ledger(LocalStore(tmp_path / "out"), RECIPE)
-    ledger.write_recipe(CONTENT)
+    ledger.write_recipe(make_recipe())
     return ledger, write_generation(ledger, 1, photographs_of(folder), 4, ReadPolicy())
 
 

@@ -7,9 +7,10 @@ import pytest
 
 from camworker.errors import UsageError
 from camworker.inputs import ReadPolicy
-from camworker.ledger.ledger import Ledger, Part, Plan, PlanFile, open_ledger, recipe_id, recipes
+from camworker.ledger.ledger import Ledger, Part, Plan, PlanFile, open_ledger, recipes
 from camworker.storage.local import LocalStore
 from camworker.storage.memory import MemoryStore
+from support.recipes import make_recipe
 
 RECIPE = "r0123456789ab"
 OTHER = "rba9876543210"
@@ -37,7 +38,7 @@ def test_keys(ledger):
     assert ledger.part_key(1, 2) == f"predictions/recipe={RECIPE}/part-0001-000002.parquet"
     assert ledger.part_key(1234, 567890) == f"predictions/recipe={RECIPE}/part-1234-567890.parquet"
     assert ledger.plan_file_key(7, 0) == f"ledger/recipe={RECIPE}/plan-0007/0.parquet"
-    ledger.write_recipe({})
+    ledger.write_recipe(make_recipe())
     ledger.commit_plan(make_plan(ledger, 7))
     ledger.commit_run(7, {})
     assert keys(ledger) == [
@@ -48,10 +49,10 @@ def test_keys(ledger):
 
 
 def test_recipe_is_written_once(ledger):
-    content = {"network": "größe", "mean": [0.5, 0.25]}
-    ledger.write_recipe(content)
-    ledger.write_recipe({"network": "other"})
-    assert ledger.read_recipe() == content
+    recipe = make_recipe(("größe", "dog"), network="größe", mean=(0.5, 0.25, 0.125))
+    ledger.write_recipe(recipe)
+    ledger.write_recipe(make_recipe(network="other"))
+    assert ledger.read_recipe() == recipe
 
 
 @pytest.mark.parametrize("policy", [ReadPolicy(), ReadPolicy(False, tables={"s3://b/t.parquet": "1-2"})])
@@ -149,7 +150,7 @@ def test_parts_ignore_foreign_files(ledger, name):
 def test_recipes_of_an_output(ledger):
     assert recipes(ledger.store) == []
     for name in (RECIPE, OTHER):
-        Ledger(ledger.store, name).write_recipe({})
+        Ledger(ledger.store, name).write_recipe(make_recipe())
     ledger.store.create("ledger/recipe=r123/recipe.json", b"{}")
     ledger.store.create(f"ledger/copy/ledger/recipe={RECIPE}/recipe.json", b"{}")
     ledger.store.create("ledger/recipe=rffffffffffff/plan-0001.json", b"{}")
@@ -160,7 +161,7 @@ def test_open_ledger(ledger):
     store = ledger.store
     with pytest.raises(UsageError, match="OUT holds no predictions"):
         open_ledger(store, None, "OUT")
-    ledger.write_recipe({})
+    ledger.write_recipe(make_recipe())
     assert open_ledger(store, None, "OUT").recipe == RECIPE
     assert open_ledger(store, RECIPE, "OUT").recipe == RECIPE
     with pytest.raises(UsageError, match=f"no recipe {OTHER}: it holds {RECIPE}"):
@@ -168,14 +169,7 @@ def test_open_ledger(ledger):
     with pytest.raises(UsageError):
         open_ledger(store, "", "OUT")
 
-    Ledger(store, OTHER).write_recipe({})
+    Ledger(store, OTHER).write_recipe(make_recipe())
     with pytest.raises(UsageError, match=f"several recipes.*{RECIPE}, {OTHER}"):
         open_ledger(store, None, "OUT")
     assert open_ledger(store, OTHER, "OUT").recipe == OTHER
-
-
-def test_recipe_id_is_a_name():
-    name = recipe_id({"a": 1})
-    assert name[0] == "r"
-    assert len(name) == 13
-    assert int(name[1:], 16) >= 0

@@ -1,4 +1,4 @@
-"""What is planned: recipes, selection, and generations that hold every item once."""
+"""What is planned: selection, and generations that hold every item once."""
 
 import dataclasses
 import threading
@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from camworker.errors import CommitError, UsageError
 from camworker.inputs import ReadPolicy
 from camworker.ledger import plan as planning
-from camworker.ledger.ledger import Ledger, recipe_id
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import (
     choose_shard_size,
-    make_recipe,
     read_shard,
     row_bytes,
     write_generation,
@@ -24,31 +23,6 @@ from camworker.storage.memory import MemoryStore
 from support.factories import ids, make_items
 
 RECIPE = "r0123456789ab"
-
-
-# The recipe
-
-
-def test_recipe_does_not_depend_on_the_order_of_what_was_asked():
-    asked = {"network": "n", "preprocessing": {"mean": [1, 2], "std": [3]}, "top_k": 5}
-    shuffled = {"top_k": 5, "preprocessing": {"std": [3], "mean": [1, 2]}, "network": "n"}
-    assert recipe_id(make_recipe(asked)) == recipe_id(make_recipe(shuffled))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"network": "m"}, {"top_k": 6}, {"top_k": "5"}, {"mean": [2, 1]}, {"mean": [1, 2, 3]}, {"new": None}],
-)
-def test_recipe_changes_with_any_value(change):
-    asked = {"network": "n", "mean": [1, 2], "top_k": 5}
-    assert recipe_id(make_recipe({**asked, **change})) != recipe_id(make_recipe(asked))
-
-
-@pytest.mark.parametrize("name", ["ALGORITHM", "SCHEMA_VERSION"])
-def test_recipe_changes_with_the_code(monkeypatch, name):
-    before = recipe_id(make_recipe({"network": "n"}))
-    monkeypatch.setattr(planning, name, getattr(planning, name) + 1)
-    assert recipe_id(make_recipe({"network": "n"})) != before
 
 
 # Generations

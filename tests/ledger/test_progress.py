@@ -11,6 +11,7 @@ from camworker.ledger.plan import write_generation
 from camworker.ledger.progress import ProgressMonitor
 from camworker.storage.uris import open_store
 from support.factories import photograph, photographs_of, run, run_generation
+from support.recipes import make_recipe
 
 pytest_plugins = ["support.s3_fixtures"]
 
@@ -36,7 +37,7 @@ def clock():
 def plan(ledger, folder):
     """Eleven images, of which one is broken, in shards of two."""
     (folder / "03.png").write_bytes(photograph(3)[:100])
-    ledger.write_recipe({"of": ledger.recipe})
+    ledger.write_recipe(make_recipe())
     return write_generation(ledger, 1, photographs_of(folder), 2, ReadPolicy())
 
 

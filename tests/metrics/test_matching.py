@@ -10,6 +10,7 @@ from camworker.frame import Frame
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import COLUMNS, ERRORS, Criteria, Matches, match_predictions, read_targets
 from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, row, table, truth
+from support.recipes import make_recipe
 
 
 def judged(rows: pa.Table, true: Truth, how: Criteria | None = None) -> Matches:
@@ -342,11 +343,14 @@ def test_a_slice_is_judged_as_its_rows_alone() -> None:
 
 
 def test_the_frame_is_the_recipe_s() -> None:
-    recipe: dict[str, Any] = {"preprocessing": {"input_size": 224, "resize": "crop"}, "views": "ten-crop"}
+    recipe = make_recipe(input_size=224, resize="crop", views="ten-crop")
     how = Criteria.of_recipe(recipe, (32, 32), inclusive=True)
     assert how.frame(300, 200) == Frame(300, 200, 256, "crop")
     assert (how.map_shape, how.box_rule, how.inclusive) == ((32, 32), None, True)
-    assert Criteria.of_recipe({**recipe, "views": "flip"}, (7, 7)).frame(300, 200).input_size == 224
+    assert (
+        Criteria.of_recipe(make_recipe(input_size=224, views="flip"), (7, 7)).frame(300, 200).input_size
+        == 224
+    )
 
 
 def test_the_columns_are_a_part_s() -> None:

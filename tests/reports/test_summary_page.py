@@ -1,13 +1,15 @@
 """The page of a summary: what it says, when it says it, and that it is safe and sound HTML."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from camworker.frame import Frame
+from camworker.frame import Frame, FrameSpec
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.published_results import is_whole_ilsvrc_validation
 from camworker.metrics.summary import METRICS, TruthFacts
@@ -21,6 +23,7 @@ from camworker.reports.summary_page import (
     why_missing,
     write_summary,
 )
+from support.recipes import make_recipe
 from support.summaries import HOSTILE, RECIPE, WHOLE, box, broken, four_of_each, predictions, row, summary_of
 from support.summary_pages import Page, write
 
@@ -129,7 +132,7 @@ BOXES = Truth.of_rows(["a", "b"], [0, 0], [WHOLE, WHOLE])
 LABELS = Truth.of_rows(["a", "b"], [0, 0])
 KNOWN = (row("a", [(0, WHOLE)], {0: WHOLE}), row("b", [(0, WHOLE)], {0: WHOLE}))
 NO_MAPS = (row("a", [(0, WHOLE)]), row("b", [(0, WHOLE)], {0: WHOLE}))
-FEW = {**RECIPE, "top_k": 2, "class_names": ["cat", "dog", "bird", "cow", "hen", "pig"]}
+FEW = make_recipe(["cat", "dog", "bird", "cow", "hen", "pig"], top_k=2)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ FEW = {**RECIPE, "top_k": 2, "class_names": ["cat", "dog", "bird", "cow", "hen",
     ],
 )  # fmt: skip
 def test_a_missing_figure_says_why(
-    name: str, rows: tuple, truth: Truth, recipe: dict, about: dict, why: str, tmp_path: Path
+    name: str, rows: tuple, truth: Truth, recipe: Recipe, about: dict, why: str, tmp_path: Path
 ) -> None:
     summary, facts = summary_of(predictions(*rows), truth, recipe, **about)
     assert summary[name] is None
@@ -178,7 +181,7 @@ def test_a_page_of_failures_alone_is_a_page(tmp_path: Path) -> None:
 
 
 ILSVRC_IDS = [f"n{n:08d}" for n in range(1000)]
-ILSVRC = {**RECIPE, "class_ids": ILSVRC_IDS}
+ILSVRC = make_recipe(ILSVRC_IDS, ILSVRC_IDS, top_k=5)
 WHOLE_SET = TruthFacts(50_000, 80_477, True, False, {}, {}, (), "ILSVRC2012_val_00000001.JPEG")
 COVERED = {"images_with_truth": 50_000}
 
@@ -192,24 +195,25 @@ def test_the_whole_validation_set_stands_beside_the_paper(image: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("covered", "facts", "recipe"),
+    ("covered", "facts", "class_ids"),
     [
-        ({"images_with_truth": 49_999}, {}, {}),
-        ({}, {"images": 49_999}, {}),
-        ({}, {"boxes": False}, {}),
-        ({}, {"unknown": {"dragon": 1}}, {}),
-        ({}, {"first_image": "ILSVRC2012_test_00000001.JPEG"}, {}),
-        ({}, {"first_image": "0001.jpg"}, {}),
-        ({}, {"first_image": None}, {}),
-        ({}, {}, {"class_ids": None}),
-        ({}, {}, {"class_ids": ILSVRC_IDS[:-1]}),
-        ({}, {}, {"class_ids": [*ILSVRC_IDS[:-1], ILSVRC_IDS[0]]}),
-        ({}, {}, {"class_ids": [*ILSVRC_IDS[:-1], "cat"]}),
+        ({"images_with_truth": 49_999}, {}, ILSVRC_IDS),
+        ({}, {"images": 49_999}, ILSVRC_IDS),
+        ({}, {"boxes": False}, ILSVRC_IDS),
+        ({}, {"unknown": {"dragon": 1}}, ILSVRC_IDS),
+        ({}, {"first_image": "ILSVRC2012_test_00000001.JPEG"}, ILSVRC_IDS),
+        ({}, {"first_image": "0001.jpg"}, ILSVRC_IDS),
+        ({}, {"first_image": None}, ILSVRC_IDS),
+        ({}, {}, None),
+        ({}, {}, ILSVRC_IDS[:-1]),
+        ({}, {}, [*ILSVRC_IDS[:-1], ILSVRC_IDS[0]]),
+        ({}, {}, [*ILSVRC_IDS[:-1], "cat"]),
     ],
 )
-def test_nothing_less_does(covered: dict, facts: dict, recipe: dict) -> None:
+def test_nothing_less_does(covered: dict, facts: dict, class_ids: list[str] | None) -> None:
+    recipe = make_recipe(class_ids or ILSVRC_IDS, class_ids)
     changed = TruthFacts(**{**vars(WHOLE_SET), **facts})
-    assert not is_whole_ilsvrc_validation({**COVERED, **covered}, changed, {**ILSVRC, **recipe})
+    assert not is_whole_ilsvrc_validation({**COVERED, **covered}, changed, recipe)
 
 
 def test_the_papers_figures_come_with_how_they_were_made(page: Page, tmp_path: Path) -> None:
@@ -257,7 +261,7 @@ def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
     differences: dict[str, Any] = dict.fromkeys(METRICS, -0.5) | {"pxap": None}
     differences |= {f"{name}_ci95": [-0.75, -0.125] for name in METRICS} | {"pxap_ci95": None}
     other = {"recipe": "r999999999999", **figures, "difference": differences}
-    flipped = {**RECIPE, "views": "flip", "preprocessing": {**RECIPE["preprocessing"], "input_size": 64}}
+    flipped = replace(RECIPE, frame_spec=FrameSpec(64, views="flip"))
     text = write(tmp_path, *four_of_each(), others=(flipped,), compared=[other])
     found = [cells for cells in text.cells if cells and cells[0] == "top-1 localization error"][1]
     assert [" ".join(cell.split()) for cell in found[1:]] == [
@@ -270,7 +274,7 @@ def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
 
 
 def test_only_settings_that_differ_are_named() -> None:
-    other = {**RECIPE, "weights": "1" * 64, "output_stride": 16, "class_names": ["a", "b", "c"]}
+    other = make_recipe("abc", weights_fingerprint="1" * 64, output_stride=16, top_k=5)
     assert differing([RECIPE, RECIPE]) == []
     named = dict(differing([RECIPE, other]))
     assert set(named) == {"weights", "output stride", "class names"}
@@ -280,7 +284,7 @@ def test_only_settings_that_differ_are_named() -> None:
 
 def test_the_page_says_where_all_classes_are(tmp_path: Path) -> None:
     names = [f"class {n}" for n in range(40)]
-    recipe = {**RECIPE, "class_names": names}
+    recipe = make_recipe(names, top_k=5)
     rows = predictions(*(row(name, [(n, WHOLE)], {n: WHOLE}) for n, name in enumerate(names)))
     page = write(tmp_path, rows, Truth.of_rows(names, list(range(40)), [WHOLE] * 40), recipe)
     told = " ".join(page.text.split())

@@ -2,11 +2,10 @@
 
 import json
 
-from camworker.ledger.ledger import recipe_id
 from jobs import cli
 from support.recorded_generation import RECIPE
 
-NAME = recipe_id(RECIPE)
+NAME = RECIPE.id
 HOME, PARTS = f"ledger/recipe={NAME}", f"predictions/recipe={NAME}"
 
 

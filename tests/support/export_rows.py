@@ -12,6 +12,7 @@ from camworker.inference.predictions import TARGET_BOX_DTYPE, FailedPrediction, 
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS, CamShape
 from camworker.storage.memory import MemoryStore
+from support.recipes import make_recipe
 from support.row_tables import make_boxes, predictions_table
 
 RECIPE = "r0123456789ab"
@@ -28,12 +29,9 @@ IDS = (
 )
 
 
-def recipe(names=NAMES, **changes):
-    """As recipe.json holds it, as far as exports read it."""
-    size = {"preprocessing": {"input_size": 32, "resize": "squash"}, "views": "single"}
-    return {"network": "tiny", "class_names": names, "class_ids": None, "box_rule": "cam20", "top_k": 2} | (
-        size | changes
-    )
+def recipe(names=NAMES, **settings):
+    """Return a recipe whose rows rank two classes."""
+    return make_recipe(names, **{"top_k": 2} | settings)
 
 
 def boxes_of(label, score, corners, rank):

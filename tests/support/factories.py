@@ -19,6 +19,7 @@ from camworker.ledger.plan import write_generation
 from camworker.networks.gap import GapNetwork
 from camworker.networks.package import NetworkPackage, Preprocessing
 from camworker.schemas import ITEMS
+from support.recipes import make_recipe
 
 TINY_CLASSES = Classes(("cat", "dog", "bird"))
 
@@ -69,7 +70,7 @@ def run_generation(
     ledger: Ledger, localizer: Localizer, items: pa.Table, *, generation: int = 1, size: int = 100
 ) -> Plan:
     """Plan items as a generation and commit all its parts."""
-    ledger.write_recipe({"of": ledger.recipe})
+    ledger.write_recipe(make_recipe())
     plan = write_generation(ledger, generation, items, size, ReadPolicy())
     for shard in range(plan.shards):
         run_shard(

@@ -4,27 +4,17 @@ from dataclasses import asdict
 
 from camworker.inference.shard import run_shard
 from camworker.inputs import ReadPolicy
-from camworker.ledger.ledger import Ledger, recipe_id
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
 from camworker.storage.local import LocalStore
-from support.factories import TINY_CLASSES
+from support.recipes import make_recipe
 
-RECIPE = {
-    "network": "tiny",
-    "class_names": list(TINY_CLASSES.names),
-    "class_ids": None,
-    "preprocessing": {"input_size": 32, "resize": "squash"},
-    "views": "single",
-    "box_rule": "cam20",
-    "top_k": 3,
-    "scoring": "softmax",
-    "precision": "float32",
-}
+RECIPE = make_recipe()
 
 
 def open_output(out):
     """The ledger of an output of the tiny network, its recipe recorded."""
-    ledger = Ledger(LocalStore(out), recipe_id(RECIPE))
+    ledger = Ledger(LocalStore(out), RECIPE.id)
     ledger.write_recipe(RECIPE)
     return ledger
 

@@ -1,5 +1,6 @@
 """Summaries of a few rows made by hand, and a small output, for the tests of pages and tables."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pyarrow as pa
 
 from camworker.inference.localizer import Localizer
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import Criteria
 from camworker.metrics.summary import TruthFacts, compute
@@ -15,25 +17,14 @@ from camworker.reports.summary_tables import full_summary
 from camworker.schemas import CamShape, predictions_schema
 from camworker.storage.uris import open_store
 from support.factories import TINY_CLASSES, photographs_of, run_generation
+from support.recipes import make_recipe
 
 HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'
 SCHEMA = predictions_schema(CamShape(5, 2, 2))
 SIDE = 20  # of every image, in pixels
 WHOLE, LEFT, CORNER = (0, 0, 20, 20), (0, 0, 10, 20), (0, 0, 5, 5)
 
-RECIPE: dict[str, Any] = {
-    "network": "tiny",
-    "weights": "0" * 64,
-    "class_names": ["cat", HOSTILE, "bird"],
-    "class_ids": None,
-    "preprocessing": {"input_size": 32, "resize": "squash", "mean": [0.5], "std": [0.5]},
-    "scoring": "softmax",
-    "output_stride": None,
-    "views": "single",
-    "box_rule": "cam20",
-    "top_k": 5,
-    "precision": "float32",
-}
+RECIPE = make_recipe(("cat", HOSTILE, "bird"), top_k=5)
 
 Box = tuple[int, int, int, int]
 
@@ -88,7 +79,7 @@ def tally_of(rows: pa.Table, truth: Truth, measure: EvaluationConfig) -> tuple[T
 def summary_of(
     rows: pa.Table,
     truth: Truth,
-    recipe: dict[str, Any] = RECIPE,
+    recipe: Recipe = RECIPE,
     *,
     select: float | None = None,
     box_rule: str = "cam20",
@@ -96,7 +87,7 @@ def summary_of(
 ) -> tuple[dict[str, Any], TruthFacts]:
     """What summarize makes of rows, with what its report adds; about: keys of the summary to replace."""
     measure = EvaluationConfig(
-        CRITERIA, len(recipe["class_names"]), None if box_rule == "dtbox" else "maxboxacc", select
+        CRITERIA, len(recipe.classes), None if box_rule == "dtbox" else "maxboxacc", select
     )
     tally, facts = tally_of(rows, truth, measure)
     summary = {
@@ -105,11 +96,11 @@ def summary_of(
         "box_rule": box_rule,
         "iou_convention": "half-open",
         "select_threshold_on": select,
-        **compute(tally, facts, measure, min(5, recipe["top_k"])),
+        **compute(tally, facts, measure, min(5, recipe.top_k)),
         "compared": [],
         **about,
     }
-    return full_summary(summary, tally, facts, recipe["class_names"]), facts
+    return full_summary(summary, tally, facts, recipe.classes.names), facts
 
 
 def four_of_each() -> tuple[pa.Table, Truth]:
@@ -134,7 +125,7 @@ def four_of_each() -> tuple[pa.Table, Truth]:
 def localized(out: Path, photos: Path, localizer: Localizer, *, generation: int = 1) -> Ledger:
     """An output of these photographs, their classes in turn: 0, 1, 2, 0, ... Shards of four."""
     ledger = Ledger(open_store(str(out)), "r0123456789ab")
-    ledger.write_recipe({**RECIPE, "class_names": list(TINY_CLASSES.names)})
+    ledger.write_recipe(replace(RECIPE, classes=TINY_CLASSES))
     items = photographs_of(photos)
     column = items.schema.field("labels")
     labels = pa.array([[n % 3] for n in range(items.num_rows)], column.type)

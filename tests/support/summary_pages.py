@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from camworker.ledger.recipe import Recipe
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.reports.cards import Section
 from camworker.reports.summary_page import write_summary
@@ -57,9 +58,9 @@ def write(
     folder: Path,
     rows: Any,
     truth: Truth,
-    recipe: dict[str, Any] = RECIPE,
+    recipe: Recipe = RECIPE,
     sections: tuple[Section, ...] = (),
-    others: tuple[dict[str, Any], ...] = (),
+    others: tuple[Recipe, ...] = (),
     **about: Any,
 ) -> Page:
     summary, facts = summary_of(rows, truth, recipe, **about)
