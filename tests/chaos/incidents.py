@@ -1,6 +1,6 @@
 """Incidents: a process of a run is killed, or gets an exception or a wrong answer, at a named function.
 
-A test requests them through the environment (see `in_processes`), and hooked/sitecustomize.py installs them in
+A test requests them through the environment (see `in_processes`); hooked/sitecustomize.py installs them in
 every process of the run, including Ray's workers. Product code has no part in it.
 """
 
