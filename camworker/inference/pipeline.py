@@ -13,12 +13,14 @@ from camworker.inference.predictions import Predictions
 from camworker.inference.prefetch import preprocessed_batches
 from camworker.inference.stage_timer import StageTimer
 from camworker.inputs import ReadPolicy
+from camworker.storage.uris import Connections
 
 
 def localize_items(
     items: pa.Table,
     localizer: Localizer,
     policy: ReadPolicy,
+    connections: Connections | None = None,
     *,
     decode_threads: int,
     inference_streams: int = 1,
@@ -37,6 +39,7 @@ def localize_items(
         items: The items (schema `PLAN` or `ITEMS`).
         localizer: The network.
         policy: How the images are read and checked.
+        connections: Connections to object stores; None opens some for this call.
         decode_threads: Number of threads that read and decode.
         inference_streams: Number of batches in the network at a time.
         isolate: Decode in a child process, so that an image that crashes the decoder does not crash this one.
@@ -50,6 +53,7 @@ def localize_items(
         items,
         localizer,
         policy,
+        connections,
         decode_threads=decode_threads,
         isolate=isolate,
         on_image=on_image,

@@ -16,6 +16,7 @@ from camworker.inference.localizer import ImageInFlight, Localizer
 from camworker.inference.stage_timer import StageTimer
 from camworker.inputs import ReadPolicy
 from camworker.inputs.fetch import Fetcher, open_fetchers
+from camworker.storage.uris import Connections
 
 _BATCHES_AHEAD: Final = 3
 _GPU_STREAMS: Final = 2
@@ -54,6 +55,7 @@ def preprocessed_batches(
     items: pa.Table,
     localizer: Localizer,
     policy: ReadPolicy,
+    connections: Connections | None = None,
     *,
     decode_threads: int,
     isolate: bool = False,
@@ -70,6 +72,7 @@ def preprocessed_batches(
         items: The items; at least the columns uri, source_row and identity.
         localizer: Gives the batch size and how an image is preprocessed.
         policy: How the images are read and checked.
+        connections: Connections to object stores; None opens some for this call.
         decode_threads: Number of threads that read and decode.
         isolate: Decode in a child process, so that an image that crashes the decoder does not crash this one.
         on_image: Called after each image, from the thread that preprocessed it.
@@ -113,7 +116,7 @@ def preprocessed_batches(
         ahead: deque[Future[ImageInFlight]] = deque()
         # Rows of Parquet files are read here, one after another; files are read by the threads that decode
         # them.
-        fetchers = stage_timer.timed_each("fetch_decode", open_fetchers(items, policy))
+        fetchers = stage_timer.timed_each("fetch_decode", open_fetchers(items, policy, connections))
         for start in range(0, items.num_rows, size):
             for fetch in fetchers:
                 ahead.append(pool.submit(preprocess_or_retry_alone, fetch))

@@ -19,6 +19,7 @@ from camworker.inference.stage_timer import StageTimer, StageTimes
 from camworker.ledger.ledger import Ledger, Part, Plan
 from camworker.ledger.parts import adopt_part, commit_part, planned_metadata
 from camworker.ledger.plan import read_shard
+from camworker.storage.uris import Connections
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def run_shard(
     plan: Plan,
     shard: int,
     localizer: Localizer,
+    connections: Connections | None = None,
     *,
     decode_threads: int,
     inference_streams: int = 1,
@@ -64,6 +66,7 @@ def run_shard(
         plan: The generation that the shard belongs to.
         shard: Number of the shard in its plan.
         localizer: The network; not used when the part is committed already.
+        connections: Connections to object stores, for reading the images; None opens some for this call.
         decode_threads: Number of threads that read and decode, see `ThreadBudget`.
         inference_streams: Number of batches in the network at a time, see `ThreadBudget`.
         runtime_info: What was resolved at run time (precision, versions, ...), for the part's metadata. It
@@ -88,6 +91,7 @@ def run_shard(
         items,
         localizer,
         plan.policy,
+        connections,
         decode_threads=decode_threads,
         inference_streams=inference_streams,
         isolate=isolate,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from camworker.errors import ChangedError, Failure, UsageError
 from camworker.inputs.read_policy import ReadPolicy
 from camworker.storage.parquet import open_parquet
-from camworker.storage.uris import is_s3, open_uri, read_uri
+from camworker.storage.uris import Connections, is_s3, open_uri, read_uri
 
 # More than 100 megapixels of 16-bit RGBA; what is larger would cost a worker its memory.
 MAX_FILE_BYTES: Final = 2**30
@@ -30,7 +30,9 @@ _REMOVED: Final = Failure("removed", "it is no longer listed")
 Fetcher = Callable[[], bytes | Failure]
 
 
-def open_fetchers(items: pa.Table, policy: ReadPolicy) -> Iterator[Fetcher]:
+def open_fetchers(
+    items: pa.Table, policy: ReadPolicy, connections: Connections | None = None
+) -> Iterator[Fetcher]:
     """For each item, in order, a function that returns its bytes or the Failure that its row becomes.
 
     Local files are read when the function is called, by whatever thread calls it; those in S3 from when
@@ -41,6 +43,7 @@ def open_fetchers(items: pa.Table, policy: ReadPolicy) -> Iterator[Fetcher]:
     is read.
     """
     rows = items.select(["uri", "source_row", "identity"]).to_pylist()
+    connections = connections or Connections()
     requests = ThreadPoolExecutor(_REQUESTS_AT_ONCE)
     try:
         for (uri, in_table, removed), group in groupby(rows, _source):
@@ -48,10 +51,12 @@ def open_fetchers(items: pa.Table, policy: ReadPolicy) -> Iterator[Fetcher]:
                 yield from (partial(_value, _REMOVED) for _ in group)
                 continue
             if in_table:
-                yield from _table_fetches(uri, [row["source_row"] for row in group], policy.tables.get(uri))
+                group_rows = [row["source_row"] for row in group]
+                yield from _table_fetches(uri, group_rows, policy.tables.get(uri), connections)
                 continue
             for row in group:
-                read = partial(read_file, uri, row["identity"] if policy.check_identity else None)
+                identity = row["identity"] if policy.check_identity else None
+                read = partial(read_file, uri, identity, connections)
                 yield requests.submit(read).result if is_s3(uri) else read
     except GeneratorExit:
         requests.shutdown(wait=False, cancel_futures=True)  # nobody wants the rest
@@ -64,10 +69,12 @@ def _source(row: dict[str, Any]) -> tuple[str, bool, bool]:
     return row["uri"], row["source_row"] is not None, row["identity"] is None
 
 
-def read_file(uri: str, identity: str | None = None) -> bytes | Failure:
+def read_file(
+    uri: str, identity: str | None = None, connections: Connections | None = None
+) -> bytes | Failure:
     """All bytes of a file, or why there are none; identity: what it has to be, where that is known."""
     try:
-        return read_uri(uri, identity, MAX_FILE_BYTES)
+        return read_uri(uri, identity, MAX_FILE_BYTES, connections=connections)
     except ChangedError as error:
         return Failure("changed", str(error))
     except (OSError, UsageError, ValueError) as error:  # ValueError: a NUL in a path
@@ -76,11 +83,13 @@ def read_file(uri: str, identity: str | None = None) -> bytes | Failure:
         return Failure("read_error", str(error))
 
 
-def _table_fetches(uri: str, wanted: list[int], identity: str | None) -> Iterator[Fetcher]:
+def _table_fetches(
+    uri: str, wanted: list[int], identity: str | None, connections: Connections
+) -> Iterator[Fetcher]:
     given = 0
     failure = Failure("changed", "the table has fewer rows than when it was planned")
     try:
-        with open_uri(uri, identity) as file:
+        with open_uri(uri, identity, connections=connections) as file:
             table = open_parquet(file, buffer_size=_BYTES_AT_ONCE)
             for data in _column_values(table, np.array(wanted)):
                 yield partial(_value, data)

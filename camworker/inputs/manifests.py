@@ -21,6 +21,7 @@ from camworker.storage.uris import (
     ANY_SCHEME,
     CREDENTIALS,
     S3_SCHEME,
+    Connections,
     check_location_form,
     find_outside,
     is_s3,
@@ -42,12 +43,14 @@ class TableOptions:
         id_column: Column that holds image ids; None takes image_id, id or uri.
         identity_column: Column that holds the identities of the images; None derives them from the files.
         roots: Absolute folders in which a manifest may name local files.
+        connections: Connections to object stores.
     """
 
     classes: Classes
     id_column: str | None
     identity_column: str | None
     roots: tuple[str, ...]
+    connections: Connections
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,14 @@ def list_table(entry: Entry, options: TableOptions, write: Callable[[pa.Table], 
     it may not.
     """
     columns = _columns(entry.key, options)
-    rows, listed, checkable = parquet_rows(entry.key) if columns.holds_images else 0, 0, columns.has_etag
-    for table in column_batches(entry.key, columns.needed, text=columns.text):
+    rows, listed, checkable = (
+        parquet_rows(entry.key, options.connections) if columns.holds_images else 0,
+        0,
+        columns.has_etag,
+    )
+    for table in column_batches(
+        entry.key, columns.needed, text=columns.text, connections=options.connections
+    ):
         if columns.inventory:
             table = _images_of_inventory(table, columns.flags)
         items = _items(table, columns, options, entry, listed, rows)
@@ -102,7 +111,7 @@ class _Columns:
 
 
 def _columns(path: str, options: TableOptions) -> _Columns:
-    have = column_types(path)
+    have = column_types(path, options.connections)
     holds_images = not path.lower().endswith(".csv") and bytes_column(have.get("image")) is not None
     inventory = not holds_images and "uri" not in have and have.keys() >= _INVENTORY
     if not (holds_images or inventory or "uri" in have):

@@ -22,6 +22,7 @@ from camworker.inputs.read_policy import ReadPolicy
 from camworker.schemas import ITEMS
 from camworker.storage.store import Entry
 from camworker.storage.uris import (
+    Connections,
     entry_of,
     exists_location,
     is_below,
@@ -115,8 +116,10 @@ def list_source(
         UsageError: The location holds no images, a column is missing, an image id occurs twice, a label is
             not among the classes, or the listing broke off.
     """
-    path = check_location(location)
-    options = TableOptions(classes, id_column, identity_column, tuple(map(os.path.abspath, policy.roots)))
+    connections = Connections()
+    path = check_location(location, connections)
+    roots = tuple(map(os.path.abspath, policy.roots))
+    options = TableOptions(classes, id_column, identity_column, roots, connections)
     try:
         listing = _list(path, location, options, leave_out, scratch)
     except OSError as error:
@@ -130,11 +133,11 @@ def list_source(
     return replace(listing, policy=replace(listing.policy, roots=policy.roots))
 
 
-def check_location(location: str) -> str:
+def check_location(location: str, connections: Connections | None = None) -> str:
     """The absolute path or s3:// URI of what is to be listed. Raises UsageError when nothing is there."""
     path = normalize_location(location)
     try:
-        there = exists_location(path)
+        there = exists_location(path, connections=connections)
     except OSError as error:
         raise UsageError(f"cannot list {error}") from error
     if not there:
@@ -149,9 +152,9 @@ def check_location(location: str) -> str:
 def _list(
     path: str, location: str, options: TableOptions, leave_out: str | None, scratch: Path
 ) -> ItemListing[ItemsFile]:
-    if entry := _one_file(path, location):
+    if entry := _one_file(path, location, options.connections):
         return _rows_of_tables([entry], os.path.dirname(path), options, scratch)
-    images, tables = _files_below(path, leave_out, scratch)
+    images, tables = _files_below(path, leave_out, scratch, options.connections)
     if images.count and (options.id_column or options.identity_column):
         raise UsageError(
             f"{location} is a folder of images: --id-column and --identity-column are for tables"
@@ -164,25 +167,27 @@ def _list(
     raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_EXTENSIONS)}) nor .parquet files")
 
 
-def _one_file(path: str, location: str) -> Entry | None:
+def _one_file(path: str, location: str, connections: Connections) -> Entry | None:
     """The entry of a table that path names; None for a folder. Raises UsageError for another file."""
     is_table = path.lower().endswith(_TABLE_SUFFIXES)
     if is_s3(path):
         try:
-            return entry_of(path) if is_table else None
+            return entry_of(path, connections=connections) if is_table else None
         except FileNotFoundError:
             return None  # a prefix may be called so as well
     if not os.path.isfile(path):
         return None
     if not is_table:
         raise UsageError(f"{location} is one file: name its folder, a Parquet file or a CSV manifest")
-    return entry_of(path)
+    return entry_of(path, connections=connections)
 
 
-def _files_below(path: str, leave_out: str | None, scratch: Path) -> tuple[ItemsFile, list[Entry]]:
+def _files_below(
+    path: str, leave_out: str | None, scratch: Path, connections: Connections
+) -> tuple[ItemsFile, list[Entry]]:
     """The images below path as items, as they come, and the Parquet files there, by name."""
     tables: list[Entry] = []
-    images, items = _images_below(path, leave_out, tables), ItemsFile(scratch / "files.parquet")
+    images, items = _images_below(path, leave_out, tables, connections), ItemsFile(scratch / "files.parquet")
     with TableWriter(items.path, ITEMS) as writer:
         # Columns at once, not objects.
         while some := list(islice(images, _ENTRIES_AT_ONCE)):
@@ -192,9 +197,11 @@ def _files_below(path: str, leave_out: str | None, scratch: Path) -> tuple[Items
     return items, tables
 
 
-def _images_below(path: str, leave_out: str | None, tables: list[Entry]) -> Iterator[Entry]:
+def _images_below(
+    path: str, leave_out: str | None, tables: list[Entry], connections: Connections
+) -> Iterator[Entry]:
     """The images below path; the Parquet files on the way go into tables, with whole locations as keys."""
-    for entry in open_store(path).list():
+    for entry in open_store(path, connections).list():
         name = entry.key.lower()
         where = join_uri(path, entry.key) if name.endswith((*IMAGE_EXTENSIONS, ".parquet")) else ""
         if not where or (leave_out and is_below(where, leave_out)):

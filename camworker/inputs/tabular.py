@@ -9,27 +9,29 @@ import pyarrow.csv
 
 from camworker.errors import ChangedError, UsageError
 from camworker.storage.parquet import open_parquet
-from camworker.storage.uris import check_location_form, open_uri
+from camworker.storage.uris import Connections, check_location_form, open_uri
 
 _ROWS_AT_ONCE: Final = 65_536
 
 
-def column_types(path: str) -> dict[str, pa.DataType]:
+def column_types(path: str, connections: Connections | None = None) -> dict[str, pa.DataType]:
     """The columns of a Parquet or CSV file. Raises UsageError when it cannot be read as one."""
-    with _open_table(path) as file:
+    with _open_table(path, connections) as file:
         schema = pa.csv.open_csv(file).schema if _is_csv(path) else open_parquet(file).schema_arrow
         return dict(zip(schema.names, schema.types, strict=True))
 
 
-def read_columns(path: str, columns: Sequence[str], *, text: Sequence[str] = ()) -> pa.Table:
+def read_columns(
+    path: str, columns: Sequence[str], *, text: Sequence[str] = (), connections: Connections | None = None
+) -> pa.Table:
     """These columns of a Parquet or CSV file; those in text as strings, whatever they look like.
 
     Raises UsageError when the file cannot be read or a column is missing.
     """
-    have = column_types(path)
+    have = column_types(path, connections)
     if missing := [name for name in columns if name not in have]:
         raise UsageError(f"{path} has no column {missing[0]!r}: it has {', '.join(have)}")
-    with _open_table(path) as file:
+    with _open_table(path, connections) as file:
         if _is_csv(path):
             options = _csv_options(columns, {name: pa.string() for name in text})
             table = pa.csv.read_csv(file, convert_options=options)
@@ -39,17 +41,21 @@ def read_columns(path: str, columns: Sequence[str], *, text: Sequence[str] = ())
     return table.select(list(columns))
 
 
-def column_batches(path: str, columns: Sequence[str], *, text: Sequence[str] = ()) -> Iterator[pa.Table]:
+def column_batches(
+    path: str, columns: Sequence[str], *, text: Sequence[str] = (), connections: Connections | None = None
+) -> Iterator[pa.Table]:
     """As read_columns, some ten thousand rows at a time, so that a table's size costs no memory."""
-    have = column_types(path)
+    have = column_types(path, connections)
     if missing := [name for name in columns if name not in have]:
         raise UsageError(f"{path} has no column {missing[0]!r}: it has {', '.join(have)}")
     if _is_csv(path) and (others := [name for name in columns if name not in text]):
         # A CSV's types are known when all of it is read: a column of numbers may end in words.
-        kinds = dict(zip(others, read_columns(path, others).schema.types, strict=True))
+        kinds = dict(
+            zip(others, read_columns(path, others, connections=connections).schema.types, strict=True)
+        )
     else:
         kinds = {}
-    with _open_table(path) as file:
+    with _open_table(path, connections) as file:
         if _is_csv(path):
             options = _csv_options(columns, {**kinds, **{name: pa.string() for name in text}})
             batches: Iterable[pa.RecordBatch] = pa.csv.open_csv(file, convert_options=options)
@@ -59,9 +65,9 @@ def column_batches(path: str, columns: Sequence[str], *, text: Sequence[str] = (
             yield _as_text(pa.Table.from_batches([batch]), text).select(list(columns))
 
 
-def parquet_rows(path: str) -> int:
+def parquet_rows(path: str, connections: Connections | None = None) -> int:
     """Rows of a Parquet file. Raises UsageError when it cannot be read as one."""
-    with _open_table(path) as file:
+    with _open_table(path, connections) as file:
         return open_parquet(file).metadata.num_rows
 
 
@@ -79,11 +85,11 @@ def _as_text(table: pa.Table, names: Sequence[str]) -> pa.Table:
 
 
 @contextmanager
-def _open_table(path: str) -> Iterator[IO[bytes]]:
+def _open_table(path: str, connections: Connections | None) -> Iterator[IO[bytes]]:
     """Open a table's file; what goes wrong while it is read is one line."""
     check_location_form(path)
     try:
-        with open_uri(path) as file:
+        with open_uri(path, connections=connections) as file:
             yield file
     except (OSError, ChangedError, pa.ArrowException) as error:
         raise UsageError(f"{path} cannot be read as {_kind(path)}: {_first_line(error)}") from error

@@ -18,6 +18,7 @@ from camworker.images.decode import decode, network_input
 from camworker.inputs import ReadPolicy
 from camworker.inputs.fetch import open_fetchers, read_file
 from camworker.schemas import ITEMS
+from camworker.storage.uris import Connections
 
 # What suits localization: crops large enough to hold most of the object, so that the network is not
 # rewarded for looking at one part of it; mirror images; some change of light.
@@ -50,6 +51,7 @@ class Images(Dataset):
         self._uris: list[str] = items["uri"].to_pylist()
         self._labels: list[list[int]] = items["labels"].to_pylist()
         self._classes, self._size, self._seed = classes, size, seed
+        self._connections = Connections()
         self._augment: v2.Transform | None = None
         if augment:
             self._augment = v2.Compose(
@@ -65,7 +67,7 @@ class Images(Dataset):
 
     def __getitem__(self, step: Step) -> Loaded | Failure:
         epoch, row = step
-        data = read_file(self._uris[row])
+        data = read_file(self._uris[row], connections=self._connections)
         pixels_CHW = data if isinstance(data, Failure) else decode(data)
         if isinstance(pixels_CHW, Failure):
             return pixels_CHW

@@ -15,6 +15,7 @@ from camworker.images.decode import PreprocessedImage
 from camworker.inference.localizer import Localizer
 from camworker.inference.prefetch import preprocessed_batches
 from camworker.inputs import ReadPolicy
+from camworker.storage.uris import Connections
 from camworker.units.top_activations import PEAK, Excited, TopActivations
 
 
@@ -24,6 +25,7 @@ def collect_top_activations(
     units_U: NDArray[np.integer],
     count: int,
     policy: ReadPolicy,
+    connections: Connections | None = None,
     *,
     decoders: int,
     on_batch: Callable[[Sequence[str]], None] = lambda statuses: None,
@@ -37,7 +39,9 @@ def collect_top_activations(
     excitations = TopActivations.none(len(units_U), count)
     images = Counter[str]()
     seen_K = np.zeros(len(localizer.package.classes), np.int64)
-    batches = preprocessed_batches(items, localizer, policy, decode_threads=decoders, isolate=isolate)
+    batches = preprocessed_batches(
+        items, localizer, policy, connections, decode_threads=decoders, isolate=isolate
+    )
     with closing(batches):
         for rows, received in batches:
             batch = localizer.preprocess_on_device(received)

@@ -17,7 +17,7 @@ from camworker.inference.stage_timer import StageTimer
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.networks.package import NetworkPackage, load
 from camworker.schemas import Precision
-from camworker.storage.uris import open_store
+from camworker.storage.uris import Connections, open_store
 from jobs.driver.json_logs import LOG, log_context, write_json_lines
 from jobs.driver.telemetry import WorkerMetrics
 from jobs.driver.worker_process import RuntimeInfo
@@ -97,7 +97,8 @@ class LocalizeWorker:
         self._recipe = settings.recipe
         self._localizer = settings.localizer()
         self._threads, self._compilation = start(self._localizer, settings, cores)
-        self._ledger = Ledger(open_store(settings.out), settings.recipe)
+        self._connections = Connections()
+        self._ledger = Ledger(open_store(settings.out, self._connections), settings.recipe)
         self._plans: dict[int, Plan] = {}
         self.progress = WorkerProgress()
         self._stages = StageTimer()
@@ -148,6 +149,7 @@ class LocalizeWorker:
             self._plans[generation],
             shard,
             self._localizer,
+            self._connections,
             decode_threads=self._threads.decode_threads,
             inference_streams=self._threads.inference_streams,
             runtime_info=self.runtime_info(),

@@ -11,6 +11,7 @@ from camworker.frame import Resize
 from camworker.inference.localizer import Localizer
 from camworker.inputs import ReadPolicy
 from camworker.schemas import Precision
+from camworker.storage.uris import Connections
 from camworker.units.collect import collect_top_activations
 from camworker.units.top_activations import Excited
 from jobs.driver.worker_process import RuntimeInfo
@@ -59,6 +60,7 @@ class UnitsWorker:
         self._cores = cores
         self._settings = settings
         self._localizer = settings.localizer()
+        self._connections = Connections()
         self.progress = WorkerProgress()
 
     def runtime_info(self) -> RuntimeInfo:
@@ -77,6 +79,7 @@ class UnitsWorker:
             self._settings.units_U,
             self._settings.count,
             policy,
+            self._connections,
             decoders=self._cores,
             on_batch=self.progress.count_batch,
             isolate=isolate,
