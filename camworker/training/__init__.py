@@ -1,1 +1,1 @@
-"""Fine-tuning from image-level labels."""
+"""Fine-tuning of networks from image-level labels."""

@@ -92,7 +92,8 @@ def test_average_precision_by_pycocotools(tmp_path):
     """Three images with a true box each: hit at score 0.9, missed at 0.8, hit with IoU 0.62 at 0.7.
 
     Precision is 1 up to recall 1/3 and 2/3 up to recall 2/3. 34 of the 101 recall levels are in the
-    first third and 33 in the second: AP50 = (34 + 33 * 2/3) / 101. At IoU over 0.6 the third box misses: 34 / 101.
+    first third and 33 in the second: AP50 = (34 + 33 * 2/3) / 101. At IoU over 0.6 the third box misses: 34 /
+    101.
     """
     truth = (0, 0, 100, 50)
     target = [known(0, 0.1, truth)]

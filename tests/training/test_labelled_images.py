@@ -1,4 +1,4 @@
-"""Labelled images from folders, tables and label files; which are held back."""
+"""Labelled images from folders, tables and label files, and which of them are held back."""
 
 import json
 
@@ -48,13 +48,13 @@ def test_class_names_give_the_order(classes_in_folders, tmp_path):
     assert labels_of(examples)["cat/deep/3.png"] == [2]
 
 
-def test_a_folder_that_the_class_names_lack(classes_in_folders, tmp_path):
+def test_a_folder_that_is_missing_in_the_class_names_is_refused(classes_in_folders, tmp_path):
     (tmp_path / "names.txt").write_text("dog\ncat\n")
     with pytest.raises(UsageError, match="'bird'"):
         read_examples(str(classes_in_folders), class_names=str(tmp_path / "names.txt"))
 
 
-def test_labels_beside_a_folder(folder, tmp_path):
+def test_a_folder_with_a_file_of_labels(folder, tmp_path):
     labels = write_table(tmp_path / "labels.parquet", image_id=["00.png", "01.png"], label=["b", "a"])
     examples = read_examples(str(folder), image_labels=labels)
     assert examples.classes.names == ("a", "b")
@@ -66,11 +66,11 @@ def test_several_labels_need_multi_label(folder, tmp_path):
     labels = write_table(
         tmp_path / "l.parquet", image_id=["00.png", "00.png", "01.png"], label=["b", "a", "b"]
     )
-    with pytest.raises(UsageError, match=r"'00.png' has 2 labels.*--multi-label"):
+    with pytest.raises(UsageError, match=r"'00\.png' has 2 labels"):
         read_examples(str(folder), image_labels=labels)
     examples = read_examples(str(folder), image_labels=labels, multi_label=True)
     assert labels_of(examples)["00.png"] == [0, 1]
-    # An image without a label shows none of the classes: that is something to learn, too.
+    # An image without a label shows none of the classes, and is used for training as well.
     assert examples.listing.items.num_rows == 11
     assert labels_of(examples)["05.png"] == []
 
@@ -110,10 +110,10 @@ def test_lists_of_labels(tmp_path):
     assert labels_of(examples) == {"0": [0, 1], "1": [2], "2": []}
 
 
-def test_what_nothing_can_be_learnt_from(folder, tmp_path):
-    with pytest.raises(UsageError, match="a folder for each class"):
+def test_unusable_labels_are_refused(folder, tmp_path):
+    with pytest.raises(UsageError, match="one folder per class"):
         read_examples(str(folder))
-    with pytest.raises(UsageError, match=r"one class, 'a'.*two or more"):
+    with pytest.raises(UsageError, match=r"one class, 'a'.*needs two or more"):
         read_examples(table_of(tmp_path / "one.parquet", ["a", "a"]))
     with pytest.raises(UsageError, match="is empty"):
         read_examples(table_of(tmp_path / "none.parquet", pa.array([None, None], pa.string())))
@@ -127,40 +127,41 @@ def test_class_names_of_a_file(tmp_path):
     assert read_class_names(str(path)).names == ("cat", "Jack Russell terrier")
     for content in ("", "cat\n\ndog\n"):
         path.write_text(content)
-        with pytest.raises(UsageError, match="a class name a line"):
+        with pytest.raises(UsageError, match="one class name per line"):
             read_class_names(str(path))
     with pytest.raises(UsageError, match="cannot be read"):
         read_class_names(str(tmp_path / "nowhere"))
 
 
 @given(st.lists(st.integers(0, 3), max_size=40), st.floats(0, 1), st.integers(-5, 5))
-def test_held_back_is_a_share_of_each_class(labels, share, seed):
+def test_a_fraction_of_each_class_is_held_back(labels, fraction, seed):
     items = pa.concat_tables([make_items(), *(make_items(str(n), labels=[k]) for n, k in enumerate(labels))])
-    held = held_back(items, share, seed)
+    held = held_back(items, fraction, seed)
     for label in set(labels):
-        own = held[np.array(labels) == label]
-        if share and len(own) > 1:
-            assert 1 <= own.sum() <= len(own) - 1
-            assert abs(own.sum() - share * len(own)) <= 1
+        held_of_class = held[np.array(labels) == label]
+        if fraction and len(held_of_class) > 1:
+            assert 1 <= held_of_class.sum() <= len(held_of_class) - 1
+            assert abs(held_of_class.sum() - fraction * len(held_of_class)) <= 1
         else:
-            assert own.sum() == round(share * len(own))
+            assert held_of_class.sum() == round(fraction * len(held_of_class))
 
 
-def test_held_back_depends_on_ids_and_seed_alone():
+def test_held_back_images_depend_only_on_ids_and_seed():
     items = make_items(*map(str, range(50)), labels=[0])
     ids = np.array(items["image_id"].to_pylist())
     held = set(ids[held_back(items, 0.3, 1)])
-    backwards = items.take(list(reversed(range(50))))
-    assert set(np.array(backwards["image_id"].to_pylist())[held_back(backwards, 0.3, 1)]) == held
+    reversed_items = items.take(list(reversed(range(50))))
+    assert set(np.array(reversed_items["image_id"].to_pylist())[held_back(reversed_items, 0.3, 1)]) == held
     assert set(ids[held_back(items, 0.3, 2)]) != held
     assert len(held) == 15
 
 
-def test_the_manifest_is_an_input(folder, tmp_path):
+def test_the_manifest_can_be_read_as_input(folder, tmp_path):
     classes = Classes(("cat", "dog"))
     items = open_source(str(folder), classes).items.slice(0, 2)
-    place = items.schema.get_field_index("labels")
-    items = items.set_column(place, items.schema.field(place), pa.array([[1], [0, 1]], pa.list_(pa.int32())))
+    column = items.schema.get_field_index("labels")
+    labels = pa.array([[1], [0, 1]], pa.list_(pa.int32()))
+    items = items.set_column(column, items.schema.field(column), labels)
     pq.write_table(manifest(items, classes), tmp_path / "held.parquet")
     again = open_source(str(tmp_path / "held.parquet"), classes).items
     assert again["uri"].to_pylist() == items["uri"].to_pylist()

@@ -1,4 +1,4 @@
-"""Fine-tuning without Ray: batches, their seeds, the schedule, learning, resuming, what validation sums."""
+"""Fine-tuning without Ray: batches and their seeds, the schedule, learning, resuming and validation."""
 
 import io
 from pathlib import Path
@@ -14,27 +14,31 @@ from camworker.boxes.rules import boxes_from_cam
 from camworker.cam import class_activation_maps
 from camworker.inputs.sources import open_source
 from camworker.networks.gap import Preprocessing
-from camworker.training.data import EpochSampler, Images, training_batches, unpack
-from camworker.training.trainer import Hyperparameters, Trainer, is_enough, learning_rate
+from camworker.training.data import EpochSampler, ImageDataset, training_batches, unpack
+from camworker.training.trainer import Hyperparameters, Trainer, learning_rate, should_stop
 from support.factories import TINY_CLASSES, encode, make_items, photograph, photographs_of, tiny_package
 
 HALF = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
 
 
-def how(**changed):
+def hyperparameters(**changed):
     values = {"epochs": 3, "batch_size": 4, "lr_backbone": 1e-3, "lr_head": 1e-2, "weight_decay": 0.01}
     return Hyperparameters(**{**values, "multi_label": False, "seed": 0, **changed})
 
 
 def trainer(**changed):
     return Trainer(
-        tiny_package().network, HALF, how(**changed), steps_per_epoch=3, device=torch.device("cpu")
+        tiny_package().network,
+        HALF,
+        hyperparameters(**changed),
+        steps_per_epoch=3,
+        device=torch.device("cpu"),
     )
 
 
 @pytest.fixture
 def coloured(tmp_path):
-    """Twelve images of three classes, each of one colour."""
+    """Twelve images of three classes, one colour per class."""
     tables = []
     for n in range(12):
         pixels = np.zeros((40, 50, 3), np.uint8)
@@ -80,7 +84,7 @@ def test_training_batches_are_a_function_of_seed_and_epoch(folder):
     assert not torch.equal(epoch(0, seed=1), first)
 
 
-def test_every_epoch_has_every_image_once():
+def test_every_epoch_yields_every_image_once():
     order = EpochSampler(10, 4, shuffle=True, seed=3)
     for epoch in range(3):
         order.epoch = epoch
@@ -90,7 +94,7 @@ def test_every_epoch_has_every_image_once():
         assert {number for batch in batches for number, _ in batch} == {epoch}
 
 
-def test_broken_images_are_left_out_and_counted(coloured, tmp_path):
+def test_broken_images_are_counted_and_left_out(coloured, tmp_path):
     (tmp_path / "1.png").write_bytes(b"no image")
     (tmp_path / "2.png").unlink()
     batch = next(iter(load(coloured)[0]))
@@ -120,12 +124,12 @@ def test_files_are_not_copied(folder, tmp_path):
 
 
 def test_augmented_images_keep_their_size(coloured):
-    images = Images(coloured, 3, 48, augment=True, seed=0)
+    images = ImageDataset(coloured, 3, 48, augment=True, seed=0)
     _, pixels_CHW, _ = images[(0, 5)]
     assert (pixels_CHW.shape, pixels_CHW.dtype) == ((3, 48, 48), torch.uint8)
 
 
-def test_the_schedule_warms_up_and_ends_at_nothing():
+def test_the_schedule_warms_up_and_ends_at_zero():
     rates = [learning_rate(step, 100) for step in range(101)]
     assert rates[0] == 0.1
     assert rates[9] == rates[10] == 1
@@ -135,7 +139,7 @@ def test_the_schedule_warms_up_and_ends_at_nothing():
     assert learning_rate(0, 1) == 1
 
 
-def test_backbone_and_head_have_their_own_rates(coloured):
+def test_backbone_and_head_have_separate_learning_rates(coloured):
     ours = trainer(lr_backbone=0.0, weight_decay=0.0)
     before = {k: v.clone() for k, v in ours.network.model.state_dict().items()}
     ours.train(load(coloured, training=True)[0], 0, lambda step, loss: None)
@@ -143,8 +147,8 @@ def test_backbone_and_head_have_their_own_rates(coloured):
     assert changed == {"head.weight", "head.bias"}
 
 
-def test_frozen_statistics_stay_while_weights_learn(coloured):
-    """A backbone's batch normalization keeps its means and variances, and learns its scale."""
+def test_frozen_statistics_stay_while_weights_change(coloured):
+    """Batch normalization keeps its means and variances, while its scale is trained."""
     from torch import nn
 
     for frozen in (False, True):
@@ -158,23 +162,23 @@ def test_frozen_statistics_stay_while_weights_learn(coloured):
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_it_learns(coloured, multi_label):
+def test_training_reduces_the_loss(coloured, multi_label):
     ours = trainer(multi_label=multi_label, epochs=10)
     loader, order = load(coloured, training=True)
     check, _ = load(coloured)
-    before = ours.validate(check, [{}] * 12).figures()
+    before = ours.validate(check, [{}] * 12)
     losses = []
     for epoch in range(10):
         order.epoch = epoch
         losses.append(ours.train(loader, epoch, lambda step, loss: None)[0])
-    after = ours.validate(check, [{}] * 12).figures()
+    after = ours.validate(check, [{}] * 12)
     assert losses[-1] < 0.85 * losses[0]
-    assert after["validation_loss"] < 0.85 * before["validation_loss"]
-    assert after["validation_accuracy"] > 0.9
-    assert after["gt_known_localization_accuracy"] is None
+    assert after.mean_loss < 0.85 * before.mean_loss
+    assert after.accuracy > 0.9
+    assert after.gt_known_localization_accuracy is None
 
 
-def test_resuming_is_not_noticed(coloured):
+def test_a_resumed_training_gives_the_same_weights(coloured):
     loader, order = load(coloured, training=True)
 
     def epochs(ours, numbers):
@@ -183,17 +187,17 @@ def test_resuming_is_not_noticed(coloured):
             ours.train(loader, epoch, lambda step, loss: None)
         return ours
 
-    undisturbed = epochs(trainer(), [0, 1, 2])
+    uninterrupted = epochs(trainer(), [0, 1, 2])
     buffer = io.BytesIO()
     torch.save(epochs(trainer(), [0]).state(), buffer)
     resumed = trainer()
     resumed.restore(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     epochs(resumed, [1, 2])
-    for key, tensor in undisturbed.network.model.state_dict().items():
+    for key, tensor in uninterrupted.network.model.state_dict().items():
         assert torch.equal(resumed.network.model.state_dict()[key], tensor), key
 
 
-def test_validation_judges_the_known_labels_own_map(coloured):
+def test_validation_evaluates_the_map_of_each_known_label(coloured):
     ours = trainer()
     loader, _ = load(coloured)
     batch = next(iter(loader))
@@ -205,24 +209,24 @@ def test_validation_judges_the_known_labels_own_map(coloured):
     truth = [{2: boxes[0]}, {2: small}, {}, {1: small, 2: np.concatenate([small, boxes[3]])}]
     assert all(iou(box, small) < 0.5 for box in boxes)
     sums = ours.validate([batch], truth)
-    assert (sums.units, sums.localized) == (4, 2)
+    assert (sums.instances, sums.localized) == (4, 2)
     assert sums.images == 4
     best = logits_BK.argmax(1)
-    assert sums.right == sum(int(best[row]) == row % 3 for row in range(4))
+    assert sums.correct == sum(int(best[row]) == row % 3 for row in range(4))
     expected = torch.nn.functional.cross_entropy(logits_BK, torch.tensor([0, 1, 2, 0])).item()
-    assert sums.figures()["validation_loss"] == pytest.approx(expected, rel=1e-4)
-    assert sums.figures()["gt_known_localization_accuracy"] == 0.5
+    assert sums.mean_loss == pytest.approx(expected, rel=1e-4)
+    assert sums.gt_known_localization_accuracy == 0.5
 
 
 def epochs(*losses, held_back=True):
     return [{"loss": 9.0 if held_back else x, "validation_loss": x if held_back else None} for x in losses]
 
 
-def test_it_stops_when_nothing_gets_better():
-    assert not is_enough(epochs(3, 2, 2.5, 2.4), None)
-    assert not is_enough(epochs(3, 2), 2)
-    assert not is_enough(epochs(3, 2, 2.5), 2)
-    assert is_enough(epochs(3, 2, 2.5, 2.4), 2)
-    assert not is_enough(epochs(3, 2, 2.5, 1.9), 2)
-    assert is_enough(epochs(3, 2, 2.5, 2.0), 2)  # as good is not better
-    assert is_enough(epochs(1, 2, held_back=False), 1)
+def test_training_stops_without_improvement():
+    assert not should_stop(epochs(3, 2, 2.5, 2.4), None)
+    assert not should_stop(epochs(3, 2), 2)
+    assert not should_stop(epochs(3, 2, 2.5), 2)
+    assert should_stop(epochs(3, 2, 2.5, 2.4), 2)
+    assert not should_stop(epochs(3, 2, 2.5, 1.9), 2)
+    assert should_stop(epochs(3, 2, 2.5, 2.0), 2)  # an equal loss is no improvement
+    assert should_stop(epochs(1, 2, held_back=False), 1)
