@@ -3,7 +3,7 @@
 import sys
 import time
 from types import TracebackType
-from typing import Final, Self, TypedDict
+from typing import TYPE_CHECKING, Final, Self, TypedDict
 
 from rich.console import Console as RichConsole
 from rich.progress import (
@@ -15,19 +15,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+if TYPE_CHECKING:
+    from camworker.training.trainer import EpochRecord
+
 _SECONDS_BETWEEN_LINES: Final = 30.0
-
-
-class EpochResult(TypedDict):
-    """The result of one epoch of a fine-tuning; validation fields are None without held-back images."""
-
-    epoch: int
-    loss: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-    gt_known_localization_accuracy: float | None
-    unreadable: int
-    seconds: float
 
 
 class TrainingStatus(TypedDict):
@@ -43,7 +34,7 @@ class TrainingStatus(TypedDict):
     done: int
     total: int
     loss: float
-    history: list[EpochResult]
+    history: "list[EpochRecord]"
 
 
 class _LiveBar:
@@ -145,7 +136,7 @@ class TrainingProgress(_LiveBar):
             print(text, file=sys.stderr, flush=True)
 
 
-def _epoch_line(epoch: EpochResult) -> str:
+def _epoch_line(epoch: "EpochRecord") -> str:
     text = f"epoch {epoch['epoch']}: loss {epoch['loss']:.4f}"
     if epoch["validation_loss"] is not None and epoch["validation_accuracy"] is not None:
         text += (

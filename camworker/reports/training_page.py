@@ -1,7 +1,7 @@
 """training.html: the settings of a fine-tuning run and its loss and accuracy by epoch."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, cast
 
 from camworker.reports.render import render_page
 
@@ -11,13 +11,11 @@ _CURVES: Final = (
 )
 
 
-def training_page(
-    history: Sequence[Mapping[str, float | None]], settings: Mapping[str, object], best: int
-) -> str:
+def training_page(history: Sequence[Mapping[str, object]], settings: Mapping[str, object], best: int) -> str:
     """Return the page of a fine-tuning run as HTML.
 
     Args:
-        history: The results of each epoch by name; a result that could not be measured is None.
+        history: The results of each epoch by name (numbers); a result that was not measured is None.
         settings: The settings of the run by name.
         best: Index in `history` of the epoch whose weights were kept.
     """
@@ -25,7 +23,7 @@ def training_page(
     for title, names in _CURVES:
         lines = []
         for name in names:
-            values = [value for epoch in history if (value := epoch[name]) is not None]
+            values = [cast(float, epoch[name]) for epoch in history if epoch[name] is not None]
             if len(values) == len(history):
                 lines.append((name.replace("_", " "), values))
         if lines:

@@ -1,4 +1,4 @@
-"""Fine-tune a network from image labels alone; the result is a package that localize takes as --weights."""
+"""Fine-tune a network from image labels; the result is a package that localize takes as --weights."""
 
 from jobs.finetune.command import HELP, add_arguments, run
 

@@ -1,4 +1,4 @@
-"""Arguments and the run of `camworker finetune`."""
+"""Define the arguments of `camworker finetune` and run it."""
 
 import argparse
 import io
@@ -33,10 +33,12 @@ from jobs.progress import TrainingProgress
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from camworker.networks.state_dicts import State
+    from camworker.training.trainer import EpochRecord, Hyperparameters
     from jobs.finetune.config import FinetuneConfig
     from jobs.ray_cluster import Workers
 
-HELP = "teach a network your classes from image labels alone"
+HELP = "fine-tune a network to your own classes, from image labels alone"
 
 _TRAINING: Final = "training"
 _SETTINGS: Final = f"{_TRAINING}/settings.json"
@@ -44,59 +46,73 @@ _POLL_SECONDS: Final = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker finetune`."""
     parser.add_argument(
-        "input", metavar="INPUT", help="a folder with a folder for each class, or a table with column label"
+        "input", metavar="INPUT", help="a folder with one folder per class, or a table with a column label"
     )
     add_package_output_option(parser)
     parser.add_argument(
-        "--resume", action="store_true", help="go on after the last epoch that an earlier run finished"
+        "--resume", action="store_true", help="continue after the last epoch that an earlier run finished"
     )
-    what = parser.add_argument_group("what to learn from")
-    what.add_argument("--image-labels", metavar="FILE", help="Parquet or CSV: image_id, label; a row a label")
-    add_class_names_option(what)
-    add_id_column_option(what)
-    add_local_root_option(what)
-    what.add_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--image-labels", metavar="FILE", help="Parquet or CSV: image_id, label; one row per label"
+    )
+    add_class_names_option(data)
+    add_id_column_option(data)
+    add_local_root_option(data)
+    data.add_argument(
         "--multi-label", action="store_true", help="an image may have several labels, or none (sigmoid)"
     )
-    what.add_argument(
-        "--validation",
+    data.add_argument(
+        "--validation-fraction",
         type=fraction,
         default=0.2,
-        metavar="SHARE",
-        help="held back of each class (default 0.2)",
+        metavar="F",
+        help="fraction of each class that is held back for validation (default 0.2)",
     )
-    what.add_argument(
-        "--truth", metavar="FILE", help="true boxes of held-back images, to report on; never learnt from"
+    data.add_argument(
+        "--truth",
+        metavar="FILE",
+        help="true boxes of held-back images, used to report localization accuracy only",
     )
-    add_truth_boxes_option(what)
-    which = parser.add_argument_group("which network")
-    add_network_option(which, default=DEFAULT_NETWORK)
-    add_pooling_option(which)
-    which.add_argument(
-        "--backbone-weights",
-        metavar="PATH",
-        help="weights to start from: DEFAULT (those its library publishes, downloaded but for the default "
-        "network's), a file or s3:// object, or 'random'; default: DEFAULT for efficientnet_lite0",
+    add_truth_boxes_option(data)
+    network = parser.add_argument_group("network")
+    add_network_option(network, default=DEFAULT_NETWORK)
+    add_pooling_option(network)
+    weights = network.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--init",
+        choices=("published", "random"),
+        help="start from the weights that the network's library publishes (downloaded, except for the "
+        f"default network) or from random weights (default: published for {DEFAULT_NETWORK})",
     )
-    add_input_size_option(which)
-    how = parser.add_argument_group("how to learn")
-    how.add_argument("--epochs", type=whole_number(1), default=10, metavar="N", help="default 10")
-    how.add_argument(
-        "--batch-size", type=whole_number(1), default=32, metavar="N", help="of a worker (default 32)"
+    weights.add_argument(
+        "--backbone-weights", metavar="FILE", help="start from the weights in this file or s3:// object"
     )
-    how.add_argument("--lr-backbone", type=non_negative, default=5e-5, metavar="LR", help="default 0.00005")
-    how.add_argument("--lr-head", type=non_negative, default=5e-3, metavar="LR", help="default 0.005")
-    how.add_argument("--weight-decay", type=non_negative, default=0.01, metavar="W", help="default 0.01")
-    how.add_argument(
-        "--patience", type=whole_number(1), metavar="N", help="stop after N epochs without a better one"
+    add_input_size_option(network)
+    training = parser.add_argument_group("training")
+    training.add_argument("--epochs", type=whole_number(1), default=10, metavar="N", help="default 10")
+    training.add_argument(
+        "--batch-size", type=whole_number(1), default=32, metavar="N", help="per worker (default 32)"
     )
-    how.add_argument("--seed", type=int, default=0, help="of what is held back, shuffled and augmented")
-    where = parser.add_argument_group("where")
-    add_worker_options(where)
+    training.add_argument(
+        "--lr-backbone", type=non_negative, default=5e-5, metavar="LR", help="default 0.00005"
+    )
+    training.add_argument("--lr-head", type=non_negative, default=5e-3, metavar="LR", help="default 0.005")
+    training.add_argument("--weight-decay", type=non_negative, default=0.01, metavar="W", help="default 0.01")
+    training.add_argument(
+        "--patience", type=whole_number(1), metavar="N", help="stop after N epochs without improvement"
+    )
+    training.add_argument(
+        "--seed", type=int, default=0, help="of split, shuffling and augmentation (default 0)"
+    )
+    cluster = parser.add_argument_group("cluster")
+    add_worker_options(cluster, workers="one per GPU, or 1")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    """Run `camworker finetune` and return its exit code."""
     started = time.monotonic()
     store = open_store(args.output)
     _refuse_overwriting(args, store)
@@ -113,47 +129,54 @@ def run(args: argparse.Namespace, console: Console) -> int:
         policy=ReadPolicy(roots=tuple(args.local_root)),
     )
 
-    from jobs.finetune.config import build_config  # torch comes with it
+    from jobs.finetune.config import NetworkOptions, TruthOptions, build_config  # imports torch
 
-    held = held_back(examples.listing.items, args.validation, args.seed)
-    course = build_config(args, examples, held)
-    settings = _settings(args, course)
-    _remember(store, settings, resume=args.resume)
+    config = build_config(
+        NetworkOptions(args.network, args.pooling, args.init, args.backbone_weights, args.input_size),
+        _hyperparameters(args),
+        examples,
+        held_back(examples.listing.items, args.validation_fraction, args.seed),
+        patience=args.patience,
+        truth=TruthOptions(args.truth, args.truth_boxes) if args.truth else None,
+    )
+    settings = _settings(args, config)
+    _save_settings(store, settings, resume=args.resume)
     console.err(
-        f"{course.training.num_rows} images to learn {course.classes} classes from, "
-        f"{course.held_back.num_rows} held back"
+        f"training on {config.training.num_rows} images of {config.classes} classes, "
+        f"{config.held_back.num_rows} held back"
         + (f", {examples.unlabelled} without a label left out" if examples.unlabelled else "")
     )
-    state, best, history = _train(args, console, course)
+    state, best, history = _train(args, console, config)
 
-    from camworker.networks import package as weights
+    from camworker.networks.package import build_package, save
     from camworker.reports.training_page import training_page
 
-    package = weights.build_package(
+    package = build_package(
         args.network,
         state,
         examples.classes,
-        pooling=course.pooling,  # type: ignore[arg-type]
-        preprocessing=course.preprocessing,
+        pooling=config.pooling,
+        preprocessing=config.preprocessing,
         scoring="sigmoid" if args.multi_label else "softmax",
         provenance={"command": "finetune", **settings, "epoch": best + 1, "history": history},
     )
-    # Before the package, which is the end; after a resumption they may be there, and are the same.
-    store.create("held_back.parquet", _parquet(manifest(course.held_back, examples.classes)))
+    # The package is written last, because it marks the end of the run. After a resumed run these files may
+    # exist already, with equal content.
+    store.create("held_back.parquet", _parquet(manifest(config.held_back, examples.classes)))
     store.create("training.html", training_page(history, settings, best).encode())
-    weights.save(package, args.output)
-    for row in _figures(history[best]):
+    save(package, args.output)
+    for row in _describe_epoch(history[best]):
         console.out(row)
     console.out(
-        f"the package is {args.output}: camworker localize INPUT --output OUT --weights {args.output}"
+        f"wrote {args.output}: use it with camworker localize INPUT --output OUT --weights {args.output}"
     )
     console.result(
         {
             "package": args.output,
             "network": package.name,
             "classes": list(examples.classes.names),
-            "images": course.training.num_rows,
-            "held_back": course.held_back.num_rows,
+            "images": config.training.num_rows,
+            "held_back": config.held_back.num_rows,
             "epochs": len(history),
             "best_epoch": best + 1,
             **{key: value for key, value in history[best].items() if key not in ("epoch", "seconds")},
@@ -165,36 +188,49 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
+def _hyperparameters(args: argparse.Namespace) -> "Hyperparameters":
+    from camworker.training.trainer import Hyperparameters
+
+    return Hyperparameters(
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        lr_backbone=args.lr_backbone,
+        lr_head=args.lr_head,
+        weight_decay=args.weight_decay,
+        multi_label=args.multi_label,
+        seed=args.seed,
+    )
+
+
 def _refuse_overwriting(args: argparse.Namespace, store: Store) -> None:
     if store.exists("network.json"):
-        raise UsageError(f"{args.output} holds a network package already: name another folder")
+        raise UsageError(f"{args.output} contains a network package already: choose another folder")
     if store.exists(_SETTINGS) and not args.resume:
-        raise UsageError(f"{args.output} holds a training already: --resume goes on with it")
+        raise UsageError(f"{args.output} contains an unfinished training: continue it with --resume")
     if args.resume and not store.exists(_SETTINGS):
-        raise UsageError(f"{args.output} holds no training to resume: leave --resume out")
+        raise UsageError(f"{args.output} contains no training to resume: remove --resume")
 
 
-def _settings(args: argparse.Namespace, course: "FinetuneConfig") -> dict[str, Any]:
-    """What decides the training, as a package and its page tell it."""
-    from jobs.finetune.config import RANDOM
-
+def _settings(args: argparse.Namespace, config: "FinetuneConfig") -> dict[str, Any]:
+    """Return everything that determines the training, for the package and its page."""
     return {
         "input": args.input if "://" in args.input else os.path.abspath(args.input),
-        "network": course.network,
-        "pooling": course.pooling,
-        "backbone_weights": course.backbone_weights or RANDOM,
-        "input_size": course.preprocessing.input_size,
-        **asdict(course.how),
-        "patience": course.patience,
-        "validation": args.validation,
-        "images": course.training.num_rows,
-        "held_back": course.held_back.num_rows,
-        "classes": course.classes,
+        "network": config.network,
+        "pooling": config.pooling,
+        "init": config.init,
+        "backbone_weights": config.backbone_weights,
+        "input_size": config.preprocessing.input_size,
+        **asdict(config.hyperparameters),
+        "patience": config.patience,
+        "validation_fraction": args.validation_fraction,
+        "images": config.training.num_rows,
+        "held_back": config.held_back.num_rows,
+        "classes": config.classes,
     }
 
 
-def _remember(store: Store, settings: dict[str, Any], *, resume: bool) -> None:
-    """Keep the settings beside the checkpoints; a resumption has to have the same."""
+def _save_settings(store: Store, settings: dict[str, Any], *, resume: bool) -> None:
+    """Store the settings next to the checkpoints, or check that a resumed run has the same settings."""
     if not resume:
         store.create(_SETTINGS, json.dumps(settings, indent=1).encode())
         return
@@ -203,15 +239,15 @@ def _remember(store: Store, settings: dict[str, Any], *, resume: bool) -> None:
     if changed:
         name = changed[0]
         raise UsageError(
-            f"--resume goes on with the training as it was: {name} was {before.get(name)!r}, "
+            f"--resume needs the settings of the earlier run: {name} was {before.get(name)!r}, "
             f"not {settings[name]!r}"
         )
 
 
 def _train(
-    args: argparse.Namespace, console: Console, course: "FinetuneConfig"
-) -> tuple[dict[str, Any], int, list[dict[str, Any]]]:
-    """Run Ray Train to its end. Returns the best epoch's weights, that epoch's index, and all epochs."""
+    args: argparse.Namespace, console: Console, config: "FinetuneConfig"
+) -> "tuple[State, int, list[EpochRecord]]":
+    """Run Ray Train and return the weights of the best epoch, the index of that epoch, and all epochs."""
     import ray
     import torch
 
@@ -220,16 +256,16 @@ def _train(
 
     with connected(args.address, verbose=console.verbose):
         workers = plan_workers(args.workers, args.gpus_per_worker)
-        board = ray.remote(num_cpus=0)(ProgressActor).remote()
+        progress_actor = ray.remote(num_cpus=0)(ProgressActor).remote()
         result: list[Any] = []
         thread = threading.Thread(
-            target=lambda: result.append(_fit(args, course, workers, board)), daemon=True
+            target=lambda: result.append(_fit(args, config, workers, progress_actor)), daemon=True
         )
         with TrainingProgress() as progress:
             thread.start()
             while thread.is_alive():
                 thread.join(_POLL_SECONDS)
-                progress.update(ray.get(board.read.remote()))
+                progress.update(ray.get(progress_actor.read.remote()))
         if isinstance(result[0], BaseException):
             raise result[0]
         checkpoint = result[0].get_best_checkpoint("score", "max")
@@ -238,18 +274,18 @@ def _train(
         return state["network"], len(state["history"]) - 1, result[0].metrics["history"]
 
 
-def _fit(args: argparse.Namespace, course: "FinetuneConfig", workers: "Workers", board: Any) -> Any:
-    """What TorchTrainer.fit returns, or the error that ended it."""
+def _fit(args: argparse.Namespace, config: "FinetuneConfig", workers: "Workers", progress: Any) -> Any:
+    """Return the result of TorchTrainer.fit, or the exception that ended it."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from jobs.finetune.train_loop import train_worker
+    from jobs.finetune.train_loop import WorkerTask, train_worker
 
     resources = {"CPU": workers.cores, **({"GPU": workers.gpus} if workers.gpus else {})}
     output = args.output if "://" in args.output else local_path(args.output)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"course": course, "board": board, "cores": workers.cores},
+        train_loop_config={"task": WorkerTask(config, workers.cores, progress)},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
         ),
@@ -263,16 +299,16 @@ def _fit(args: argparse.Namespace, course: "FinetuneConfig", workers: "Workers",
     )
     try:
         return trainer.fit()
-    except Exception as error:  # handed to the main thread, which raises it
+    except Exception as error:  # the main thread raises it again
         return error
 
 
-def _figures(epoch: dict[str, Any]) -> list[str]:
+def _describe_epoch(epoch: "EpochRecord") -> list[str]:
     rows = [f"best epoch {epoch['epoch']}: loss {epoch['loss']:.4f}"]
     if epoch["validation_loss"] is not None:
         rows.append(
             f"held-back images: loss {epoch['validation_loss']:.4f}, "
-            f"accuracy {100 * epoch['validation_accuracy']:.2f}%"
+            f"accuracy {100 * (epoch['validation_accuracy'] or 0):.2f}%"
         )
     if epoch["gt_known_localization_accuracy"] is not None:
         rows.append(f"GT-known localization accuracy {100 * epoch['gt_known_localization_accuracy']:.2f}%")

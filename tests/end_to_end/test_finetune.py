@@ -1,4 +1,4 @@
-"""finetune with real Ray Train: a package from labels, the same twice, resumed after a kill, and used."""
+"""The finetune command with Ray Train: the package, its reproducibility, and resuming after a kill."""
 
 import json
 import os
@@ -18,13 +18,13 @@ from support.factories import encode
 
 pytestmark = pytest.mark.ray
 
-NETWORK = ("--network", "timm:tinynet_e", "--backbone-weights", "random", "--input-size", "128")
+NETWORK = ("--network", "timm:tinynet_e", "--init", "random", "--input-size", "128")
 EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory):
-    """Gray noise with a blue or a red square in it, a folder each; one file that is no image."""
+    """Noise images with a blue or a red square, one folder per colour, and one broken file."""
     root, random = tmp_path_factory.mktemp("squares") / "in", np.random.default_rng(0)
     for name, colour in (("blue", (30, 30, 220)), ("red", (220, 30, 30))):
         (root / name).mkdir(parents=True)
@@ -50,8 +50,8 @@ def images_below(root):
 
 
 def arguments(squares, truth, output):
-    how = ("--epochs", EPOCHS, "--batch-size", 8, "--truth", truth, "--seed", 7)
-    return ["finetune", squares, *NETWORK, *how, "--output", output, "--json"]
+    options = ("--epochs", EPOCHS, "--batch-size", 8, "--truth", truth, "--seed", 7)
+    return ["finetune", squares, *NETWORK, *options, "--output", output, "--json"]
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +88,14 @@ def test_a_package_from_labels(trained, squares):
     assert "Training of timm:tinynet_e" in page
 
 
-def test_what_was_held_back_can_be_localized(trained, squares, tmp_path):
+def test_held_back_images_can_be_localized(trained, squares, tmp_path):
     output, _ = trained
     held = pq.read_table(output / "held_back.parquet").to_pylist()
     assert sorted(row["label"] for row in held) == [["blue"], ["blue"], ["red"], ["red"]]
     out = tmp_path / "out"
     manifest = output / "held_back.parquet"
-    asked = ["--output", out, "--weights", output, "--local-root", squares, "--json"]
-    done = camworker("localize", manifest, *asked)
+    options = ["--output", out, "--weights", output, "--local-root", squares, "--json"]
+    done = camworker("localize", manifest, *options)
     assert done.code == 0, done.err
     assert done.json["processed"] == 4
     rows = latest(str(out)).to_pylist()
@@ -104,8 +104,8 @@ def test_what_was_held_back_can_be_localized(trained, squares, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_it_gives_the_same_package(trained, squares, truth):
-    _, undisturbed = trained
+def test_a_killed_and_resumed_run_gives_the_same_package(trained, squares, truth):
+    _, uninterrupted = trained
     output = squares.parent / "resumed"
     process = start(*arguments(squares, truth, output))
     watchdog = threading.Timer(200, process.kill)
@@ -125,7 +125,7 @@ def test_killed_and_resumed_it_gives_the_same_package(trained, squares, truth):
     assert re.search(r"lr_head was \S+, not 1\.0", other.err)
     resumed = camworker(*arguments(squares, truth, output), "--resume")
     assert resumed.code == 0, resumed.err
-    assert resumed.json["fingerprint"] == undisturbed.json["fingerprint"]
+    assert resumed.json["fingerprint"] == uninterrupted.json["fingerprint"]
     assert resumed.json["epochs"] == EPOCHS
 
 
@@ -155,14 +155,15 @@ def test_several_labels_from_parquet_on_two_workers(squares, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--network", "timm:tinynet_e"], "--backbone-weights DEFAULT"),
-        (["--network", "timm:lcnet_050", "--backbone-weights", "random"], "refused"),
+        (["--network", "timm:tinynet_e"], "--init published"),
+        (["--network", "timm:lcnet_050", "--init", "random"], "refused"),
+        (["--init", "random", "--backbone-weights", "weights.pth"], "not allowed with argument --init"),
         (["--network", "nin", "--backbone-weights", "weights.pth"], "weights cannot be read"),
         (["--resume"], "no training to resume"),
         (["--class-names", "nowhere.txt"], "class names cannot be read"),
     ],
 )
-def test_what_cannot_work_is_one_line(squares, tmp_path, options, reason):
+def test_refusals_are_one_line(squares, tmp_path, options, reason):
     done = camworker("finetune", squares, "--output", tmp_path / "package", *options)
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert reason in done.err
