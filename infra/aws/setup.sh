@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Makes, once for an account, what cluster.yaml and the pods on EKS run as: roles, instance profiles and a
-# security group that lets in its own members, and ssh from one address: setup.sh 203.0.113.7/32
+# Run once per AWS account: setup.sh 203.0.113.7/32
+# Creates the roles and instance profiles of cluster.yaml and of the pods on EKS, and a security group that admits its
+# own members, and ssh from the given address.
 set -euo pipefail
 cd "$(dirname "$0")"
-ssh_from=${1:?"give the address that ray up comes from, like 203.0.113.7/32"}
+ssh_from=${1:?"give the address from which ray up connects, such as 203.0.113.7/32"}
 
-# make_role ROLE POLICY...: a role of instances and of pods, with these policies.
+# make_role ROLE POLICY...: create a role for instances and pods, with these policies.
 make_role() {
     local role=$1 policy
     shift
@@ -19,11 +20,11 @@ make_role() {
     echo "role and instance profile $role: $*"
 }
 
-# Everyone reads; nobody may delete or replace.
+# Every role may read; none may delete or replace objects.
 make_role camworker-reader reader                 # summarize, verify, preview, export
 make_role camworker-worker reader worker          # creates parts
-make_role camworker-driver reader driver          # the head pod on EKS: plans, keeps the ledger
-make_role camworker-head reader driver launcher   # the head of cluster.yaml: starts the other machines too
+make_role camworker-driver reader driver          # the head pod on EKS: plans, writes the ledger
+make_role camworker-head reader driver launcher   # the head of cluster.yaml: also starts the other machines
 
 group=$(aws ec2 create-security-group --group-name camworker --description "Ray clusters of camworker" \
     --query GroupId --output text)

@@ -1,20 +1,20 @@
-"""The tables of infra/SCALE.md, computed from what was measured: python tests/benchmarks/arithmetic.py.
+"""Compute the tables of infra/SCALE.md from measurements: python tests/benchmarks/arithmetic.py.
 
-Every constant says where it is from. tests/test_scale.py holds the document to what this prints.
+tests/infra/test_scale.py compares the document with this output.
 """
 
 from collections.abc import Iterator
 
 IMAGES = 100_000_000
-SHARD = 4096  # images: the default where there are many
+SHARD = 4096  # images per shard: the default for large inputs
 
 # Measured, see "Where the figures come from" in SCALE.md.
-ROW_BYTES = 848  # of a part, five maps of 7x7 and five boxes an image
-PART_BYTES = 8_800  # of a part beside its rows
-IMAGE_BYTES = 106_823
-PLAN_BYTES = 61.0  # an image
-RECORD_BYTES = 276  # a part, in the record of a run
-PLAN_GETS, HEADS, PUTS = 3, 1, 1  # a shard
+ROW_BYTES = 848  # per row of a part: five maps of 7x7 and five boxes
+PART_BYTES = 8_800  # per part, in addition to its rows
+IMAGE_BYTES = 106_823  # per image file
+PLAN_BYTES = 61.0  # per image, in plan files
+RECORD_BYTES = 276  # per part, in the run record
+PLAN_GETS, HEADS, PUTS = 3, 1, 1  # requests per shard
 IMAGES_PER_SECOND = {
     "EfficientNet-Lite0, bfloat16": 295,
     "EfficientNet-Lite0, float32": 144,
@@ -24,8 +24,8 @@ IMAGES_PER_SECOND = {
 
 # Assumed: S3 Standard in us-east-1, USD, as published when this was written (November 2026).
 USD_PER_1000_GETS, USD_PER_1000_PUTS, USD_PER_GB_MONTH = 0.0004, 0.005, 0.023
-GETS_PER_PREFIX = 5_500  # a second
-PAGE = 1_000  # keys a listing's answer holds
+GETS_PER_PREFIX = 5_500  # per second
+PAGE = 1_000  # keys in one response to a listing
 
 WORKERS, WORKER_IMAGES_PER_SECOND = 1_000, 100
 
@@ -36,42 +36,42 @@ def main() -> None:
 
 
 def tables() -> Iterator[list[str]]:
-    """Each table of the document, its lines."""
+    """Yield the lines of each table of the document."""
     shards, files = -(-IMAGES // SHARD), -(-IMAGES // (1_000_000 // SHARD * SHARD))
     part = SHARD * ROW_BYTES + PART_BYTES
     total = IMAGES * ROW_BYTES + shards * PART_BYTES
     yield _table(
         ("what", "how much", "computed as"),
         ("parts", f"{shards:,}", "images / 4096"),
-        ("a part", f"{part / 1e6:.1f} MB", "4096 rows of 848 bytes, 8.8 KB beside them"),
-        ("all parts", f"{total / 1e9:.0f} GB", f"{USD_PER_GB_MONTH * total / 1e9:.2f} USD a month"),
+        ("a part", f"{part / 1e6:.1f} MB", "4096 rows of 848 bytes, plus 8.8 KB"),
+        ("all parts", f"{total / 1e9:.0f} GB", f"{USD_PER_GB_MONTH * total / 1e9:.2f} USD per month"),
         ("plan files", f"{files}", "at most 244 shards each"),
-        ("all plan files", f"{IMAGES * PLAN_BYTES / 1e9:.1f} GB", "61 bytes an image"),
-        ("run record", f"{shards * RECORD_BYTES / 1e6:.1f} MB", "276 bytes a part"),
-        ("images read", f"{IMAGES * IMAGE_BYTES / 1e12:.1f} TB", "106,823 bytes an image"),
+        ("all plan files", f"{IMAGES * PLAN_BYTES / 1e9:.1f} GB", "61 bytes per image"),
+        ("run record", f"{shards * RECORD_BYTES / 1e6:.1f} MB", "276 bytes per part"),
+        ("images read", f"{IMAGES * IMAGE_BYTES / 1e12:.1f} TB", "106,823 bytes per image"),
     )
 
     pages = -(-IMAGES // PAGE)
     gets, heads, puts = IMAGES + PLAN_GETS * shards, HEADS * shards, PUTS * shards + files
     yield _table(
         ("requests", "number", "USD"),
-        ("LIST of the images, 1,000 keys a page", *_priced(pages, USD_PER_1000_PUTS)),
-        ("GET of images, one each", *_priced(IMAGES, USD_PER_1000_GETS)),
-        ("GET of the plan, three a shard", *_priced(gets - IMAGES, USD_PER_1000_GETS)),
-        ("HEAD of a part before it is made", *_priced(heads, USD_PER_1000_GETS)),
+        ("LIST of the images, 1,000 keys per page", *_priced(pages, USD_PER_1000_PUTS)),
+        ("GET of the images, one each", *_priced(IMAGES, USD_PER_1000_GETS)),
+        ("GET of the plan, three per shard", *_priced(gets - IMAGES, USD_PER_1000_GETS)),
+        ("HEAD of a part before it is computed", *_priced(heads, USD_PER_1000_GETS)),
         ("PUT of parts and plan files", *_priced(puts, USD_PER_1000_PUTS)),
-        ("a night without news: LIST of images and parts", *_priced(pages + -(-shards // PAGE), 0.005)),
+        ("a night without new images: LIST of images and parts", *_priced(pages + -(-shards // PAGE), 0.005)),
     )
 
     rate = WORKERS * WORKER_IMAGES_PER_SECOND
     yield _table(
         ("1,000 workers of 100 images/s", "need", "computed as"),
         ("a shard", f"{SHARD / WORKER_IMAGES_PER_SECOND:.0f} s", "4096 / 100"),
-        ("shards", f"{rate / SHARD:.1f} /s", "what the driver has to feed"),
+        ("shards", f"{rate / SHARD:.1f} /s", "the load of the driver"),
         ("all images", f"{IMAGES / rate / 60:.0f} min", "100,000,000 / 100,000"),
-        ("read", f"{rate * IMAGE_BYTES / 1e9:.1f} GB/s", "100,000 GETs a second"),
-        ("prefixes", f"{-(-rate // GETS_PER_PREFIX)}", "at 5,500 GETs a second each"),
-        ("written", f"{rate * ROW_BYTES / 1e6:.0f} MB/s", "24.4 PUTs a second"),
+        ("read", f"{rate * IMAGE_BYTES / 1e9:.1f} GB/s", "100,000 GETs per second"),
+        ("prefixes", f"{-(-rate // GETS_PER_PREFIX)}", "at 5,500 GETs per second each"),
+        ("written", f"{rate * ROW_BYTES / 1e6:.0f} MB/s", "24.4 PUTs per second"),
     )
 
     yield _table(

@@ -36,7 +36,7 @@ def test_the_document_has_the_tables_that_are_computed() -> None:
     assert not [line for line in benchmark("arithmetic").splitlines() if line not in document]
 
 
-def test_what_a_shard_asks_of_s3(tiny_localizer: Localizer) -> None:
+def test_requests_of_a_shard(tiny_localizer: Localizer) -> None:
     """Of a small plan file one answer holds all; of a large one two more hold its index and its rows."""
     with small_s3() as s3, found_by_boto3(s3.environment):
         s3.objects |= {f"bucket/in/{number}.png": photograph(number) for number in range(12)}

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Creates the RayJob in the file $1, waits for its end and exits as it did.
-# It is named after the Job that this pod is of, one for each night, and goes with it. A pod that replaces
-# an evicted one finds the RayJob there and waits for it.
+# Creates the RayJob in the file $1, waits for its end, and exits with its exit code.
+# The RayJob is named after the Job of this pod, one per night, and is deleted with it. A pod that replaces an evicted
+# one finds the RayJob and waits for it.
 set -eu
 
-# Not by the Job's own name: KubeRay gives that of the RayJob to a Job that it makes, which submits the command.
+# The name differs from that of the Job, because KubeRay creates a Job with the name of the RayJob.
 name="$JOB_NAME-run"
 rayjob="rayjobs.ray.io/$name"
 pause=${PAUSE:-30}
 
-# Prints fields of the RayJob, nothing where there is none; fails where the API server does not answer.
+# Prints fields of the RayJob, or nothing if it does not exist. Fails if the API server does not answer.
 fields() {
     kubectl get "$rayjob" --ignore-not-found --output "jsonpath=$1"
 }
@@ -24,17 +24,17 @@ if [ -z "$found" ]; then
 fi
 
 while true; do
-    # An API server that does not answer for a while is no reason to let the next night in.
+    # Keep waiting while the API server does not answer: ending here would let the next night start.
     state=$(fields '{.kind} {.status.jobDeploymentStatus} {.status.jobStatus}') || state=unknown
     case $state in
     "RayJob Complete SUCCEEDED") exit 0 ;;
-    "RayJob Complete "* | *Failed*) break ;;  # Complete with another outcome: it was stopped
+    "RayJob Complete "* | *Failed*) break ;;  # complete with another status: the job was stopped
     "") echo "$rayjob was deleted" && exit 1 ;;
     esac
     sleep "$pause"
 done
 
-# Ray says "Job entrypoint command failed with exit code 3, last available logs ...".
+# The message of Ray is "Job entrypoint command failed with exit code 3, last available logs ...".
 message=$(fields '{.status.message}')
 echo "$state: $message"
 code=$(printf '%s\n' "$message" | sed -n 's/.*failed with exit code \([0-9]*\).*/\1/p' | head -n 1)
