@@ -87,9 +87,7 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
     ]
 
 
-def _cards(
-    ledger: Ledger, recipe: Recipe, truth: "Truth | None", image_ids: list[str]
-) -> "dict[str, Card]":
+def _cards(ledger: Ledger, recipe: Recipe, truth: "Truth | None", image_ids: list[str]) -> "dict[str, Card]":
     from camworker.reports.cards import Card, make_card
     from jobs.photographs import photographs
 

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from camworker.classes import Classes
-from camworker.errors import NetworkError
+from camworker.errors import CommitError, NetworkError
 from camworker.networks.gap import GapNetwork, Preprocessing, check_gap_head
 from camworker.networks.registry import DEFAULT, create_network, default_pooling
 from camworker.networks.state_dicts import (
@@ -85,6 +85,20 @@ def load(
         )
     state = published_state(network) if weights in (None, PUBLISHED) else read_state(str(weights))
     return _filled(network, built, state, imagenet(), built.preprocessing, "softmax", {}, output_stride)
+
+
+def load_planned(
+    network: str | None, weights: str | None, output_stride: int | None, fingerprint: str
+) -> NetworkPackage:
+    """Load the network that a run was planned with; see `load`.
+
+    Raises:
+        CommitError: If the weights have another fingerprint: they were replaced since.
+    """
+    package = load(network, weights, output_stride=output_stride)
+    if package.fingerprint != fingerprint:
+        raise CommitError("the network's weights have changed since this run was planned")
+    return package
 
 
 def build_package(

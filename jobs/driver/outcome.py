@@ -9,7 +9,7 @@ from jobs.driver.retry_queue import Task
 from jobs.driver.worker_process import RuntimeInfo
 
 
-class ShardResult(Protocol):
+class HasImageCounts(Protocol):
     """What a driver keeps of a shard that is done."""
 
     @property
@@ -18,7 +18,7 @@ class ShardResult(Protocol):
         ...
 
 
-ResultT = TypeVar("ResultT", bound=ShardResult)
+ResultT = TypeVar("ResultT", bound=HasImageCounts)
 
 
 @dataclass

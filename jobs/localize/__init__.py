@@ -1,4 +1,4 @@
-"""Write top-5 labels, class activation maps and boxes of every image to Parquet; run again to resume."""
+"""Predict labels, class activation maps and boxes of images into Parquet files; run again to resume."""
 
 from jobs.localize.command import HELP, add_arguments, run
 

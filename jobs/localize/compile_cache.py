@@ -1,4 +1,4 @@
-"""Whether a worker compiles its network, and where this node keeps what is compiled."""
+"""Whether a worker compiles its network, and the cache of compiled networks on its node."""
 
 import fcntl
 import hashlib
@@ -16,10 +16,18 @@ from camworker.inference.localizer import Localizer
 
 
 def compile_if_worthwhile(localizer: Localizer, compile: Compile, images: int, streams: int) -> str:
-    """Compile the network where that is asked for, or (auto) repaid by images; what came of it, in words.
+    """Compile the network if that is requested ("on"), or saves more time than it takes ("auto").
 
-    images: about how many this worker will see. streams: batches at a time. Of the workers of a node one
-    compiles, the others wait and load it.
+    Of the workers on a node one compiles; the others wait and load the result.
+
+    Args:
+        localizer: The localizer whose network is compiled.
+        compile: "on", "off" or "auto".
+        images: The estimated number of images that this worker will see.
+        streams: The number of batches that run at the same time.
+
+    Returns:
+        "off", "on: COMPILER", or "off: REASON" if compiling failed.
     """
     if compile == "off":
         return "off"
@@ -31,23 +39,26 @@ def compile_if_worthwhile(localizer: Localizer, compile: Compile, images: int, s
             return "off"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(folder / "lock"):
-            why = localizer.compile_into(file, streams=streams)
+        with _locked(folder / "lock"):
+            reason = localizer.compile_into(file, streams=streams)
     except OSError as error:
-        why = str(error)
-    return f"off: {why}" if why else f"on: {compiler(localizer.device.type)}"
+        reason = str(error)
+    return f"off: {reason}" if reason else f"on: {compiler(localizer.device.type)}"
 
 
 def _cache_folder() -> Path:
-    """Per user, and none that others can write to: what lies there is run."""
+    """Return a folder that only this user can write to, because its content is executed."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "camworker" / "compiled"
 
 
 def _key(localizer: Localizer) -> str:
-    """A name for all that what is compiled depends on; homes are shared by nodes of several kinds."""
+    """Return a hash of everything that a compiled network depends on.
+
+    The processor is included because several kinds of nodes may share a home folder.
+    """
     gpu = localizer.device.type == "cuda"
     package = localizer.package
-    what = (
+    dependencies = (
         camworker.__version__,
         torch.__version__,
         compiler(localizer.device.type),
@@ -62,11 +73,11 @@ def _key(localizer: Localizer) -> str:
         package.preprocessing,
         package.fingerprint,
     )
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:24]
+    return hashlib.sha256(repr(dependencies).encode()).hexdigest()[:24]
 
 
 def _processor() -> str:
-    """What it is and can do, where Linux says so."""
+    """Return the model and the instruction sets of the processor, as far as the system describes them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -75,7 +86,7 @@ def _processor() -> str:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def _locked(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # let go of when the file is closed, or its process dies
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the file is closed or the process ends
         yield

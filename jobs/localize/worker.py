@@ -1,4 +1,4 @@
-"""The Ray actor: a Localizer that runs shards one after another, and says how far it is."""
+"""The worker of localize: a Localizer that runs shards one after another."""
 
 import logging
 import platform
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from camworker.errors import CommitError, Status
-from camworker.frame import Resize, Views
+from camworker.errors import Status
 from camworker.inference.compile import Compile
 from camworker.inference.localizer import Localizer
 from camworker.inference.prefetch import ThreadBudget, divide_threads
 from camworker.inference.shard import ShardResult, run_shard
 from camworker.inference.stage_timer import StageTimer
 from camworker.ledger.ledger import Ledger, Plan
-from camworker.networks.package import NetworkPackage, load
-from camworker.schemas import Precision
+from camworker.ledger.recipe import Recipe
+from camworker.networks.package import load_planned
 from camworker.storage.uris import Connections, open_store
 from jobs.driver.json_logs import LOG, log_context, write_json_lines
 from jobs.driver.telemetry import WorkerMetrics
@@ -29,52 +28,54 @@ _log: Final = LOG.getChild("worker")
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What every worker of a run is started with. verbose: log every image that fails."""
+    """The settings of every worker of a run.
+
+    Attributes:
+        out: The output.
+        recipe: The settings that decide the rows.
+        network: The name of the network or its package; None for the default, or that of the weights.
+        weights: Where its weights are; None for the package's own.
+        batch_size: Images per batch; None for the default.
+        compile: Whether to compile the network.
+        images: The estimated number of images that each worker will see, which compiling has to pay for.
+        verbose: Whether to log every image that fails.
+    """
 
     out: str
-    recipe: str
-    fingerprint: str
-    network: str
+    recipe: Recipe
+    network: str | None
     weights: str | None
-    precision: Precision
-    top_k: int
-    box_rule: str
-    input_size: int | None
-    resize: Resize
-    views: Views
-    output_stride: int | None
     batch_size: int | None
     compile: Compile = "auto"
-    images: int = 0  # about how many a worker will see, for which compiling has to pay
+    images: int = 0
     verbose: bool = False
 
     def localizer(self) -> Localizer:
-        """The Localizer asked for. Raises CommitError when its weights are no longer the recipe's."""
-        package = load_planned(self.network, self.weights, self.output_stride, self.fingerprint)
+        """Return the Localizer of the recipe.
+
+        Raises:
+            CommitError: If the weights have changed since the recipe was made.
+        """
+        recipe = self.recipe
+        package = load_planned(self.network, self.weights, recipe.output_stride, recipe.weights_fingerprint)
         return Localizer(
             package,
-            precision=self.precision,
-            top_k=self.top_k,
-            box_rule=self.box_rule,
-            input_size=self.input_size,
-            resize=self.resize,
-            views=self.views,
+            precision=recipe.precision,
+            top_k=recipe.top_k,
+            box_rule=recipe.box_rule,
+            input_size=recipe.frame_spec.input_size,
+            resize=recipe.frame_spec.resize,
+            views=recipe.frame_spec.views,
             batch_size=self.batch_size,
         )
 
 
-def load_planned(
-    network: str, weights: str | None, output_stride: int | None, fingerprint: str
-) -> NetworkPackage:
-    """The network that the driver planned with. Raises CommitError when its weights have changed since."""
-    package = load(network, weights, output_stride=output_stride)
-    if package.fingerprint != fingerprint:
-        raise CommitError("the network's weights have changed since this run was planned")
-    return package
+def prepare_process(localizer: Localizer, settings: WorkerSettings, cores: int) -> tuple[ThreadBudget, str]:
+    """Divide the cores of this process among its stages and compile the network if that is worthwhile.
 
-
-def start(localizer: Localizer, settings: WorkerSettings, cores: int) -> tuple[ThreadBudget, str]:
-    """Divide this process's cores, and compile the network if it is worth it; what came of that, in words."""
+    Returns:
+        The threads of each stage, and a description of the compilation, see `compile_if_worthwhile`.
+    """
     import torch
 
     threads = divide_threads(cores, gpu=localizer.device.type == "cuda")
@@ -85,7 +86,7 @@ def start(localizer: Localizer, settings: WorkerSettings, cores: int) -> tuple[T
 
 
 class LocalizeWorker:
-    """Localizes and commits shards, one after the other, in a process of its own.
+    """Localizes and commits shards, one after another, in a process of its own.
 
     Args:
         settings: The same for all workers of a run.
@@ -94,16 +95,16 @@ class LocalizeWorker:
 
     def __init__(self, settings: WorkerSettings, cores: int) -> None:
         write_json_lines(logging.DEBUG if settings.verbose else logging.INFO)
-        self._recipe = settings.recipe
+        self._recipe = settings.recipe.id
         self._localizer = settings.localizer()
-        self._threads, self._compilation = start(self._localizer, settings, cores)
+        self._threads, self._compilation = prepare_process(self._localizer, settings, cores)
         self._connections = Connections()
-        self._ledger = Ledger(open_store(settings.out, self._connections), settings.recipe)
+        self._ledger = Ledger(open_store(settings.out, self._connections), self._recipe)
         self._plans: dict[int, Plan] = {}
         self.progress = WorkerProgress()
         self._stages = StageTimer()
         on_gpu = self._localizer.device.type == "cuda"
-        self._metrics = WorkerMetrics(settings.recipe, self._stages, on_gpu=on_gpu)
+        self._metrics = WorkerMetrics(self._recipe, self._stages, on_gpu=on_gpu)
         with log_context(recipe=self._recipe):
             _log.info("worker started", extra={"cores": cores, **self.runtime_info()})
 
@@ -123,21 +124,21 @@ class LocalizeWorker:
         Args:
             generation: The generation of the shard.
             shard: Its number.
-            isolate: Whether to decode in processes of their own, so that an image that crashes its decoder
-                does not end this process.
+            isolate: Whether to decode every image in a process of its own, so that an image that crashes its
+                decoder does not end this process.
         """
         with log_context(recipe=self._recipe, generation=generation, shard=shard):
             _log.info("shard started", extra={"isolate": isolate})
             try:
                 done = self._run(generation, shard, isolate)
             except Exception as error:
-                _log.exception("shard failed", extra={"why": f"{type(error).__name__}: {error}"})
+                _log.exception("shard failed", extra={"reason": f"{type(error).__name__}: {error}"})
                 raise
             finally:
                 self._metrics.publish()
-            facts = {"images": done.images, "seconds": round(done.seconds, 3), "bytes": done.part.bytes}
+            counts = {"images": done.images, "seconds": round(done.seconds, 3), "bytes": done.part.bytes}
             spent = {"read_bytes": done.stage_times.read_bytes, "stages": rounded(done.stage_times.seconds)}
-            _log.info("shard done" if done.seconds else "shard was done before", extra=facts | spent)
+            _log.info("shard done" if done.seconds else "shard was done before", extra=counts | spent)
         return done
 
     def _run(self, generation: int, shard: int, isolate: bool) -> ShardResult:
@@ -154,25 +155,25 @@ class LocalizeWorker:
             inference_streams=self._threads.inference_streams,
             runtime_info=self.runtime_info(),
             on_image=self.progress.count_image,
-            on_batch=self._count,
+            on_batch=self._count_batch,
             stage_timer=self._stages,
             isolate=isolate,
         )
         self.progress.running = Counter()  # the driver counts the result itself
         return done
 
-    def _count(self, statuses: Sequence[Status]) -> None:
+    def _count_batch(self, statuses: Sequence[Status]) -> None:
         self.progress.count_batch(statuses)
         self._metrics.publish(statuses)
 
 
 def rounded(seconds: dict[str, float]) -> dict[str, float]:
-    """Seconds by stage, to the millisecond."""
+    """Return seconds by stage, rounded to milliseconds."""
     return {stage: round(value, 3) for stage, value in seconds.items()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a row's bytes."""
+    """Return the versions of everything that decides the bytes of a row."""
     import numpy
     import PIL
     import pyarrow

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from camworker.frame import Resize
 from camworker.inference.localizer import Localizer
 from camworker.inputs import ReadPolicy
+from camworker.networks.package import load_planned
 from camworker.schemas import Precision
 from camworker.storage.uris import Connections
 from camworker.units.collect import collect_top_activations
 from camworker.units.top_activations import Excited
 from jobs.driver.worker_process import RuntimeInfo
 from jobs.driver.worker_progress import WorkerProgress
-from jobs.localize.worker import load_planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class UnitsSettings:
     """What every worker of a run is started with. units_U: which to look for; count: images of each."""
 
     fingerprint: str
-    network: str
+    network: str | None
     weights: str | None
     output_stride: int | None
     precision: Precision

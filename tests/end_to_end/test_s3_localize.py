@@ -127,5 +127,5 @@ def test_a_store_that_replaces_is_refused_unless_nobody_else_writes(local, capsy
         assert "--single-writer" in line
         assert list(store.objects) == ["bucket/out/ledger/probe"]
         # With the option it goes on to the work, which is the same as anywhere.
-        monkeypatch.setattr("jobs.localize.command._work", lambda *_: True)
+        monkeypatch.setattr("jobs.localize.command._complete_all", lambda *_: True)
         assert main([*given, "--single-writer"]) == 0
