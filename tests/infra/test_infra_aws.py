@@ -1,4 +1,4 @@
-"""The files for AWS: a cluster that Ray's launcher takes, roles that cannot replace or delete."""
+"""The files for AWS: Ray accepts the cluster file, and roles can neither replace nor delete objects."""
 
 import json
 import re
@@ -43,16 +43,16 @@ def cluster() -> dict[str, Any]:
 
 
 def roles() -> dict[str, set[str]]:
-    """The roles that setup.sh makes, with their policies."""
+    """Return the roles that setup.sh creates, with their policies."""
     lines = re.findall(r"^make_role (\S+) ([^#\n]+)", (AWS / "setup.sh").read_text(), re.MULTILINE)
     return {role: set(policies.split()) for role, policies in lines}
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda path: path.stem)
-def test_a_policy_allows_named_actions_on_named_things(policy: Path) -> None:
-    found = statements(policy)
-    assert {action for entry in found for action in as_list(entry["Action"])} == ACTIONS[policy.stem]
-    for entry in found:
+def test_policy_allows_only_listed_actions_on_named_resources(policy: Path) -> None:
+    entries = statements(policy)
+    assert {action for entry in entries for action in as_list(entry["Action"])} == ACTIONS[policy.stem]
+    for entry in entries:
         assert set(entry) <= {"Sid", "Effect", "Action", "Resource", "Condition"}
         assert re.fullmatch(r"[A-Za-z0-9]+", entry["Sid"])
         assert entry["Effect"] == "Allow"
@@ -60,13 +60,13 @@ def test_a_policy_allows_named_actions_on_named_things(policy: Path) -> None:
             assert "*" not in action
             assert not re.search(r":(Delete|Put\w*(Acl|Policy|Retention))", action)
         for resource in as_list(entry["Resource"]):
-            # What only looks at machines cannot be narrowed to some of them.
-            looks = all(action.startswith("ec2:Describe") for action in as_list(entry["Action"]))
-            assert resource.startswith("arn:aws:") or (looks and resource == "*")
+            # Actions that describe machines cannot be restricted to some of them.
+            describes = all(action.startswith("ec2:Describe") for action in as_list(entry["Action"]))
+            assert resource.startswith("arn:aws:") or (describes and resource == "*")
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda path: path.stem)
-def test_objects_are_created_and_never_replaced(policy: Path) -> None:
+def test_policies_allow_to_create_objects_but_not_to_replace_them(policy: Path) -> None:
     for entry in statements(policy):
         if "s3:PutObject" in as_list(entry["Action"]):
             assert entry["Action"] == "s3:PutObject"
@@ -74,19 +74,19 @@ def test_objects_are_created_and_never_replaced(policy: Path) -> None:
             assert all(name.startswith("arn:aws:s3:::my-labels/photos/") for name in entry["Resource"])
 
 
-def test_workers_create_parts_and_nothing_else() -> None:
+def test_workers_may_create_only_parts() -> None:
     (entry,) = statements(AWS / "policies/worker.json")
     assert entry["Resource"] == ["arn:aws:s3:::my-labels/photos/predictions/*"]
 
 
-def test_listing_is_bound_to_the_prefixes() -> None:
+def test_listing_is_restricted_to_the_prefixes() -> None:
     (listing,) = [
         entry for entry in statements(AWS / "policies/reader.json") if entry["Action"] == "s3:ListBucket"
     ]
     assert listing["Condition"] == {"StringLikeIfExists": {"s3:prefix": ["photos", "photos/*"]}}
 
 
-def test_the_head_ends_machines_of_its_own_cluster_only() -> None:
+def test_head_may_terminate_only_machines_of_its_cluster() -> None:
     bound = {
         action: entry["Condition"]
         for entry in statements(AWS / "policies/launcher.json")
@@ -98,14 +98,14 @@ def test_the_head_ends_machines_of_its_own_cluster_only() -> None:
     assert bound["iam:PassRole"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
 
 
-def test_every_policy_is_of_a_role_and_every_role_has_known_ones() -> None:
-    made = roles()
-    assert set(made) == {"camworker-reader", "camworker-worker", "camworker-driver", "camworker-head"}
-    assert set.union(*made.values()) == {path.stem for path in POLICIES}
-    assert made["camworker-worker"] == {"reader", "worker"}
+def test_roles_use_exactly_the_existing_policies() -> None:
+    created = roles()
+    assert set(created) == {"camworker-reader", "camworker-worker", "camworker-driver", "camworker-head"}
+    assert set.union(*created.values()) == {path.stem for path in POLICIES}
+    assert created["camworker-worker"] == {"reader", "worker"}
 
 
-def test_who_may_take_a_role_on() -> None:
+def test_only_ec2_and_eks_may_assume_a_role() -> None:
     trust = json.loads((AWS / "trust.json").read_text())
     assert {entry["Principal"]["Service"] for entry in trust["Statement"]} == {
         "ec2.amazonaws.com",
@@ -113,16 +113,16 @@ def test_who_may_take_a_role_on() -> None:
     }
 
 
-def test_the_cluster_file_obeys_the_schema_of_ray() -> None:
+def test_cluster_file_matches_the_schema_of_ray() -> None:
     schema = json.loads((Path(ray.__file__).parent / "autoscaler/ray-schema.json").read_text())
     jsonschema.Draft7Validator(schema).validate(cluster())
-    wrong = cluster()
-    wrong["available_node_types"]["gpu"]["min_wokers"] = 1
+    misspelt = cluster()
+    misspelt["available_node_types"]["gpu"]["min_wokers"] = 1
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft7Validator(schema).validate(wrong)
+        jsonschema.Draft7Validator(schema).validate(misspelt)
 
 
-def test_the_head_does_no_work_and_gpus_are_spot() -> None:
+def test_head_runs_no_workers_and_gpu_nodes_are_spot_instances() -> None:
     content = cluster()
     head, gpu = content["available_node_types"]["head"], content["available_node_types"]["gpu"]
     assert content["head_node_type"] == "head"
@@ -134,7 +134,7 @@ def test_the_head_does_no_work_and_gpus_are_spot() -> None:
     assert profiles == {"camworker-head", "camworker-worker"} <= set(roles())
 
 
-def test_the_cluster_is_closed_and_drains() -> None:
+def test_cluster_requires_a_token_and_lets_jobs_drain() -> None:
     content = cluster()
     options = " ".join(content["docker"]["run_options"])
     assert "RAY_AUTH_MODE=token" in options
@@ -142,11 +142,11 @@ def test_the_cluster_is_closed_and_drains() -> None:
     assert content["docker"]["image"] == f"registry.example.com/camworker:{__version__}-cuda"
     assert any("--dashboard-host=127.0.0.1" in line for line in content["head_start_ray_commands"])
     for node in content["available_node_types"].values():
-        assert node["node_config"]["SecurityGroupIds"]  # else Ray makes one that lets ssh in from everywhere
+        assert node["node_config"]["SecurityGroupIds"]  # without it Ray admits ssh from everywhere
         assert node["node_config"]["MetadataOptions"] == {"HttpTokens": "required"}
 
 
 @pytest.mark.parametrize("script", sorted(INFRA.rglob("*.sh")), ids=lambda path: path.name)
-def test_scripts_parse(script: Path) -> None:
+def test_scripts_parse_and_are_executable(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert script.stat().st_mode & 0o111

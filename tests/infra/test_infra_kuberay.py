@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: known fields, references that hold, confined pods, our own command line."""
+"""The Kubernetes manifests: known fields, valid references, confined pods, a valid command line."""
 
 import copy
 from pathlib import Path
@@ -13,7 +13,7 @@ from support.infra_files import INFRA, camworker_arguments, documents, find_obje
 
 KUBERNETES = "1.33"
 
-# Of KubeRay's fields those that we use; POD is a pod template, which Kubernetes' own schema judges.
+# The fields of KubeRay that are used here. POD is a pod template, which the schema of Kubernetes checks.
 POD = object()
 RAY_CLUSTER = {
     "rayVersion": str,
@@ -58,23 +58,29 @@ RAY_CRON_JOB = {
 }
 
 
-def check(value: Any, allowed: Any, where: str) -> None:
-    """Raise AssertionError for a field that is not among those allowed, or is of another type."""
+def check(value: Any, allowed: Any, path: str) -> None:
+    """Raise AssertionError for a field that is not allowed or that has another type.
+
+    Args:
+        value: A part of a manifest.
+        allowed: Its type, the types of its fields, a list with that of its items, or POD.
+        path: Where the value is in the manifest, for the message.
+    """
     if allowed is POD:
         kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **value}, KUBERNETES, strict=True)
     elif isinstance(allowed, list):
         for index, item in enumerate(value):
-            check(item, allowed[0], f"{where}[{index}]")
+            check(item, allowed[0], f"{path}[{index}]")
     elif isinstance(allowed, dict):
-        assert set(value) <= set(allowed), f"{where}: {set(value) - set(allowed)}"
+        assert set(value) <= set(allowed), f"{path}: {set(value) - set(allowed)}"
         for name, item in value.items():
-            check(item, allowed[name], f"{where}.{name}")
+            check(item, allowed[name], f"{path}.{name}")
     else:
-        assert type(value) is allowed, f"{where} is {value!r}"
+        assert type(value) is allowed, f"{path} is {value!r}"
 
 
 def pod_specs() -> dict[str, dict[str, Any]]:
-    """The spec of every pod that our manifests lead to."""
+    """Return the specification of every pod that the manifests create."""
     job = find_object("RayJob")["spec"]
     cluster = job["rayClusterSpec"]
     return {
@@ -85,76 +91,82 @@ def pod_specs() -> dict[str, dict[str, Any]]:
     }
 
 
-def test_the_ray_job_has_known_fields_only() -> None:
+def test_ray_job_has_only_known_fields() -> None:
     job = find_object("RayJob")
     assert job["apiVersion"] == "ray.io/v1"
     check(job, RAY_JOB, "RayJob")
 
 
-def test_the_ray_cron_job_has_known_fields_only() -> None:
+def test_ray_cron_job_has_only_known_fields() -> None:
     cron = find_object("RayCronJob")
     assert cron["apiVersion"] == "ray.io/v1"
-    cron["spec"]["jobTemplate"] = find_object("RayJob")["spec"]  # as the kustomization fills it
+    cron["spec"]["jobTemplate"] = find_object("RayJob")["spec"]  # the kustomization does the same
     check(cron, RAY_CRON_JOB, "RayCronJob")
 
 
 @pytest.mark.parametrize("path", [("backofLimit",), ("rayClusterSpec", "headGroupSpec", "template", "spek")])
-def test_a_misspelt_field_is_found(path: tuple[str, ...]) -> None:
+def test_misspelt_field_is_reported(path: tuple[str, ...]) -> None:
     job = copy.deepcopy(find_object("RayJob"))
-    at = job["spec"]
+    parent = job["spec"]
     for name in path[:-1]:
-        at = at[name]
-    at[path[-1]] = 1
+        parent = parent[name]
+    parent[path[-1]] = 1
     with pytest.raises((AssertionError, kubernetes_validate.ValidationError)):
         check(job, RAY_JOB, "RayJob")
 
 
 @pytest.mark.parametrize(
-    ("path", "thing"),
-    [(path, thing) for path, thing in kubernetes_objects() if not thing["apiVersion"].startswith("ray.io/")],
+    ("path", "manifest"),
+    [
+        (path, manifest)
+        for path, manifest in kubernetes_objects()
+        if not manifest["apiVersion"].startswith("ray.io/")
+    ],
     ids=lambda value: value.name if isinstance(value, Path) else value["kind"],
 )
-def test_core_objects_obey_the_schema_of_kubernetes(path: Path, thing: dict[str, Any]) -> None:
-    kubernetes_validate.validate(thing, KUBERNETES, strict=True)
+def test_core_objects_match_the_schema_of_kubernetes(path: Path, manifest: dict[str, Any]) -> None:
+    kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
 
 @pytest.mark.parametrize(
     "kustomization", sorted(INFRA.rglob("kustomization.yaml")), ids=lambda path: path.parent.name
 )
-def test_what_a_kustomization_names_exists(kustomization: Path) -> None:
+def test_files_named_in_a_kustomization_exist(kustomization: Path) -> None:
     (content,) = documents(kustomization)
     kinds = set()
     for name in content["resources"]:
         path = kustomization.parent / name
         assert path.is_file() or (path / "kustomization.yaml").is_file(), name
-        # kustomize refuses files above a kustomization, and folders that hold it.
+        # kustomize refuses files outside the folder of the kustomization, and folders that contain it.
         assert path.is_dir() or path.resolve().is_relative_to(kustomization.parent)
         kinds |= (
-            {thing["kind"] for file in path.rglob("*.yaml") for thing in documents(file)}
+            {manifest["kind"] for file in path.rglob("*.yaml") for manifest in documents(file)}
             if path.is_dir()
             else set()
         )
-        kinds |= {thing["kind"] for thing in documents(path)} if path.is_file() else set()
-    for made in content.get("configMapGenerator", []):
-        assert all((kustomization.parent / name).is_file() for name in made["files"])
+        kinds |= {manifest["kind"] for manifest in documents(path)} if path.is_file() else set()
+    for config_map in content.get("configMapGenerator", []):
+        assert all((kustomization.parent / name).is_file() for name in config_map["files"])
     assert {patch["target"]["kind"] for patch in content.get("patches", [])} <= kinds
     for replacement in content.get("replacements", []):
         assert replacement["source"]["name"] == find_object(replacement["source"]["kind"])["metadata"]["name"]
         assert {target["select"]["kind"] for target in replacement["targets"]} <= kinds
 
 
-def test_every_account_and_config_map_that_a_pod_uses_is_made() -> None:
+def test_accounts_and_config_maps_of_the_pods_exist() -> None:
     accounts = {
-        thing["metadata"]["name"] for _, thing in kubernetes_objects() if thing["kind"] == "ServiceAccount"
+        manifest["metadata"]["name"]
+        for _, manifest in kubernetes_objects()
+        if manifest["kind"] == "ServiceAccount"
     }
     assert {spec["serviceAccountName"] for spec in pod_specs().values()} == accounts
-    made = {
+    generated = {
         config_map["name"]: set(config_map["files"])
         for path in INFRA.rglob("kustomization.yaml")
         for config_map in documents(path)[0].get("configMapGenerator", [])
     }
     nightly = pod_specs()["nightly"]
-    volumes = {volume["name"]: made[volume["configMap"]["name"]] for volume in nightly["volumes"]}
+    volumes = {volume["name"]: generated[volume["configMap"]["name"]] for volume in nightly["volumes"]}
     (container,) = nightly["containers"]
     mounted = {
         f"{mount['mountPath']}/{file}"
@@ -164,7 +176,7 @@ def test_every_account_and_config_map_that_a_pod_uses_is_made() -> None:
     assert set(container["command"][1:]) == mounted
 
 
-def test_the_nightly_pod_may_create_and_get_ray_jobs_and_nothing_else() -> None:
+def test_nightly_pod_may_only_create_and_get_ray_jobs() -> None:
     assert find_object("Role")["rules"] == [
         {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}
     ]
@@ -177,7 +189,7 @@ def test_the_nightly_pod_may_create_and_get_ray_jobs_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("pod", ["head", "worker", "submitter", "nightly"])
-def test_pods_are_as_the_restricted_standard_asks(pod: str) -> None:
+def test_pods_meet_the_restricted_standard(pod: str) -> None:
     spec = pod_specs()[pod]
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -195,11 +207,11 @@ def test_pods_are_as_the_restricted_standard_asks(pod: str) -> None:
     }
 
 
-def test_the_cluster_is_one_that_a_job_can_rely_on() -> None:
+def test_cluster_has_the_settings_that_a_job_relies_on() -> None:
     job = find_object("RayJob")["spec"]
     cluster = job["rayClusterSpec"]
     head, worker = pod_specs()["head"], pod_specs()["worker"]
-    assert job["shutdownAfterJobFinishes"] is True  # Kueue's condition
+    assert job["shutdownAfterJobFinishes"] is True  # Kueue requires this
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["rayVersion"] == pinned("ray")
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
@@ -214,17 +226,17 @@ def test_the_cluster_is_one_that_a_job_can_rely_on() -> None:
     assert resources["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_a_night_does_not_begin_before_the_last_one_ended() -> None:
+def test_nightly_runs_do_not_overlap() -> None:
     cron = find_object("CronJob")["spec"]
     assert cron["concurrencyPolicy"] == "Forbid"
-    # The RayJob ends before the next night, or is ended.
+    # The RayJob ends, or is stopped, before the next night.
     assert find_object("RayJob")["spec"]["activeDeadlineSeconds"] < 24 * 3600
     assert cron["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_the_entry_point_is_a_command_of_ours() -> None:
+def test_entry_point_is_a_valid_command_line() -> None:
     arguments = camworker_arguments(find_object("RayJob")["spec"]["entrypoint"])
     assert arguments is not None
-    asked = make_parser().parse_args(arguments)
-    assert asked.command == "localize"
-    assert asked.output == "s3://my-labels/photos"
+    parsed = make_parser().parse_args(arguments)
+    assert parsed.command == "localize"
+    assert parsed.output == "s3://my-labels/photos"

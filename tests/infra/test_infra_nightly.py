@@ -1,4 +1,4 @@
-"""The script of the nightly pod, with a kubectl that plays a cluster."""
+"""The script of the nightly pod, run with a fake kubectl."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,8 @@ from support.infra_files import INFRA
 
 SCRIPT = INFRA / "schedule/nightly/nightly.sh"
 
-# Answers each "get" with the next line of the file answers ("!" fails), the last one for ever.
+# The fake kubectl answers each "get" with the next line of the file "answers", and repeats the last one.
+# With the answer "!" it fails.
 KUBECTL = """#!/bin/sh
 cd "$(dirname "$0")" || exit 9
 echo "$*" >> calls
@@ -25,8 +26,8 @@ esac
 """
 
 
-def night(folder: Path, *answers: str) -> tuple[int, str, str]:
-    """Run the script: its exit code, what it printed, and what it handed to kubectl create."""
+def run_night(folder: Path, *answers: str) -> tuple[int, str, str]:
+    """Run the script and return its exit code, its output, and the input of `kubectl create`."""
     kubectl = folder / "kubectl"
     kubectl.write_text(KUBECTL)
     kubectl.chmod(0o755)
@@ -48,8 +49,8 @@ def night(folder: Path, *answers: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, created.read_text() if created.exists() else ""
 
 
-def test_it_creates_the_job_of_the_night_and_waits_for_its_end(tmp_path: Path) -> None:
-    code, _, created = night(
+def test_creates_a_ray_job_and_waits_for_its_end(tmp_path: Path) -> None:
+    code, _, created = run_night(
         tmp_path,
         "",
         "RayJob  ",
@@ -65,13 +66,13 @@ def test_it_creates_the_job_of_the_night_and_waits_for_its_end(tmp_path: Path) -
     assert calls.count("get rayjobs.ray.io/camworker-nightly-1-run ") == 5
 
 
-def test_it_waits_on_for_a_job_that_is_there(tmp_path: Path) -> None:
-    code, _, created = night(tmp_path, "RayJob", "RayJob Running RUNNING", "RayJob Complete SUCCEEDED")
+def test_waits_for_an_existing_ray_job(tmp_path: Path) -> None:
+    code, _, created = run_night(tmp_path, "RayJob", "RayJob Running RUNNING", "RayJob Complete SUCCEEDED")
     assert (code, created) == (0, "")
 
 
-def test_a_cluster_that_does_not_answer_ends_nothing(tmp_path: Path) -> None:
-    code, _, created = night(
+def test_keeps_waiting_while_the_cluster_does_not_answer(tmp_path: Path) -> None:
+    code, _, created = run_night(
         tmp_path, "!", "RayJob", "!", "RayJob Running ", "!", "RayJob Complete SUCCEEDED"
     )
     assert (code, created) == (0, "")
@@ -87,13 +88,13 @@ def test_a_cluster_that_does_not_answer_ends_nothing(tmp_path: Path) -> None:
         ("RayJob Complete STOPPED", "Job was stopped", 1),
     ],
 )
-def test_it_ends_as_the_job_did(tmp_path: Path, state: str, message: str, code: int) -> None:
-    ended, told, _ = night(tmp_path, "RayJob", state, message)
-    assert ended == code
-    assert message in told
+def test_exits_with_the_exit_code_of_the_job(tmp_path: Path, state: str, message: str, code: int) -> None:
+    exit_code, output, _ = run_night(tmp_path, "RayJob", state, message)
+    assert exit_code == code
+    assert message in output
 
 
-def test_a_job_that_was_deleted_ends_the_night(tmp_path: Path) -> None:
-    code, told, _ = night(tmp_path, "RayJob", "RayJob Running RUNNING", "")
+def test_deleted_ray_job_is_a_failure(tmp_path: Path) -> None:
+    code, output, _ = run_night(tmp_path, "RayJob", "RayJob Running RUNNING", "")
     assert code == 1
-    assert "was deleted" in told
+    assert "was deleted" in output

@@ -1,4 +1,4 @@
-"""Alerts, dashboard and scraping: expressions that parse, of metrics and labels that are exported."""
+"""Alerts, dashboard and scraping use only metrics and labels that are exported."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from support.infra_files import INFRA, documents, find_object
 
 FOLDER = INFRA / "observability"
 
-# What is exported, with its labels beside recipe.
+# The exported metrics, with their labels in addition to recipe.
 METRICS: dict[str, set[str]] = {
     "ray_camworker_images_total": {"status"},
     "ray_camworker_stage_seconds_total": {"stage"},
@@ -27,7 +27,7 @@ VALUES = {
     "stage": {"fetch_decode", "network", "boxes", "commit"},
     "status": {"ok"},
 }
-# Of kube-state-metrics.
+# The metrics of kube-state-metrics.
 OTHERS = {"kube_cronjob_status_last_successful_time": {"cronjob"}}
 
 
@@ -45,7 +45,7 @@ def expressions() -> list[str]:
 
 
 def selectors(expression: Any) -> list[Any]:
-    """Every selector of metrics in an expression that was parsed."""
+    """Return every metric selector of a parsed expression."""
     if isinstance(expression, promql_parser.VectorSelector):
         return [expression]
     parts = [
@@ -54,14 +54,14 @@ def selectors(expression: Any) -> list[Any]:
         if getattr(expression, name, None) is not None
     ]
     parts += getattr(expression, "args", None) or []
-    return [found for part in parts for found in selectors(part)]
+    return [selector for part in parts for selector in selectors(part)]
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_an_expression_uses_what_is_exported(expression: str) -> None:
-    found = selectors(promql_parser.parse(expression))
-    assert found
-    for selector in found:
+def test_expression_uses_exported_metrics_and_labels(expression: str) -> None:
+    used = selectors(promql_parser.parse(expression))
+    assert used
+    for selector in used:
         labels = METRICS.get(selector.name, set()) | {"recipe"}
         if selector.name not in METRICS:
             labels = OTHERS[selector.name]
@@ -69,19 +69,19 @@ def test_an_expression_uses_what_is_exported(expression: str) -> None:
             assert matcher.name in labels, f"{selector.name} has no label {matcher.name}"
             assert matcher.name not in VALUES or matcher.value in VALUES[matcher.name]
     for grouped in re.findall(r"by \(([^)]*)\)", expression):
-        asked = {name.strip() for name in grouped.split(",")}
-        assert all(asked <= METRICS[selector.name] | {"recipe"} for selector in found)
+        names = {name.strip() for name in grouped.split(",")}
+        assert all(names <= METRICS[selector.name] | {"recipe"} for selector in used)
 
 
-def test_counters_are_never_read_without_their_rate() -> None:
-    """But for shards that were lost, of which the first one counts."""
+def test_counters_are_read_as_rates() -> None:
+    """The exception is the counter of lost shards, where the first one matters."""
     for expression in expressions():
         for selector in selectors(promql_parser.parse(expression)):
             if selector.name.endswith("_total") and 'outcome="lost"' not in expression:
                 assert re.search(rf"(rate|increase)\({selector.name}", expression)
 
 
-def test_every_metric_is_shown() -> None:
+def test_dashboard_shows_every_metric() -> None:
     shown = {
         selector.name
         for panel in dashboard()["panels"]
@@ -91,7 +91,7 @@ def test_every_metric_is_shown() -> None:
     assert shown == set(METRICS)
 
 
-def test_every_alert_says_what_to_do() -> None:
+def test_alerts_have_a_summary_and_an_action() -> None:
     for rule in alerts():
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert re.fullmatch(r"Camworker\w+", rule["alert"])
@@ -101,12 +101,12 @@ def test_every_alert_says_what_to_do() -> None:
     assert len({rule["alert"] for rule in alerts()}) == len(alerts())
 
 
-def test_the_alert_of_the_night_names_the_cron_job() -> None:
+def test_nightly_alert_names_the_cron_job() -> None:
     (overdue,) = (rule for rule in alerts() if rule["alert"] == "CamworkerNightlyOverdue")
     assert f'cronjob="{find_object("CronJob")["metadata"]["name"]}"' in overdue["expr"]
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_panels_do_not_overlap_and_variables_are_defined() -> None:
     content = dashboard()
     assert content["uid"] == "camworker"
     panels = content["panels"]
@@ -117,7 +117,7 @@ def test_the_dashboard_is_whole() -> None:
         for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
-    assert len(cells) == len(set(cells)), "panels lie on one another"
+    assert len(cells) == len(set(cells)), "panels overlap"
     assert max(x for x, _ in cells) == 23
     variables = {variable["name"] for variable in content["templating"]["list"]}
     used = set(re.findall(r"\$\{?([a-z]+)", json.dumps(panels)))

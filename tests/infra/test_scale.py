@@ -1,4 +1,4 @@
-"""Scale: what a shard asks of S3, the tables of infra/SCALE.md, the driver with many workers (simulated)."""
+"""The tables of infra/SCALE.md, the S3 requests of a shard, and the driver with many simulated workers."""
 
 import json
 import subprocess
@@ -24,20 +24,20 @@ SCALE = TESTS.parent / "infra" / "SCALE.md"
 
 
 def benchmark(name: str, *options: str) -> str:
-    """What a script of tests/benchmarks prints."""
+    """Run a script of tests/benchmarks and return its output."""
     command = [sys.executable, TESTS / "benchmarks" / f"{name}.py", *options]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_document_has_the_tables_that_are_computed() -> None:
+def test_document_has_the_computed_tables() -> None:
     document = SCALE.read_text().splitlines()
     assert not [line for line in benchmark("arithmetic").splitlines() if line not in document]
 
 
 def test_requests_of_a_shard(tiny_localizer: Localizer) -> None:
-    """Of a small plan file one answer holds all; of a large one two more hold its index and its rows."""
+    """A small plan file takes one request; a large one takes three, the others for its index and its rows."""
     with small_s3() as s3, found_by_boto3(s3.environment):
         s3.objects |= {f"bucket/in/{number}.png": photograph(number) for number in range(12)}
         ledger = Ledger(open_store("s3://bucket/out"), "r0123456789ab")
@@ -58,13 +58,13 @@ def test_requests_of_a_shard(tiny_localizer: Localizer) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_with_many_workers_every_shard_is_done_once_though_some_are_lost() -> None:
-    # No more losses than attempts that a shard has beside its last one: by chance all may strike the same.
+def test_many_workers_do_every_shard_once_although_some_are_lost() -> None:
+    # A shard has three attempts. With at most two losses none is given up, even if both hit the same shard.
     options = {"workers": 100, "hosts": 4, "shards": 300, "seconds": 3, "losses": 12, "most-losses": 2}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    came_to = json.loads(benchmark("simulate", *words).splitlines()[-1])
-    assert came_to["hosts_lost"] >= 1
-    assert came_to["workers_replaced"] >= 25
-    assert (came_to["stopped"], came_to["lost"]) == (None, 0)
-    assert came_to["done"] == came_to["results_kept"] == came_to["parts_committed"] == 300
-    assert came_to["rss_mb_peak"] - came_to["rss_mb_before"] < 100
+    result = json.loads(benchmark("simulate", *words).splitlines()[-1])
+    assert result["hosts_lost"] >= 1
+    assert result["workers_replaced"] >= 25
+    assert (result["stopped"], result["lost"]) == (None, 0)
+    assert result["done"] == result["results_kept"] == result["parts_committed"] == 300
+    assert result["rss_mb_peak"] - result["rss_mb_before"] < 100
