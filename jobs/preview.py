@@ -1,7 +1,8 @@
-"""An HTML contact sheet: photographs, heat maps of the best classes over them, boxes, failures."""
+"""Write an HTML contact sheet: photographs, heat maps of the best classes, boxes and failures."""
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from collections import Counter
+from typing import TYPE_CHECKING, Final, cast
 
 from camworker.ledger.ledger import Ledger, open_ledger
 from camworker.ledger.recipe import Recipe
@@ -13,27 +14,32 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from camworker.metrics.ground_truth.truth import Truth
-    from camworker.reports.cards import Card, Section
+    from camworker.reports.cards import Card
+    from camworker.reports.contact_sheet import FailureRecord
 
-HELP = "contact sheet of photographs, heat maps and boxes"
+HELP = "write a contact sheet of photographs, heat maps and boxes"
 
 _FAILURES_LISTED: Final = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker preview`."""
     add_out_argument(parser)
     parser.add_argument(
-        "--to", required=True, type=output_folder, metavar="DIR", help="where contact_sheet.html goes"
+        "--to", required=True, type=output_folder, metavar="DIR", help="folder for contact_sheet.html"
     )
     add_recipe_option(parser)
     parser.add_argument(
-        "--count", type=whole_number(1), default=8, metavar="N", help="images a section (default 8)"
+        "--count", type=whole_number(1), default=8, metavar="N", help="images per section (default 8)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed shows other random images")
-    parser.add_argument("--truth", metavar="FILE", help="draw these boxes too (as summarize --truth)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random images (default 0)")
+    parser.add_argument(
+        "--truth", metavar="FILE", help="also draw these true boxes (see summarize --truth)"
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    """Run `camworker preview` and return its exit code."""
     ledger = open_ledger(open_store(args.output), args.recipe, args.output)
     recipe = ledger.read_recipe()
 
@@ -42,21 +48,23 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
     from camworker.dataset import iter_latest
     from camworker.metrics.ground_truth.truth import read_truth
+    from camworker.reports.cards import Section
     from camworker.reports.contact_sheet import write_contact_sheet
 
     truth = read_truth(args.truth, recipe.classes) if args.truth else None
     rows = pa.concat_tables(iter_latest(ledger, ["image_id", "status", "error", "scores"]))
-    ok = pc.equal(rows["status"], "ok")
-    broken = rows.filter(pc.invert(ok))
-    chosen = _choose(rows.filter(ok), args.count, args.seed)
-    cards = _cards(ledger, recipe, truth, [image_id for _, ids in chosen for image_id in ids])
+    ok = pc.equal(rows["status"], pa.scalar("ok"))
+    failures = rows.filter(pc.invert(ok))
+    sections = _choose_images(rows.filter(ok), args.count, args.seed)
+    cards = _cards(ledger, recipe, truth, [image_id for _, ids in sections for image_id in ids])
+    listed = failures.slice(0, _FAILURES_LISTED).select(["image_id", "status", "error"])
     path = write_contact_sheet(
         args.to,
-        _sections(chosen, cards),
-        broken.slice(0, _FAILURES_LISTED).select(["image_id", "status", "error"]).to_pylist(),
+        [Section(title, [cards[image_id] for image_id in ids]) for title, ids in sections],
+        cast("list[FailureRecord]", listed.to_pylist()),
         recipe=ledger.recipe,
         images=rows.num_rows,
-        failed={pair["values"]: pair["counts"] for pair in broken["status"].value_counts().to_pylist()},
+        failed=Counter(cast(list[str], failures["status"].to_pylist())),
         truth=truth is not None,
     )
     console.out(f"open {path}")
@@ -64,8 +72,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
-def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str]]]:
-    """Titles of sections and the ids in each: best, worst and random, none shown twice."""
+def _choose_images(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Return the titles of the sections (best, worst, random) and the distinct image ids of each."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     from camworker.inputs.sampling import select
@@ -73,17 +82,18 @@ def _choose(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, list[str
     by_score = rows.append_column("score", pc.list_element(rows["scores"], 0)).sort_by(
         [("score", "descending"), ("image_id", "ascending")]
     )
-    ids = by_score["image_id"].to_pylist()
+    ids = cast(list[str], by_score["image_id"].to_pylist())
     if len(ids) <= count:
         return [("All images, the most certain first", ids)]
     best, rest = ids[:count], ids[count:]
     worst = rest[-count:][::-1]
-    left = rows.filter(pc.invert(pc.is_in(rows["image_id"], pc.cast(best + worst, "string"))))
-    drawn = select(left, limit=None, sample=count, seed=seed)["image_id"].to_pylist()
+    shown = pa.array(best + worst, pa.string())
+    others = rows.filter(pc.invert(pc.is_in(rows["image_id"], shown)))
+    sample = select(others, limit=None, sample=count, seed=seed)["image_id"].to_pylist()
     return [
         ("Best: the network is most certain", best),
         ("Worst: the network is least certain", worst),
-        ("Random", drawn),
+        ("Random", cast(list[str], sample)),
     ]
 
 
@@ -102,13 +112,7 @@ def _cards(ledger: Ledger, recipe: Recipe, truth: "Truth | None", image_ids: lis
             photo.cams_khw,
             photo.photo_HW3,
             photo.frame,
-            truth.boxes_of(image_id) if truth else (),
+            truth.boxes_of(image_id).tolist() if truth else (),
             recipe.classes.names,
         )
     return cards
-
-
-def _sections(chosen: list[tuple[str, list[str]]], cards: "dict[str, Card]") -> "list[Section]":
-    from camworker.reports.cards import Section
-
-    return [Section(title, [cards[image_id] for image_id in ids]) for title, ids in chosen]
