@@ -1,9 +1,6 @@
 """Export the current rows of an output to a file or folder in a named format, completely or not at all."""
 
-import contextlib
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +18,7 @@ from camworker.exports.weak_labels import Counts, LabelledImage, LabelSelection,
 from camworker.exports.yolo import write_yolo
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
+from camworker.storage.atomic import write_then_rename
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +86,14 @@ def export(
             yield image
             on_image(counts)
 
-    with _draft(target, format_name) as draft:
+    with write_then_rename(target) as draft:
         format_.write(images(), info, draft)
         if selection.targets and not counts.known_labels:
             raise UsageError(
                 "no image has known labels: localize with image labels, or export the predicted labels",
                 parameter="targets",
             )
+        _check_target(target, format_name)  # The export may have taken hours.
     return counts
 
 
@@ -135,18 +134,3 @@ def _check_target(target: Path, format_name: str) -> None:
         raise UsageError(f"{target} cannot be written: {parent} is a file")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UsageError(f"{target} cannot be written: there is no permission to write in {parent}")
-
-
-@contextlib.contextmanager
-def _draft(target: Path, format_name: str) -> Iterator[Path]:
-    """Yield a path next to the target, renamed to the target at the end and deleted after an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.draft")
-    try:
-        yield draft
-        _check_target(target, format_name)  # again, because the export may have taken hours
-        draft.rename(target)
-    finally:
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        draft.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """Whether compiling a network repays, and which compiler does it: compiling_cpu or compiling_cuda."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +10,7 @@ from torch import nn
 
 from camworker.inference import compile_aotinductor as compiling_cuda
 from camworker.inference import compile_openvino as compiling_cpu
+from camworker.storage.atomic import write_then_rename
 
 Compile = Literal["auto", "on", "off"]
 COMPILE: Final[tuple[Compile, ...]] = get_args(Compile)
@@ -50,10 +49,8 @@ def compile_into(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> N
     Raises whatever a compiler does where it cannot trace or compile the network.
     """
     compiler = compiling_cpu if pixels_BCHW.device.type == "cpu" else compiling_cuda
-    with torch.no_grad(), tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        draft = Path(folder) / "draft.pt2"
+    with torch.no_grad(), write_then_rename(file, suffix=".draft.pt2") as draft:
         compiler.compile_into(draft, network, pixels_BCHW)
-        os.replace(draft, file)  # whole or not there at all
 
 
 def load_compiled(file: Path, *, device: str, dtype: torch.dtype, streams: int) -> Compiled:

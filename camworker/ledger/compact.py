@@ -4,8 +4,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from camworker.dataset import iter_latest
 from camworker.errors import CorruptedError, UsageError
 from camworker.ledger.inventory import sha256_of
 from camworker.ledger.ledger import Ledger
+from camworker.storage.atomic import write_then_rename
 from camworker.storage.uris import is_s3, open_store
 
 MANIFEST: Final = "_SUCCESS.json"
@@ -144,31 +143,11 @@ def _write_files(
 
 @contextlib.contextmanager
 def _folder(to: str) -> Iterator[tuple[OpenFile, list[DataFile]]]:
-    """A hidden folder beside to, which becomes to at the end, and outlasts a power failure then.
-
-    An error in the block removes it.
-    """
-    target = Path(to)
-    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}.draft")
-
-    @contextlib.contextmanager
-    def open_file(name: str) -> Iterator[IO[bytes]]:
-        with open(draft / name, "x+b") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft.mkdir()
-    try:
-        yield open_file, []
-        _fsync(draft)
-        check_target(to)  # it took a while, and a rename replaces an empty folder
-        draft.rename(target)
-        _fsync(target.parent)
-    finally:
-        if draft.exists():
-            shutil.rmtree(draft)
+    """Create the files in a hidden folder, which is renamed at the end."""
+    with write_then_rename(Path(to), durable=True) as draft:
+        draft.mkdir()
+        yield lambda name: (draft / name).open("x+b"), []
+        check_target(to)  # The rename would replace an empty folder that was created in the meantime.
 
 
 @contextlib.contextmanager
@@ -194,11 +173,3 @@ def _prefix(to: str, recipe: str) -> Iterator[tuple[OpenFile, list[DataFile]]]:
         "files": [asdict(f) for f in written],
     }
     create(MANIFEST, json.dumps(about, indent=1).encode())
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, copy, open_d
 from camworker.ledger.inventory import PartInventory, inventory_parts
 from camworker.ledger.ledger import Ledger, PlanFile
 from camworker.schemas import PLAN
+from camworker.storage.atomic import write_then_rename
 
 _THREADS: Final = 8
 _COPIED_AT_ONCE: Final = 4 * 2**20
@@ -159,18 +160,17 @@ def _fetch(ledger: Ledger, file: PlanFile, target: Path) -> None:
     """Copy a plan file. Raises CorruptedError where it is not as it was written."""
     if target.exists():
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft, digest = target.with_suffix(".draft"), hashlib.sha256()
+    digest = hashlib.sha256()
     try:
-        with ledger.store.open(file.key) as source, open(draft, "wb") as copied:
-            while data := source.read(_COPIED_AT_ONCE):
-                digest.update(data)
-                copied.write(data)
+        with ledger.store.open(file.key) as source, write_then_rename(target) as draft:
+            with open(draft, "xb") as copied:
+                while data := source.read(_COPIED_AT_ONCE):
+                    digest.update(data)
+                    copied.write(data)
+            if digest.hexdigest() != file.sha256:
+                raise CorruptedError(f"{file.key} is not as it was written: run camworker verify OUT")
     except FileNotFoundError as error:
         raise CorruptedError(f"{file.key} is gone: run camworker verify OUT") from error
-    if digest.hexdigest() != file.sha256:
-        raise CorruptedError(f"{file.key} is not as it was written: run camworker verify OUT")
-    draft.rename(target)
 
 
 def _create_shards(

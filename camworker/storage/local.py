@@ -61,7 +61,7 @@ class LocalStore:
             return False
         finally:
             draft.unlink(missing_ok=True)
-        fsync_folder(target.parent)
+        fsync_path(target.parent)
         return True
 
     def exists(self, key: str) -> bool:
@@ -147,12 +147,12 @@ def durable_mkdir(folder: Path) -> None:
     if not folder.is_dir():
         durable_mkdir(folder.parent)
         folder.mkdir(exist_ok=True)
-        fsync_folder(folder.parent)
+        fsync_path(folder.parent)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def fsync_path(path: Path) -> None:
+    """Make the content of a file, or the names in a folder, survive a power failure."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

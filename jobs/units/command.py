@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from camworker.storage.atomic import write_then_rename
 from camworker.storage.uris import local_path
 from jobs.console import DONE, INCOMPLETE, Console
 from jobs.options import (
@@ -221,15 +221,11 @@ def _write_table(table: "pa.Table", to: Path, request: "Request", side: int | No
         "frame": json.dumps({"resize": settings.resize, "input_size": settings.input_size}),
         "patch_side": json.dumps(side),
     }
-    to.mkdir(parents=True, exist_ok=True)
-    path, draft = to / "units.parquet", to / f".units-{os.getpid()}.draft"
-    try:
+    path = to / "units.parquet"
+    with write_then_rename(path) as draft:
         pq.write_table(
             table.replace_schema_metadata(facts), draft, compression="zstd", write_page_checksum=True
         )
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 
