@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from camworker.schemas import PRECISIONS
+
 DEFAULT_NETWORK: Final = "efficientnet_lite0"
-PRECISIONS: Final = ("auto", "float32", "bfloat16", "float16")
 
 # A parser or one of its groups. argparse has no public name for their common base class.
 Options = argparse._ActionsContainer

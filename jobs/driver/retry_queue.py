@@ -23,7 +23,7 @@ def backoff_seconds(failures: int, jitter: float) -> float:
         failures: How often the task has failed, from 1.
         jitter: A number from 0 to 1 that spreads the retries of several tasks.
     """
-    return min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2 ** (failures - 1)) * (0.5 + jitter / 2)
+    return min(_MAX_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** (failures - 1)) * (0.5 + jitter / 2)
 
 
 class RetryQueue:

@@ -76,7 +76,7 @@ class WorkerProcess:
         """Run a shard."""
         return self._worker.run(*arguments)
 
-    @ray.method(concurrency_group=_PROGRESS_GROUP)
+    @ray.method(concurrency_group=_PROGRESS_GROUP)  # type: ignore[untyped-decorator]  # ray has no types
     def progress(self) -> WorkerProgress:
         """Return the progress of the worker."""
         return self._worker.progress

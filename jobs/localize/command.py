@@ -17,7 +17,7 @@ from jobs.localize.arguments import add_arguments
 if TYPE_CHECKING:
     from camworker.inputs.duckdb_scratch import ItemsFile
     from jobs.localize.generation_runner import Runner, RunSummary
-    from jobs.localize.request import Request
+    from jobs.localize.request import LocalizeRequest
     from jobs.ray_cluster import Workers
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     out = normalize_location(args.output)
     _refuse_overlap(normalize_location(args.input), out)
     store = open_store(out)
-    request = build_request(args, out, scratch)
+    request = _build_request(args, out, scratch)
     ledger = Ledger(store, request.recipe.id)
 
     from camworker.inputs.item_queries import measure
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     return DONE if done else INCOMPLETE
 
 
-def build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Request":
+def _build_request(args: argparse.Namespace, out: str, scratch: Path) -> "LocalizeRequest":
     """Check the arguments, load the network and list the items.
 
     Args:
@@ -95,7 +95,7 @@ def build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Request
     from camworker.inputs.item_queries import measure, select_items
     from camworker.ledger.recipe import Recipe
     from camworker.networks.package import load
-    from jobs.localize.request import Request
+    from jobs.localize.request import LocalizeRequest
     from jobs.localize.worker import WorkerSettings
 
     box_rule = check_rule(args.box_rule)
@@ -135,7 +135,7 @@ def build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Request
         policy=ReadPolicy(roots=tuple(args.local_root)),
     )
     items = select_items(listing.items, limit=args.limit, sample=args.sample, seed=args.seed)
-    request = Request(
+    request = LocalizeRequest(
         recipe,
         settings,
         replace(listing, items=items),
@@ -151,7 +151,7 @@ def build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Request
 def _localize(
     args: argparse.Namespace,
     console: Console,
-    request: "Request",
+    request: "LocalizeRequest",
     ledger: Ledger,
     workers: "Workers",
     summary: "RunSummary",
@@ -174,7 +174,7 @@ def _localize(
         return False
 
 
-def _complete_all(request: "Request", ledger: Ledger, runner: "Runner") -> bool:
+def _complete_all(request: "LocalizeRequest", ledger: Ledger, runner: "Runner") -> bool:
     """Complete the generations that an earlier run left unfinished, then plan and run what is new."""
     from camworker.inputs.duckdb_scratch import release_memory
     from camworker.inputs.item_queries import measure
@@ -200,7 +200,9 @@ def _complete_all(request: "Request", ledger: Ledger, runner: "Runner") -> bool:
     return done and not runner.stopped
 
 
-def _dry_run(args: argparse.Namespace, console: Console, request: "Request", pending: "ItemsFile") -> int:
+def _dry_run(
+    args: argparse.Namespace, console: Console, request: "LocalizeRequest", pending: "ItemsFile"
+) -> int:
     from camworker.inputs.item_queries import measure
     from jobs.localize.dry_run import dry_run
     from jobs.ray_cluster import local_workers

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class LocalizeRequest:
     """What to localize and how.
 
     Attributes:
@@ -69,6 +69,6 @@ class Request:
             items.count, workers, row_bytes(items.labels, self.cam_shape), self.shard_size
         )
 
-    def for_images_per_worker(self, images: int) -> "Request":
+    def for_images_per_worker(self, images: int) -> "LocalizeRequest":
         """Return the request with the number of images that each worker will see."""
         return replace(self, settings=replace(self.settings, images=images))

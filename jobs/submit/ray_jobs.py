@@ -203,8 +203,9 @@ def exit_code(job: JobDetails) -> int:
     This is the exit code of the command, or 128 plus the number of the signal that killed it. If the command
     left none, it is the exit code that describes the status of the job.
     """
-    if job.driver_exit_code is not None:
-        return job.driver_exit_code if job.driver_exit_code >= 0 else 128 - job.driver_exit_code
+    code: int | None = job.driver_exit_code
+    if code is not None:
+        return code if code >= 0 else 128 - code
     if job.status == "SUCCEEDED":
         return DONE
     return UsageError.exit_code if job.error_type in NOT_STARTED_ERRORS else INCOMPLETE
