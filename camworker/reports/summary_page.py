@@ -129,9 +129,7 @@ def about(recipe: Recipe) -> str:
     )
 
 
-def headline(
-    summary: Mapping[str, Any], facts: TruthFacts, recipe: Recipe
-) -> list[tuple[str, list[Figure]]]:
+def headline(summary: Mapping[str, Any], facts: TruthFacts, recipe: Recipe) -> list[tuple[str, list[Figure]]]:
     """The headline table: groups of figures, those at the fixed threshold beside those at the best one."""
     boxed = f"{summary['units_with_boxes']:,} labels"
     swept = f"{summary['sweep_units']['reported_on']:,} labels"

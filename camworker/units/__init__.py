@@ -1,1 +1,1 @@
-"""Class-specific units and the patches that activate them."""
+"""Class-specific units of a network, and the image patches that activate them most."""

@@ -1,4 +1,4 @@
-"""Class-specific units: which units, what excites them, how passes merge, patches, the table, the page."""
+"""Class-specific units: selection, top activations and their merging, patches, the table and the page."""
 
 from collections import Counter
 from pathlib import Path
@@ -19,7 +19,13 @@ from camworker.reports.units_page import classes_on_page, cut_patch, write_units
 from camworker.units.collect import collect_top_activations, peaks
 from camworker.units.receptive_field import effective_side
 from camworker.units.table import UNITS, units_table
-from camworker.units.top_activations import PEAK, Excited, TopActivations, patch_boxes, units_of_classes
+from camworker.units.top_activations import (
+    PEAK,
+    CollectedActivations,
+    TopActivations,
+    patch_boxes,
+    units_of_classes,
+)
 from support.factories import photographs_of
 
 HOSTILE = '<script>alert("x")</script>'
@@ -34,13 +40,13 @@ def peak(value: float, number: int = 0, mean: float = 0.0, y: int = 0, x: int = 
     return (value, mean, number, y, x, 100, 50)
 
 
-def test_the_units_of_largest_weight_come_first_and_of_equal_ones_the_lower() -> None:
+def test_units_are_ordered_by_weight_then_by_index() -> None:
     weights_KC = np.array([[0.5, 2.0, -1.0, 2.0], [0.0, 0.0, 0.0, -1.0]], np.float32)
     assert units_of_classes(weights_KC, [0, 1], 3).tolist() == [[1, 3, 0], [0, 1, 2]]
     assert units_of_classes(weights_KC, [1], 9).tolist() == [[0, 1, 2, 3]]
 
 
-# Few values, so that many are equal, as under a ReLU6.
+# There are few distinct values, so many peaks are equal, as under a ReLU6.
 batches_of_peaks = st.lists(
     st.tuples(st.sampled_from([0.0, 1.0, 5.5, 6.0, float("nan"), -1.0]), st.sampled_from([0.5, 1.0])),
     min_size=2,
@@ -49,14 +55,14 @@ batches_of_peaks = st.lists(
 
 
 @given(batches_of_peaks, st.integers(1, 5), st.data())
-def test_merged_passes_equal_a_single_one(drawn: tuple, count: int, data: st.DataObject) -> None:
+def test_merged_results_equal_a_single_one(drawn: tuple, count: int, data: st.DataObject) -> None:
     values, order = drawn
     images = len(values) // 2
     peaks_BU = np.array(
         [[peak(*values[2 * b + u][:1], b, values[2 * b + u][1]) for u in (0, 1)] for b in range(images)], PEAK
     )
-    single = TopActivations.none(2, count).update(peaks_BU)
-    parts = [TopActivations.none(2, count) for _ in range(3)]
+    single = TopActivations.empty(2, count).update(peaks_BU)
+    parts = [TopActivations.empty(2, count) for _ in range(3)]
     for b in order:
         at = data.draw(st.integers(0, 2))
         parts[at] = parts[at].update(peaks_BU[b : b + 1])
@@ -65,27 +71,27 @@ def test_merged_passes_equal_a_single_one(drawn: tuple, count: int, data: st.Dat
         assert (merged.best_UN == single.best_UN).all()
     for u in (0, 1):
         real = sorted((-p["value"], -p["mean"], p["number"]) for p in peaks_BU[:, u] if p["value"] > 0)
-        found = [(-p["value"], -p["mean"], p["number"]) for p in single.best_UN[u][single.is_real_UN[u]]]
-        assert found == real[:count]
+        kept = [(-p["value"], -p["mean"], p["number"]) for p in single.best_UN[u][single.is_used_UN[u]]]
+        assert kept == real[:count]
 
 
-def test_passes_merge_with_their_counts() -> None:
-    one = Excited(TopActivations.none(1, 2), Counter(ok=3), np.array([1, 2]))
-    two = Excited(TopActivations.none(1, 2), Counter(ok=1, poison=1), np.array([0, 1]))
+def test_counts_are_added_when_results_merge() -> None:
+    one = CollectedActivations(TopActivations.empty(1, 2), Counter(ok=3), np.array([1, 2]))
+    two = CollectedActivations(TopActivations.empty(1, 2), Counter(ok=1, poison=1), np.array([0, 1]))
     both = one.merge(two)
     assert both.images == {"ok": 4, "poison": 1}
-    assert both.seen_K.tolist() == [1, 3]
+    assert both.top1_counts_K.tolist() == [1, 3]
 
 
-def test_a_peak_lies_in_the_middle_of_what_is_seen_then_first_in_row_order() -> None:
+def test_the_peak_is_the_middle_of_a_plateau_or_the_first_in_row_order() -> None:
     maps_BUHW = torch.zeros(1, 3, 5, 4)
     maps_BUHW[0, 0, 1:4, 1:4] = 6.0  # a plateau
     maps_BUHW[0, 1, 2, 3] = 1.0
-    maps_BUHW[0, 2, 0, 3] = maps_BUHW[0, 2, 4, 0] = 2.0  # twins
-    found = peaks(maps_BUHW)[0]
-    assert list(zip(found["y"].tolist(), found["x"].tolist(), strict=True)) == [(2, 2), (2, 3), (0, 3)]
-    assert found["value"].tolist() == [6, 1, 2]
-    assert found["mean"] == pytest.approx([54 / 20, 1 / 20, 4 / 20])
+    maps_BUHW[0, 2, 0, 3] = maps_BUHW[0, 2, 4, 0] = 2.0  # two equal maxima
+    result = peaks(maps_BUHW)[0]
+    assert list(zip(result["y"].tolist(), result["x"].tolist(), strict=True)) == [(2, 2), (2, 3), (0, 3)]
+    assert result["value"].tolist() == [6, 1, 2]
+    assert result["mean"] == pytest.approx([54 / 20, 1 / 20, 4 / 20])
 
 
 def test_patches_lie_inside_the_image_and_follow_the_frame() -> None:
@@ -98,7 +104,7 @@ def test_patches_lie_inside_the_image_and_follow_the_frame() -> None:
 
 
 @pytest.mark.parametrize("stride", [8, 16])
-def test_the_side_of_a_box_filter_holds_half_of_it(stride: int) -> None:
+def test_the_side_for_a_box_filter(stride: int) -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AvgPool2d(stride))
     network = GapNetwork(
         body, features=body, logits=lambda f: f.mean((2, 3)), classifier=None, classes=4, pooling="avg"
@@ -107,15 +113,15 @@ def test_the_side_of_a_box_filter_holds_half_of_it(stride: int) -> None:
     assert abs(side - stride * 0.5**0.5) <= 1
 
 
-def test_a_pass_finds_what_every_map_shows(folder: Path, tiny_localizer: Localizer) -> None:
+def test_collected_activations_are_the_maxima_of_the_maps(folder: Path, tiny_localizer: Localizer) -> None:
     (folder / "03.png").write_bytes(b"no picture")
-    told: list[str] = []
+    statuses: list[str] = []
     units_U = np.array([2, 9, 11], np.int32)
-    excited = collect_top_activations(
-        numbered(folder), tiny_localizer, units_U, 4, ReadPolicy(), decoders=2, on_batch=told.extend
+    collected = collect_top_activations(
+        numbered(folder), tiny_localizer, units_U, 4, ReadPolicy(), decoders=2, on_batch=statuses.extend
     )
-    assert excited.images == Counter(told) == {"ok": 10, "unsupported": 1}
-    assert excited.seen_K.sum() == 10
+    assert collected.images == Counter(statuses) == {"ok": 10, "unsupported": 1}
+    assert collected.top1_counts_K.sum() == 10
     names = sorted(path.name for path in folder.iterdir())
     maxima = {}
     for number, name in enumerate(names):
@@ -125,7 +131,7 @@ def test_a_pass_finds_what_every_map_shows(folder: Path, tiny_localizer: Localiz
             maxima[number] = (maps_CHW, 20 + number)
     for u, unit in enumerate(units_U):
         best = sorted(maxima, key=lambda n: (-maxima[n][0][unit].max(), -maxima[n][0][unit].mean()))
-        found = excited.excitations.best_UN[u][excited.excitations.is_real_UN[u]]
+        found = collected.activations.best_UN[u][collected.activations.is_used_UN[u]]
         assert len(found)
         assert found["number"].tolist() == best[: len(found)]
         for entry in found:
@@ -155,11 +161,11 @@ def a_table() -> pa.Table:
     )
 
 
-def test_the_table_has_a_row_a_patch_in_the_order_asked_for() -> None:
+def test_the_table_has_a_row_per_patch_in_the_order_of_the_classes() -> None:
     table = a_table()
     assert table.schema == UNITS
     rows = table.to_pylist()
-    assert [(row["label"], row["place"], row["unit"], row["patch"]) for row in rows] == [
+    assert [(row["label"], row["unit_rank"], row["unit"], row["patch_rank"]) for row in rows] == [
         (1, 1, 2, 1),
         (0, 1, 0, 1),
         (0, 1, 0, 2),
@@ -169,7 +175,7 @@ def test_the_table_has_a_row_a_patch_in_the_order_asked_for() -> None:
     assert [row["xmin"] for row in rows] == [16, 0, 4]
 
 
-def test_the_page_escapes_names_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+def test_the_page_escapes_names_and_reports_omissions(tmp_path: Path) -> None:
     rows = a_table().to_pylist()
     source = cut_patch(np.full((50, 100, 3), 90, np.uint8), (16.0, 17.0, 18.0, 19.0))
     pictures = {(HOSTILE, (16.0, 17.0, 18.0, 19.0)): source}
@@ -186,11 +192,11 @@ def test_the_page_escapes_names_and_says_what_it_leaves_out(tmp_path: Path) -> N
     ).read_text()
     assert "<script" not in page
     assert page.count('src="data:image/jpeg;base64,') == 1
-    assert page.count("cannot be read any more") == 2
+    assert page.count("no longer readable") == 2
     assert "2 of 3" in page
     assert "1 poison" in page
 
 
-def test_a_patch_at_the_edge_has_a_pixel_at_least() -> None:
+def test_a_patch_at_the_edge_has_at_least_one_pixel() -> None:
     photo_HW3 = np.zeros((5, 4, 3), np.uint8)
     assert cut_patch(photo_HW3, (4.0, 5.0, 4.0, 5.0)).startswith("data:image/jpeg")
