@@ -1,4 +1,4 @@
-"""The units that speak for each class, and the image patches that excite them most: a table and a page."""
+"""Find the class-specific units of a network, and the image patches that activate them most."""
 
 from jobs.units.command import HELP, add_arguments, run
 

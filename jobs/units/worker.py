@@ -1,4 +1,4 @@
-"""The Ray actor of units: a Localizer that finds what excites units in shard after shard of items."""
+"""The worker process of `camworker units`."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,14 +14,27 @@ from camworker.networks.package import load_planned
 from camworker.schemas import Precision
 from camworker.storage.uris import Connections
 from camworker.units.collect import collect_top_activations
-from camworker.units.top_activations import Excited
+from camworker.units.top_activations import CollectedActivations
 from jobs.driver.worker_process import RuntimeInfo
 from jobs.driver.worker_progress import WorkerProgress
 
 
 @dataclass(frozen=True, slots=True)
 class UnitsSettings:
-    """What every worker of a run is started with. units_U: which to look for; count: images of each."""
+    """The settings that all workers of a run share.
+
+    Attributes:
+        fingerprint: Fingerprint of the network's weights.
+        network: Name of the network, or None for the default.
+        weights: Network package or weights file, or None for the network's own.
+        output_stride: Pixels per cell of the feature map, or None for the network's own.
+        precision: The precision in which the network runs.
+        input_size: Side of the network's input in pixels.
+        resize: How images are fitted into the input.
+        batch_size: Number of images of a batch, or None for the device's default.
+        units_U: The units, ascending.
+        count: Number of images to keep for each unit.
+    """
 
     fingerprint: str
     network: str | None
@@ -35,7 +48,11 @@ class UnitsSettings:
     count: int
 
     def localizer(self) -> Localizer:
-        """The Localizer asked for. Raises CommitError when its weights are no longer those planned with."""
+        """Create the Localizer of the workers.
+
+        Raises:
+            CommitError: The weights have changed since the run was planned.
+        """
         return Localizer(
             load_planned(self.network, self.weights, self.output_stride, self.fingerprint),
             precision=self.precision,
@@ -70,10 +87,16 @@ class UnitsWorker:
             "precision": str(self._localizer.dtype).removeprefix("torch."),
         }
 
-    def run(self, items: pa.Table, policy: ReadPolicy, isolate: bool) -> Excited:
-        """One shard's peaks; isolate decodes in a child process: a bad image kills no worker."""
+    def run(self, items: pa.Table, policy: ReadPolicy, isolate: bool) -> CollectedActivations:
+        """Collect the top activations of one shard.
+
+        Args:
+            items: The images of the shard, see `collect_top_activations`.
+            policy: Which files may be read for the items.
+            isolate: Decode images in a child process, so that a crashing decoder does not end the worker.
+        """
         self.progress.running = Counter()
-        excited = collect_top_activations(
+        collected = collect_top_activations(
             items,
             self._localizer,
             self._settings.units_U,
@@ -85,4 +108,4 @@ class UnitsWorker:
             isolate=isolate,
         )
         self.progress.running = Counter()  # the driver counts the result itself
-        return excited
+        return collected

@@ -1,4 +1,4 @@
-"""camworker units end to end: over an input and over an output of localize, with the real network."""
+"""The units command over an input and over an output of localize, with the default network."""
 
 import shutil
 from pathlib import Path
@@ -12,7 +12,14 @@ from support.cli_runner import Finished, camworker, photographs
 from support.fatal_decoder import ABORT, install_in_children
 
 COUNT = 12
-CLASSES = ("--class", "tabby", "--class", "967", "--class", "n02123045")  # tabby twice
+CLASSES = (
+    "--class",
+    "tabby",
+    "--class",
+    "967",
+    "--class",
+    "n02123045",
+)  # the first and the last are the same class
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +48,13 @@ def units(source: Path, to: Path, *options: str | Path, **settings: dict[str, st
 
 @pytest.fixture(scope="module")
 def of_input(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A run over the photographs, with a decoder that dies of one: see test_careful.py."""
+    """A run over the photographs, one of which crashes its decoder; see test_isolated_decoder.py."""
     path = install_in_children(tmp_path_factory.mktemp("decoder") / "site")
     return units(folder, tmp_path_factory.mktemp("dictionary"), environment={"PYTHONPATH": path})
 
 
 @pytest.mark.ray
-def test_an_input_gives_a_dictionary_and_no_image_ends_the_run(of_input: Finished) -> None:
+def test_an_input_gives_a_table_and_a_page_despite_broken_images(of_input: Finished) -> None:
     assert of_input.code == 0, of_input.err
     summary = of_input.json
     assert (summary["images"], summary["failed"]) == (COUNT, {"poison": 1, "unsupported": 1})
@@ -62,24 +69,26 @@ def test_an_input_gives_a_dictionary_and_no_image_ends_the_run(of_input: Finishe
     assert table["label"].unique().to_pylist() == [281, 967]
     page = Path(summary["page"]).read_text()
     assert page.count('src="data:image/jpeg;base64,') == 12
-    assert "cannot be read" not in page
+    assert "no longer readable" not in page
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_an_output_of_these_images_gives_the_same(of_input: Finished, out: Path, tmp_path: Path) -> None:
+def test_an_output_of_the_same_images_gives_the_same_table(
+    of_input: Finished, out: Path, tmp_path: Path
+) -> None:
     done = units(out, tmp_path, "--workers", "2", "--batch-size", "5")
     assert done.code == 0, done.err
     assert (done.json["images"], done.json["failed"]) == (COUNT, {})
-    columns = ["label", "place", "unit", "patch", "image_id", "xmin", "ymin", "xmax", "ymax"]
-    ours, theirs = (pq.read_table(run.json["parquet"]) for run in (done, of_input))
-    assert ours.select(columns).equals(theirs.select(columns))
+    columns = ["label", "unit_rank", "unit", "patch_rank", "image_id", "xmin", "ymin", "xmax", "ymax"]
+    of_output, expected = (pq.read_table(run.json["parquet"]) for run in (done, of_input))
+    assert of_output.select(columns).equals(expected.select(columns))
 
 
-def test_what_cannot_work_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+def test_refusals_write_nothing(folder: Path, tmp_path: Path) -> None:
     to = tmp_path / "to"
     for options, reason in (
-        (("--recipe", "r0123456789ab"), "is no output of localize"),
+        (("--recipe", "r0123456789ab"), "is not an output of localize"),
         (("--class", "unicorn"), "not among the network's 1000 classes"),
         (("--network", "resnet"), "unknown network"),
     ):
@@ -91,7 +100,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(folder: Path, tm
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_an_output_is_read_with_its_own_network_only(out: Path, tmp_path: Path) -> None:
+def test_an_output_needs_the_network_that_made_it(out: Path, tmp_path: Path) -> None:
     for recipe in out.glob("ledger/*/recipe.json"):
         text = recipe.read_text()
         other = tmp_path / "out" / recipe.relative_to(out)
@@ -102,4 +111,4 @@ def test_an_output_is_read_with_its_own_network_only(out: Path, tmp_path: Path) 
     assert "other weights: name them with --network and --weights" in done.err
     done = camworker("units", out, "--to", tmp_path / "to", "--input-size", "256")
     assert done.code == UsageError.exit_code
-    assert "leave --input-size out" in done.err
+    assert "remove --input-size" in done.err
