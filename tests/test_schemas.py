@@ -17,8 +17,6 @@ from camworker.inference.predictions import (
     FailedPrediction,
     Prediction,
     Target,
-    corners,
-    make_boxes,
     to_float16,
 )
 from camworker.schemas import ITEMS, PLAN, CamShape, predictions_schema
@@ -62,7 +60,7 @@ def make_prediction(seed=0, boxes=(1, 2), targets=()):
     )
 
 
-FAILED = FailedPrediction.of(Failure("decode_error", "PNG: truncated"))
+FAILED = FailedPrediction.from_failure(Failure("decode_error", "PNG: truncated"))
 
 
 def table_of(items, generation, predictions, shape):
@@ -206,21 +204,6 @@ def test_to_float16_rounds_to_nearest():
 def test_to_float16_never_writes_an_infinity(value):
     with pytest.raises(MapOverflowError):
         to_float16(np.array([[0.0, value]], np.float32))
-
-
-def test_boxes_and_their_corners():
-    placed = np.array([[0, 1, 2, 3], [4.5, 5, 6, 7], [8, 8, 9, 9]], np.float32)
-    boxes = make_boxes(
-        np.array([9, 7, 5], np.int32),
-        np.array([0.5, 0.25, 0.125], np.float32),
-        np.array([1, 2, 3]),
-        placed,
-        np.array([2, 0, 1]),
-    )
-    assert boxes["rank"].tolist() == [1, 1, 3]
-    assert boxes["label"].tolist() == [9, 9, 5]
-    assert boxes["score"].tolist() == [0.5, 0.5, 0.125]
-    assert np.array_equal(corners(boxes), placed)
 
 
 ROW = st.one_of(

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from camworker.frame import CORNERS
 from camworker.inference.predictions import ClassMaps, Predictions
 from camworker.schemas import CamShape, predictions_schema
 
@@ -20,16 +21,28 @@ _TARGET_BOX: Final[pa.StructType] = _TARGET.field("boxes").type.value_type
 def predictions_table(
     items: pa.Table, generation: int, predictions: Predictions, shape: CamShape
 ) -> pa.Table:
-    """Rows of a part: items (PLAN or ITEMS) beside their predictions, in the same order.
+    """Return the rows of a part for a batch, one for each item, in order.
 
-    The identity of a removed image is empty.
+    Args:
+        items: The items of the batch (schema `PLAN` or `ITEMS`). One without an identity is to be removed;
+            its row has an empty identity.
+        generation: Number of the generation.
+        predictions: The predictions for the items.
+        shape: Shape of the class activation maps of a row.
+
+    Returns:
+        A table with `predictions_schema(shape)`.
+
+    Raises:
+        ValueError: There are more or fewer predictions than items.
     """
     if len(predictions) != items.num_rows:
         raise ValueError(f"{len(predictions)} predictions for {items.num_rows} items")
     schema = predictions_schema(shape)
-    failures, best, known = predictions.failures, predictions.best, predictions.known
+    failures, best = predictions.failures, predictions.best
     ok_B = np.array([failure is None for failure in failures], np.bool_)
     classes_B = ok_B * shape.k
+    images = len(predictions.sizes_G2)
     columns = {name: items[name].combine_chunks() for name in ("image_id", "uri", "source_row")}
     columns["identity"] = pc.fill_null(items["identity"].combine_chunks(), "")
     columns["generation"] = pa.array(np.full(len(ok_B), generation, np.int32))
@@ -41,39 +54,48 @@ def predictions_table(
     columns["labels"] = _lists(classes_B, pa.array(best.labels_M))
     columns["names"] = _lists(classes_B, names)
     columns["scores"] = _lists(classes_B, pa.array(best.scores_M))
-    boxes_G = best.counts_M.reshape(-1, shape.k).sum(1)
-    columns["boxes"] = _lists(_spread(boxes_G, ok_B), _boxes(best.boxes_L, _BOX))
+    boxes_G = best.counts_M.reshape(images, shape.k).sum(1)
+    ranks_M = np.tile(np.arange(1, shape.k + 1, dtype=np.int8), images)
+    columns["boxes"] = _lists(_spread(boxes_G, ok_B), _boxes(best, _BOX, ranks_M))
     columns["cams"] = _tensors(best.cams_Mhw, ok_B, schema.field("cams").type)
-    columns["targets"] = _lists(_spread(predictions.known_G, ok_B), _targets(known, shape))
+    targets_B = _spread(predictions.target_counts_G, ok_B)
+    columns["targets"] = _lists(targets_B, _targets(predictions.targets, shape))
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _spread(values_G: NDArray[Any], ok_B: NDArray[np.bool_]) -> NDArray[Any]:
-    """Values of the images that are ok at their places among all, zeros at the others."""
+    """Return an array of B rows: the given rows where `ok_B` is true, and zeros elsewhere."""
     values_B = np.zeros((len(ok_B), *values_G.shape[1:]), values_G.dtype)
     values_B[ok_B] = values_G
     return values_B
 
 
 def _lists(lengths: NDArray[np.integer], values: pa.Array) -> pa.ListArray:
-    """Values cut into lists of these lengths."""
+    """Return consecutive values as lists of these lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
-def _boxes(boxes_L: np.ndarray, kind: pa.StructType) -> pa.StructArray:
-    fields = [pa.array(np.ascontiguousarray(boxes_L[field.name]), field.type) for field in kind]
+def _boxes(
+    classes: ClassMaps, kind: pa.StructType, ranks_M: NDArray[np.int8] | None = None
+) -> pa.StructArray:
+    """Return the boxes of classes as structs of this type, whose rank needs `ranks_M`."""
+    values_M = {"rank": ranks_M, "label": classes.labels_M, "score": classes.scores_M}
+    columns_L = dict(zip(CORNERS, np.ascontiguousarray(classes.corners_L4.T), strict=True)) | {
+        name: np.repeat(values, classes.counts_M) for name, values in values_M.items() if values is not None
+    }
+    fields = [pa.array(columns_L[field.name], field.type) for field in kind]
     return pa.StructArray.from_arrays(fields, fields=list(kind))
 
 
-def _targets(known: ClassMaps, shape: CamShape) -> pa.StructArray:
-    cells = np.full(len(known.labels_M), shape.h * shape.w)
+def _targets(targets: ClassMaps, shape: CamShape) -> pa.StructArray:
+    cells = np.full(len(targets.labels_M), shape.h * shape.w)
     arrays = [
-        pa.array(known.labels_M),
-        pa.array(known.scores_M),
-        _lists(cells, pa.array(known.cams_Mhw.ravel())),
-        _lists(known.counts_M, _boxes(known.boxes_L, _TARGET_BOX)),
+        pa.array(targets.labels_M),
+        pa.array(targets.scores_M),
+        _lists(cells, pa.array(targets.cams_Mhw.ravel())),
+        _lists(targets.counts_M, _boxes(targets, _TARGET_BOX)),
     ]
     return pa.StructArray.from_arrays(arrays, fields=list(_TARGET))
 
@@ -81,6 +103,7 @@ def _targets(known: ClassMaps, shape: CamShape) -> pa.StructArray:
 def _tensors(
     cams_Mhw: NDArray[np.float16], ok_B: NDArray[np.bool_], kind: pa.FixedShapeTensorType
 ) -> pa.Array:
+    """Return the maps of each image as one tensor, null for images that are not ok."""
     size = math.prod(kind.shape)
     cams_BF = _spread(cams_Mhw.reshape(-1, size), ok_B)
     storage = pa.FixedSizeListArray.from_arrays(pa.array(cams_BF.ravel()), size, mask=pa.array(~ok_B))

@@ -1,4 +1,4 @@
-"""Whether compiling a network repays, and which compiler does it: compiling_cpu or compiling_cuda."""
+"""Compile networks: whether it is worthwhile, and which compiler a device needs."""
 
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -8,32 +8,38 @@ from typing import Final, Literal, get_args
 import torch
 from torch import nn
 
-from camworker.inference import compile_aotinductor as compiling_cuda
-from camworker.inference import compile_openvino as compiling_cpu
+from camworker.inference.compile_aotinductor import compile_for_cuda, load_for_cuda
+from camworker.inference.compile_openvino import compile_for_cpu, load_for_cpu
 from camworker.storage.atomic import write_then_rename
 
 Compile = Literal["auto", "on", "off"]
 COMPILE: Final[tuple[Compile, ...]] = get_args(Compile)
-Compiled = Callable[[torch.Tensor], torch.Tensor]
+CompiledFeatures = Callable[[torch.Tensor], torch.Tensor]
 
-# By device: what compiling takes, loading included (on two cores 1 to 9 s, by the network), and loading.
+# Seconds by device that compiling and loading take together (on two cores 1 to 9 s, by the network), and
+# loading alone.
 _COMPILE_SECONDS: Final = {"cpu": 7.0, "cuda": 40.0}
 _LOAD_SECONDS: Final = {"cpu": 0.5, "cuda": 3.0}
-# Of what an image takes; measured on two cores: 0.6 (EfficientNet-Lite0), 0.3 (ResNet-50), 0.1 (VGG-16).
+# Share of the time per image that compiling saves. Measured on two cores: 0.6 (EfficientNet-Lite0), 0.3
+# (ResNet-50), 0.1 (VGG-16).
 _SAVED: Final = 0.25
 
 
 def is_worthwhile(images: int, seconds_per_image: float, *, device: str, compiled: bool) -> bool:
-    """Whether compiling saves more on so many images than it takes.
+    """Return whether a compiled network saves more time than compiling takes.
 
-    seconds_per_image: what an image takes as things are. compiled: it was done before, and is only loaded.
+    Args:
+        images: Number of images that the network will see.
+        seconds_per_image: Time per image without compiling.
+        device: "cpu" or "cuda".
+        compiled: Whether the network was compiled before and is only loaded.
     """
-    takes = _LOAD_SECONDS if compiled else _COMPILE_SECONDS
-    return images * seconds_per_image * _SAVED > takes[device]
+    cost = _LOAD_SECONDS if compiled else _COMPILE_SECONDS
+    return images * seconds_per_image * _SAVED > cost[device]
 
 
 def compiler(device: str) -> str:
-    """Name and version of what compiles for device, on which depends what it writes."""
+    """Return name and version of the compiler for a device; what it writes depends on both."""
     if device == "cuda":
         return f"torch {torch.__version__}"
     try:
@@ -42,19 +48,35 @@ def compiler(device: str) -> str:
         return "none"
 
 
-def compile_into(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> None:
-    """Compile network for batches of exactly this shape, for inference alone, and write it to file.
+def compile_features(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> None:
+    """Compile a network for inference on batches of exactly one shape.
 
-    network: pixels -> features, one tensor each; on the processor in float32, whatever it will compute in.
-    Raises whatever a compiler does where it cannot trace or compile the network.
+    Args:
+        file: Where the compiled network is written, completely or not at all.
+        network: Takes one tensor and returns one. For the CPU it has to be in float32, whatever precision
+            it will compute in.
+        pixels_BCHW: An example of its input, on the device to compile for.
+
+    Raises:
+        Exception: Any error of a compiler that cannot trace or compile the network.
     """
-    compiler = compiling_cpu if pixels_BCHW.device.type == "cpu" else compiling_cuda
+    compile_for_device = compile_for_cpu if pixels_BCHW.device.type == "cpu" else compile_for_cuda
     with torch.no_grad(), write_then_rename(file, suffix=".draft.pt2") as draft:
-        compiler.compile_into(draft, network, pixels_BCHW)
+        compile_for_device(draft, network, pixels_BCHW)
 
 
-def load_compiled(file: Path, *, device: str, dtype: torch.dtype, streams: int) -> Compiled:
-    """What compile_into wrote, to compute in dtype; so many threads can run it at a time."""
+def load_compiled_features(file: Path, *, device: str, dtype: torch.dtype, streams: int) -> CompiledFeatures:
+    """Load what `compile_features` wrote.
+
+    Args:
+        file: The compiled network.
+        device: "cpu" or "cuda".
+        dtype: The type to compute in.
+        streams: Number of threads that may run it at a time.
+
+    Raises:
+        ValueError: The device cannot compute in this type.
+    """
     if device == "cpu":
-        return compiling_cpu.load_compiled(file, dtype, streams)
-    return compiling_cuda.load_compiled(file, streams)
+        return load_for_cpu(file, dtype, streams)
+    return load_for_cuda(file, streams)

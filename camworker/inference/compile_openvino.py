@@ -1,6 +1,7 @@
-"""Compiling for the processor: OpenVINO, which lays out and fuses a network as the processor wants it.
+"""Compile networks for a CPU with OpenVINO, which chooses layouts and fuses layers for the processor.
 
-It runs without Python's lock, so that decoding goes on beside it, and needs no C++ compiler.
+A compiled network runs without holding Python's lock, so that decoding goes on in other threads. No C++
+compiler is needed.
 """
 
 import sys
@@ -17,31 +18,41 @@ _PRECISIONS: Final = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float1
 
 
 class _FromRows(nn.Module):
-    """A network whose pixels are rows of RGB triples, as they lie in memory."""
+    """A network whose input is rows of RGB triples, as pixels lie in memory."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self._network = network
 
     def forward(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
-        return self._network(pixels_BHWC.permute(0, 3, 1, 2))
+        features_BCHW: torch.Tensor = self._network(pixels_BHWC.permute(0, 3, 1, 2))
+        return features_BCHW
 
 
-def compile_into(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> None:
-    """See compiling. What is written holds for any precision and number of threads."""
+def compile_for_cpu(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> None:
+    """Compile a network into a file, see `camworker.inference.compile.compile_features`.
+
+    The file is valid for any precision and number of threads.
+    """
     openvino = _openvino()
     exported = torch.export.export(_FromRows(network).eval(), (_rows(pixels_BCHW),))
     model = openvino.convert_model(exported)
     file.write_bytes(_core().compile_model(model, "CPU").export_model().getvalue())
 
 
-def load_compiled(file: Path, dtype: torch.dtype, streams: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """See compiling. Each stream has as many threads as torch. ValueError for a dtype that is not had."""
+def load_for_cpu(file: Path, dtype: torch.dtype, streams: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Load a compiled network, see `camworker.inference.compile.load_compiled_features`.
+
+    Each stream uses as many threads as torch.
+
+    Raises:
+        ValueError: The processor cannot compute in this type.
+    """
     options = {
         "INFERENCE_PRECISION_HINT": _PRECISIONS[dtype],
         "INFERENCE_NUM_THREADS": torch.get_num_threads() * streams,
         "NUM_STREAMS": streams,
-        "ENABLE_CPU_PINNING": False,  # the workers of a node would all take the same cores
+        "ENABLE_CPU_PINNING": False,  # All workers of a node would be pinned to the same cores.
     }
     compiled = _core().import_model(file.read_bytes(), "CPU", options)
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -55,7 +66,8 @@ def load_compiled(file: Path, dtype: torch.dtype, streams: int) -> Callable[[tor
         request = requests.get()
         try:
             request.infer([_rows(pixels_BCHW).numpy()], share_inputs=True)
-            return torch.from_numpy(request.get_output_tensor().data.copy())  # the next one writes over it
+            # A copy, because the next call of this request overwrites its output.
+            return torch.from_numpy(request.get_output_tensor().data.copy())
         finally:
             requests.put(request)
 
@@ -68,18 +80,19 @@ def _rows(pixels_BCHW: torch.Tensor) -> torch.Tensor:
 
 @cache
 def _core() -> Any:
-    """The one of this process, and it stays.
+    """Return OpenVINO's Core of this process: created on first use, never replaced and never destroyed.
 
-    With its first use of the processor a Core gives the thread another stack for signals, and takes it
-    back when it goes. Of two that overlap, the later one then gives back that of the earlier one, which is
-    no longer mapped: the next signal that has a handler ends the process without a word.
+    This is the one piece of process-wide state in camworker, because OpenVINO allows no second Core. When a
+    Core first uses the processor it gives the thread an alternate signal stack, and restores the previous
+    one when it is destroyed. If two of them overlap, the later one restores the stack of the earlier one,
+    which is no longer mapped, and the next signal that has a handler ends the process without a message.
     """
     return _openvino().Core()
 
 
 def _openvino() -> Any:
-    # With this package it would tell its makers' server that it was imported, and what it converts.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    # openvino_telemetry phones home on import and on every conversion; block it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None blocks the import
     import openvino
 
     return openvino

@@ -1,4 +1,4 @@
-"""Running out of memory: the network looks at fewer images at a time, down to one."""
+"""`AdaptiveForward`: when memory runs out, run the network on fewer images at a time, down to one."""
 
 import logging
 from collections.abc import Sequence
@@ -6,23 +6,25 @@ from typing import Final
 
 import torch
 
-from camworker.errors import Failure
+from camworker.errors import Failure, first_line
 from camworker.images.decode import PreprocessedImage
-from camworker.inference.localizer import Localizer, Maps
+from camworker.inference.cam_network import Maps
+from camworker.inference.localizer import Localizer
 
-_log = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(__name__)
 
+# The maps of consecutive images of a batch, and these images.
 ForwardPiece = tuple[Maps | None, Sequence[PreprocessedImage | Failure]]
 
-# Of an allocation that failed outside its own allocators PyTorch knows words alone.
-_WORDS: Final = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# Out-of-memory errors from outside PyTorch's allocators carry no type; match the message.
+_MESSAGES: Final = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class AdaptiveForward:
-    """Localizer.forward, with fewer images at a time once memory has run out.
+    """`Localizer.forward` with fewer images at a time once memory has run out. Threads may share it.
 
-    limit: the most images the network is given at a time; halved with every failure, and kept. Several
-    threads may call it.
+    Attributes:
+        limit: The most images that the network is given at a time. It is halved on each failure, for good.
     """
 
     def __init__(self, localizer: Localizer) -> None:
@@ -32,7 +34,15 @@ class AdaptiveForward:
     def __call__(
         self, batch: Sequence[PreprocessedImage | Failure], labels: Sequence[Sequence[int]]
     ) -> list[ForwardPiece]:
-        """The maps of a batch, in pieces of at most limit images. MemoryError where one is too many."""
+        """Run the network on a batch, in pieces of at most `limit` images.
+
+        Args:
+            batch: The images.
+            labels: For each image the indices of its target classes.
+
+        Raises:
+            MemoryError: There is not enough memory for a single image.
+        """
         pieces: list[ForwardPiece] = []
         start = 0
         while start < len(batch):
@@ -46,23 +56,27 @@ class AdaptiveForward:
                 raise MemoryError(f"the network has not enough memory for one image: {maps}")
             else:
                 self.limit = min(self.limit, size // 2)
-                _log.warning("out of memory: fewer images at a time", extra={"batch_size": self.limit})
+                _LOG.warning("out of memory: fewer images at a time", extra={"batch_size": self.limit})
         return pieces
 
     def _try(
         self, batch: Sequence[PreprocessedImage | Failure], labels: Sequence[Sequence[int]]
     ) -> Maps | str | None:
-        """The maps, or how memory ran out: as a value, because the error's frames hold what has to go."""
+        """Return the maps, or how memory ran out.
+
+        That is a value and not an error, because the frames of an error would keep the memory that has to
+        be freed.
+        """
         try:
             return self._localizer.forward(batch, labels)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return str(error).partition("\n")[0]
+            return first_line(error)
 
 
 def is_out_of_memory(error: MemoryError | RuntimeError) -> bool:
-    """Whether an error of PyTorch or Python says that memory ran out, on the device or here."""
+    """Return whether an error of PyTorch or Python says that memory ran out, on the device or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return any(words in str(error) for words in _WORDS)
+    return any(message in str(error) for message in _MESSAGES)

@@ -7,10 +7,11 @@ from contextlib import closing
 
 import pyarrow as pa
 
-from camworker.inference.localizer import ImageInFlight, Localizer
+from camworker.inference.localizer import Localizer
 from camworker.inference.out_of_memory import AdaptiveForward, ForwardPiece
 from camworker.inference.predictions import Predictions
 from camworker.inference.prefetch import preprocessed_batches
+from camworker.inference.preprocessor import ImageInFlight
 from camworker.inference.stage_timer import StageTimer
 from camworker.inputs import ReadPolicy
 from camworker.storage.uris import Connections

@@ -1,4 +1,4 @@
-"""PixelNetwork: a network with its preprocessing, from uint8 pixels on; compiled, if wanted."""
+"""`PixelNetwork`: a network that takes uint8 pixels, and that can be compiled."""
 
 import copy
 import time
@@ -8,19 +8,49 @@ from typing import Final
 import torch
 from torch import nn
 
-from camworker.inference.compile import Compiled, compile_into, load_compiled
+from camworker.errors import UsageError
+from camworker.inference.compile import CompiledFeatures, compile_features, load_compiled_features
 from camworker.networks.gap import GapNetwork, Preprocessing
+from camworker.schemas import PRECISIONS, Precision
 
-# Root mean square, in standard deviations of the logits. Two orders of rounding in bfloat16 differ by 0.1,
-# on noise, of which a network is never sure; a graph that is wrong misses by 1.
+# Root mean square, in standard deviations of the logits. On noise, correct bfloat16 graphs differ by about
+# 0.1 (rounding order); a wrong graph differs by about 1.
 _TOLERANCE: Final = 0.3
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the type in which a network computes on a device.
+
+    "auto" is bfloat16 where the device computes in it, else float16 on a GPU and float32 on a CPU.
+
+    Raises:
+        UsageError: The precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(
+            f"unknown precision {precision!r}: choose from {', '.join(PRECISIONS)}", parameter="precision"
+        )
+    if precision != "auto":
+        return _DTYPES[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
 
 
 class PixelNetwork(nn.Module):
-    """pixels_BCHW (uint8, S x S, S = input_size) -> features_BCHW and, by look, logits_BK: both float32.
+    """A copy of a network with its preprocessing: uint8 pixels to features and logits, both float32.
 
-    Only the features run in dtype: the head is a product of small matrices, cheap in float32. The network
-    given stays as it was. Normalising is part of what is compiled, and costs no pass over memory then.
+    Only the features are computed in `dtype`: the head is a product of small matrices, which is cheap in
+    float32. Normalization is part of the compiled graph, where it costs no extra pass over memory.
+
+    Args:
+        network: The network; it is not changed.
+        preprocessing: The normalization that the network expects.
+        device: The device to compute on.
+        dtype: The type in which features are computed.
+        batch_size: Number of images that the compiled network takes.
+        input_size: Side S of the images, in pixels.
     """
 
     def __init__(
@@ -35,31 +65,34 @@ class PixelNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype = dtype
-        self._given = (network, preprocessing)
+        self._original = (network, preprocessing)
         self.network = copy.deepcopy(network).to(device)
+        # torch's stub has no overload that takes both.
         self.network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.network.classifier is not None:
             self.network.classifier.float()
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(name, torch.tensor(values, device=device).view(1, 3, 1, 1) * 255)
         self._shape = (batch_size, 3, input_size, input_size)
-        self._compiled: Compiled | None = None
+        self._compiled: CompiledFeatures | None = None
         self.eval()
 
-    def normalised(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """The network's own input."""
+    def normalized(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the input of the wrapped network for uint8 pixels."""
         return ((pixels_BCHW.float() - self.get_buffer("mean")) / self.get_buffer("std")).to(self.dtype)
 
     def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """features_BCHW, as the network is written, for any number of images."""
-        return self.network.features(self.normalised(pixels_BCHW)).float()
+        """Return the features of any number of images, [B, C, h, w], never compiled."""
+        return self.network.features(self.normalized(pixels_BCHW)).float()
 
     def features_and_logits(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """features_BCHW and logits_BK, as fast as it goes.
+        """Return the features, [B, C, h, w], and the logits, [B, K], of a batch.
 
-        Compiled where that was done, and for batches more than half full.
+        The compiled network is used if there is one, and for batches more than half full: it takes batches
+        of one size, and filling up a smaller one costs more than it saves.
 
-        A smaller batch costs less as it is than filled up; memory that has run out gets smaller ones.
+        Args:
+            pixels_BCHW: uint8 [B, 3, S, S] on the device.
         """
         pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
         size, count = self._shape[0], len(pixels_BCHW)
@@ -67,41 +100,48 @@ class PixelNetwork(nn.Module):
             features_BCHW = self(pixels_BCHW)
             return features_BCHW, self.network.logits(features_BCHW)
         if count < size:
-            rows_BCHW = pixels_BCHW.new_zeros(self._shape)
-            rows_BCHW[:count] = pixels_BCHW
-            pixels_BCHW = rows_BCHW.contiguous(memory_format=torch.channels_last)
+            filled_BCHW = pixels_BCHW.new_zeros(self._shape)
+            filled_BCHW[:count] = pixels_BCHW
+            pixels_BCHW = filled_BCHW.contiguous(memory_format=torch.channels_last)
         features_BCHW = self._compiled(pixels_BCHW)[:count]
         return features_BCHW, self.network.logits(features_BCHW)
 
     def compile_into(self, file: Path, *, streams: int) -> str | None:
-        """Compile into file, or load what is there; so many threads may then look at a time.
+        """Compile the features into a file, or load what the file holds.
 
-        Returns None, or why the network stays as it is, which is only slower.
+        Args:
+            file: Where the compiled network is, or is to be written.
+            streams: Number of threads that may call `features_and_logits` at a time.
+
+        Returns:
+            None, or the reason why the network could not be compiled; it still works, only slower.
         """
         pixels_BCHW, device = self._noise(), self._device.type
-        # A compiler's many parts raise nearly anything; all of it means that this network is not compiled.
+        # The many parts of a compiler raise nearly any error. Each means that this network cannot be
+        # compiled.
         try:
             if not file.exists():
-                compile_into(file, self._in_float32() if device == "cpu" else self, pixels_BCHW)
-            compiled = load_compiled(file, device=device, dtype=self.dtype, streams=streams)
+                compile_features(file, self._in_float32() if device == "cpu" else self, pixels_BCHW)
+            compiled = load_compiled_features(file, device=device, dtype=self.dtype, streams=streams)
             with torch.inference_mode():
-                logits_BK, expected_BK = (self.network.logits(of(pixels_BCHW)) for of in (compiled, self))
+                logits_BK = self.network.logits(compiled(pixels_BCHW))
+                expected_BK = self.network.logits(self(pixels_BCHW))
         except Exception as error:
             return _reason(error)
-        miss = (logits_BK - expected_BK).square().mean().sqrt() / expected_BK.std()
-        if not miss <= _TOLERANCE:
-            return f"its logits would differ by {miss:.2g} of their standard deviation"
+        difference = (logits_BK - expected_BK).square().mean().sqrt() / expected_BK.std()
+        if not difference <= _TOLERANCE:
+            return f"its logits would differ by {difference:.2g} of their standard deviation"
         self._compiled = compiled
         return None
 
     @torch.inference_mode()
     def seconds_per_image(self) -> float:
-        """What an image of a batch takes here and now, as the network is written, in seconds.
+        """Measure how long an image of a batch takes on this machine, not compiled, in seconds.
 
-        On the processor of a small batch: there an image of a large one takes as long.
+        The CPU is measured with a small batch, in which an image takes as long as in a large one.
         """
         pixels_BCHW = self._noise()[: 4 if self._device.type == "cpu" else None]
-        self(pixels_BCHW).cpu()  # the first batch waits for what the others find done
+        self(pixels_BCHW).cpu()  # Warm-up: the first batch pays for initialization.
         started = time.perf_counter()
         self(pixels_BCHW).cpu()
         return (time.perf_counter() - started) / len(pixels_BCHW)
@@ -118,12 +158,21 @@ class PixelNetwork(nn.Module):
     def _in_float32(self) -> "PixelNetwork":
         size, _, side, _ = self._shape
         return PixelNetwork(
-            *self._given, device=self._device, dtype=torch.float32, batch_size=size, input_size=side
+            *self._original, device=self._device, dtype=torch.float32, batch_size=size, input_size=side
         )
 
 
+def _cpu_computes_bfloat16() -> bool:
+    """Return whether the processor multiplies bfloat16 itself; where it does not, float32 is faster."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def _reason(error: Exception) -> str:
-    """Its first line that says something: OpenVINO's begin with the places in its source it came through."""
+    """Return the first informative line of an error: OpenVINO's begin with lines about its source files."""
     lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith("Exception from ")]
-    return telling[0] if telling else type(error).__name__
+    informative = [line for line in lines if line and not line.startswith("Exception from ")]
+    return informative[0] if informative else type(error).__name__

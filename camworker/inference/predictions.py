@@ -1,11 +1,11 @@
-"""What a network says of images: of a batch as columns, which become a table, and of one image as a row."""
+"""Predictions: those of a batch as columns, which become a table, and those of one image as an object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from camworker.errors import Failure, MapOverflowError, Status
 from camworker.frame import CORNERS
@@ -18,24 +18,37 @@ TARGET_BOX_DTYPE: Final = np.dtype([field for field in BOX_DTYPE.descr if field[
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the network says of one class that the image is known to hold.
+    """The prediction for one of an image's target classes: those that it is known to hold.
 
-    cam: float16 [h, w]; boxes: BOX_DTYPE without rank, best first.
+    Attributes:
+        label: Index of the class.
+        score: Its score, in 0..1.
+        cam: Its class activation map, signed and not normalized, float16 [h, w].
+        boxes: Its boxes, best first; `BOX_DTYPE` without the rank.
     """
 
     label: int
     score: float
     cam: NDArray[np.float16]
-    boxes: np.ndarray
+    boxes: NDArray[np.void]
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's row, but for where the image came from.
+    """The prediction for one image, with the fields of its row.
 
-    labels, scores: int32 and float32 [K], best first; names: their class names. cams: float16
-    [K, h, w], signed and raw. boxes: BOX_DTYPE, half-open, in pixels of the image as displayed;
-    rank counts from 1. width, height: of the image as displayed, in pixels.
+    Attributes:
+        width: Width of the image as displayed, in pixels.
+        height: Height of the image as displayed, in pixels.
+        labels: Indices of the K best classes, best first, int32 [K].
+        names: Names of these classes.
+        scores: Scores of these classes, in 0..1, float32 [K].
+        cams: Class activation maps of these classes, signed and not normalized, float16 [K, h, w].
+        boxes: Boxes of these classes, `BOX_DTYPE`: half-open, in pixels of the image as displayed; the rank
+            counts from 1.
+        targets: The predictions for the target classes, by class index.
+        status: Always "ok".
+        error: Always None.
     """
 
     width: int
@@ -44,7 +57,7 @@ class Prediction:
     names: tuple[str, ...]
     scores: NDArray[np.float32]
     cams: NDArray[np.float16]
-    boxes: np.ndarray
+    boxes: NDArray[np.void]
     targets: tuple[Target, ...] = ()
     status: Status = "ok"
     error: None = None
@@ -52,7 +65,20 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class FailedPrediction:
-    """The row of an image that could not be localized: the fields of Prediction, empty."""
+    """The result for an image that could not be localized: the fields of `Prediction`, without values.
+
+    Attributes:
+        status: Why there is no prediction; never "ok".
+        error: An explanation for people, one line.
+        width: Always None.
+        height: Always None.
+        labels: Always empty.
+        names: Always empty.
+        scores: Always empty.
+        cams: Always None.
+        boxes: Always empty.
+        targets: Always empty.
+    """
 
     status: Status
     error: str
@@ -66,7 +92,8 @@ class FailedPrediction:
     targets: tuple[()] = ()
 
     @classmethod
-    def of(cls, failure: Failure) -> "FailedPrediction":
+    def from_failure(cls, failure: Failure) -> Self:
+        """Return the prediction for an image that failed."""
         return cls(failure.status, failure.reason)
 
 
@@ -77,71 +104,71 @@ AnyPrediction = Prediction | FailedPrediction
 class ClassMaps:
     """Maps and boxes of M pairs of an image and a class, image after image.
 
-    labels_M, scores_M: int32 and float32. cams_Mhw: float16, signed and raw. boxes_L: BOX_DTYPE, in the
-    order of the pairs; counts_M: how many of them each pair has.
+    Attributes:
+        labels_M: Index of each pair's class, int32.
+        scores_M: Score of each pair, in 0..1, float32.
+        cams_Mhw: Class activation map of each pair, signed and not normalized, float16.
+        corners_L4: The boxes, pair after pair: xmin, ymin, xmax, ymax in pixels of the image as displayed,
+            float32.
+        counts_M: Number of boxes of each pair, int64.
     """
 
     labels_M: NDArray[np.int32]
     scores_M: NDArray[np.float32]
     cams_Mhw: NDArray[np.float16]
-    boxes_L: np.ndarray
+    corners_L4: NDArray[np.float32]
     counts_M: NDArray[np.int64]
-
-    def where(self, chosen_M: NDArray[np.bool_]) -> "ClassMaps":
-        """Those pairs alone."""
-        return ClassMaps(
-            self.labels_M[chosen_M],
-            self.scores_M[chosen_M],
-            self.cams_Mhw[chosen_M],
-            self.boxes_L[np.repeat(chosen_M, self.counts_M)],
-            self.counts_M[chosen_M],
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What a network says of a batch, as columns: of B images, G of which could be localized.
+    """The predictions for a batch of B images as columns; G of the images were localized.
 
-    failures: at their places in the batch, None at those of the G. class_names: of all the network's
-    classes. sizes_G2: width and height of the images as displayed, int32. best: the K best classes of each of
-    the G, best first. known: the classes that they are known to hold, known_G of them each.
+    Attributes:
+        failures: For each of the B images why it has no prediction; None if it has one.
+        class_names: Names of all classes of the network.
+        sizes_G2: Width and height of the images as displayed, in pixels, int32.
+        best: The K best classes of each of the G images, best first.
+        targets: The target classes of each of the G images, by class index.
+        target_counts_G: Number of target classes of each image, int64.
     """
 
     failures: Sequence[Failure | None]
     class_names: Sequence[str]
     sizes_G2: NDArray[np.int32]
     best: ClassMaps
-    known: ClassMaps
-    known_G: NDArray[np.int64]
+    targets: ClassMaps
+    target_counts_G: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.failures)
 
     @property
     def statuses(self) -> list[Status]:
-        """One an image."""
+        """The status of each of the B images."""
         return ["ok" if failure is None else failure.status for failure in self.failures]
 
     def rows(self) -> list[AnyPrediction]:
-        """One an image, whose arrays are views of the columns."""
+        """Return a prediction for each of the B images; its arrays are views of the columns (boxes are not)."""
         localized = iter(self._localized())
-        return [next(localized) if f is None else FailedPrediction.of(f) for f in self.failures]
+        return [next(localized) if f is None else FailedPrediction.from_failure(f) for f in self.failures]
 
     def _localized(self) -> list[Prediction]:
         images = len(self.sizes_G2)
         if not images:
             return []
-        best, known = self.best, self.known
+        best, targets = self.best, self.targets
         k = len(best.labels_M) // images
-        boxes = _pieces(best.boxes_L, best.counts_M.reshape(images, k).sum(1))
-        target_boxes = _pieces(known.boxes_L[list(TARGET_BOX_DTYPE.names or ())], known.counts_M)
-        targets = [
-            Target(int(label), float(score), cam_hw, found.astype(TARGET_BOX_DTYPE))
-            for label, score, cam_hw, found in zip(
-                known.labels_M, known.scores_M, known.cams_Mhw, target_boxes, strict=True
+        ranks_M = np.tile(np.arange(1, k + 1), images)
+        boxes = _split(_structured(best, BOX_DTYPE, ranks_M), best.counts_M.reshape(images, k).sum(1))
+        target_boxes = _split(_structured(targets, TARGET_BOX_DTYPE), targets.counts_M)
+        target_rows = [
+            Target(int(label), float(score), cam_hw, boxes_N)
+            for label, score, cam_hw, boxes_N in zip(
+                targets.labels_M, targets.scores_M, targets.cams_Mhw, target_boxes, strict=True
             )
         ]
-        ends = np.cumsum(self.known_G)
+        ends = np.cumsum(self.target_counts_G)
         return [
             Prediction(
                 int(self.sizes_G2[g, 0]),
@@ -151,43 +178,39 @@ class Predictions:
                 best.scores_M[g * k : g * k + k],
                 best.cams_Mhw[g * k : g * k + k],
                 boxes[g],
-                tuple(targets[ends[g] - self.known_G[g] : ends[g]]),
+                tuple(target_rows[ends[g] - self.target_counts_G[g] : ends[g]]),
             )
             for g in range(images)
         ]
 
 
-def make_boxes(
-    labels_M: NDArray[np.int32],
-    scores_M: NDArray[np.float32],
-    ranks_M: NDArray[np.int64],
-    corners_L4: NDArray[np.float32],
-    counts_M: NDArray[np.int64],
-) -> np.ndarray:
-    """Boxes of M classes as BOX_DTYPE [L], in the order given; counts_M: how many each class has."""
-    boxes_L = np.empty(len(corners_L4), BOX_DTYPE)
-    for name, values_M in (("rank", ranks_M), ("label", labels_M), ("score", scores_M)):
-        boxes_L[name] = np.repeat(values_M, counts_M)
-    for column, corner in enumerate(CORNERS):
-        boxes_L[corner] = corners_L4[:, column]
-    return boxes_L
-
-
-def corners(boxes: np.ndarray) -> NDArray[np.float32]:
-    """The corners of structured boxes: float32 N x 4."""
-    return np.stack([boxes[corner] for corner in CORNERS], axis=-1)
-
-
 def to_float16(maps: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Round maps as they are stored. Raises MapOverflowError instead of writing an infinity."""
+    """Round maps to the precision in which they are stored.
+
+    Raises:
+        MapOverflowError: A value is outside the range of float16, or not a number.
+    """
     with np.errstate(over="ignore"):
         rounded = maps.astype(np.float16)
     if not np.isfinite(rounded).all():
-        raise MapOverflowError("a class activation map has values that float16 cannot hold")
+        raise MapOverflowError("a class activation map has values that float16 cannot represent")
     return rounded
 
 
-def _pieces(values_L: np.ndarray, counts_M: NDArray[np.int64]) -> list[np.ndarray]:
-    """values_L cut into pieces of these lengths."""
+def _structured(
+    classes: ClassMaps, dtype: DTypeLike, ranks_M: NDArray[np.int64] | None = None
+) -> NDArray[np.void]:
+    """Return the boxes as a structured array, [L]."""
+    boxes_L = np.empty(len(classes.corners_L4), dtype)
+    columns_M = {"label": classes.labels_M, "score": classes.scores_M}
+    for name, values_M in (columns_M if ranks_M is None else {"rank": ranks_M, **columns_M}).items():
+        boxes_L[name] = np.repeat(values_M, classes.counts_M)
+    for column, corner in enumerate(CORNERS):
+        boxes_L[corner] = classes.corners_L4[:, column]
+    return boxes_L
+
+
+def _split(values_L: NDArray[Any], counts_M: NDArray[np.int64]) -> list[NDArray[Any]]:
+    """Split an array into consecutive pieces of these lengths."""
     ends = np.cumsum(counts_M)
     return [values_L[end - count : end] for end, count in zip(ends, counts_M, strict=True)]

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from camworker.errors import Failure
 from camworker.images.isolated_decoder import IsolatedDecoder
-from camworker.inference.localizer import ImageInFlight, Localizer
+from camworker.inference.localizer import Localizer
+from camworker.inference.preprocessor import ImageInFlight
 from camworker.inference.stage_timer import StageTimer
 from camworker.inputs import ReadPolicy
 from camworker.inputs.fetch import Fetcher, open_fetchers
@@ -84,7 +85,7 @@ def preprocessed_batches(
         stack.callback(stage_timer.empty)
         preprocess: Callable[[bytes], ImageInFlight] = localizer.preprocess
         if isolate:
-            decoder = IsolatedDecoder(localizer.frame_size, localizer.resize)
+            decoder = IsolatedDecoder(localizer.frame_spec.size, localizer.frame_spec.resize)
             decode_threads, preprocess = 1, stack.enter_context(decoder).prepare
         pool = stack.enter_context(ThreadPoolExecutor(decode_threads))
 

@@ -126,7 +126,8 @@ def _log_failures(rows: pa.Table, predictions: Predictions) -> None:
 
 def _localizer_metadata(localizer: Localizer, runtime_info: Mapping[str, object]) -> dict[str, str]:
     shape = localizer.cam_shape
-    frame = {"resize": localizer.resize, "input_size": localizer.input_size, "views": localizer.views}
+    spec = localizer.frame_spec
+    frame = {"resize": spec.resize, "input_size": spec.input_size, "views": spec.views}
     return {
         "cam_shape": json.dumps([shape.k, shape.h, shape.w]),
         "frame": json.dumps(frame),

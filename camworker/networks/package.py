@@ -1,10 +1,11 @@
-"""Network packages: a network with its weights, class names and preprocessing; loading, checking, saving.
+"""Network packages: networks with their weights, class names and preprocessing.
 
-A package is a folder, local or s3://, of two files: network.json and weights.safetensors.
+A saved package is a folder, local or s3://, with two files: network.json and weights.safetensors.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,10 +34,18 @@ _WEIGHTS: Final = "weights.safetensors"
 
 @dataclass(frozen=True)
 class NetworkPackage:
-    """A network that passed the check, and all that decides what it makes of an image.
+    """A network that passed `check_gap_head`, with everything that decides its output for an image.
 
-    fingerprint: SHA-256 of the weights' content. provenance: where they are from, for people.
-    map_size: (h, w) that the check found at the preprocessing's input size; None: it is still to be made.
+    Attributes:
+        name: Name of the architecture, see `create_network`.
+        network: The network.
+        classes: Its classes.
+        preprocessing: The input that it expects.
+        scoring: How its logits become scores.
+        fingerprint: SHA-256 of the content of its weights, as hex digits.
+        provenance: Where the weights come from, for people; JSON.
+        map_size: Height and width of its map at the input size of the preprocessing, in cells; None if the
+            check has not been run.
     """
 
     name: str
@@ -45,26 +54,139 @@ class NetworkPackage:
     preprocessing: Preprocessing
     scoring: Scoring
     fingerprint: str
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, object] = field(default_factory=dict)
     map_size: tuple[int, int] | None = None
 
     def map_at(self, input_size: int) -> tuple[int, int]:
-        """(h, w) of a map at this input size. Raises NetworkError where the check refuses the network."""
+        """Return height and width of the map at an input size, in cells.
+
+        Raises:
+            NetworkError: The network fails `check_gap_head` at this input size.
+        """
         if self.map_size is not None and input_size == self.preprocessing.input_size:
             return self.map_size
         return check_gap_head(self.network, input_size)
 
 
 def load(
-    network: str | None = None, weights: str | None = None, *, output_stride: int | None = None
+    network: str | None = None,
+    weights: str | None = None,
+    *,
+    output_stride: int | None = None,
+    fingerprint: str | None = None,
 ) -> NetworkPackage:
-    """Load a network by name or from a package's folder.
+    """Load a network by its name or from a package's folder.
 
-    weights: a package's folder, which then says what the network is; or a file of weights for the
-    network named, with ImageNet's 1000 classes; or "DEFAULT" for the weights that its library
-    publishes. output_stride: as in networks.build. Raises NetworkError with the reason when anything
-    does not fit.
+    Args:
+        network: Name of an architecture, or folder of a package. Default: that of `weights` if it is a
+            package, else EfficientNet-Lite0.
+        weights: Folder of a package, which then defines the network; or a file of weights for the named
+            architecture, with the 1000 classes of ImageNet; or "DEFAULT" for the weights that its library
+            publishes.
+        output_stride: Input pixels per cell of the feature map, see `create_network`.
+        fingerprint: The expected fingerprint of the weights.
+
+    Raises:
+        NetworkError: The network or its weights do not exist, do not fit, or fail `check_gap_head`.
+        CommitError: The weights have another fingerprint than expected.
     """
+    package = _load(network, weights, output_stride)
+    if fingerprint is not None and package.fingerprint != fingerprint:
+        raise CommitError("the network's weights have changed since this run was planned")
+    return package
+
+
+def build_package(
+    name: str,
+    state: State,
+    classes: Classes,
+    *,
+    pooling: Pooling | None = None,
+    preprocessing: Preprocessing | None = None,
+    scoring: Scoring = "softmax",
+    provenance: Mapping[str, object] | None = None,
+) -> NetworkPackage:
+    """Return a package of a network that was trained elsewhere.
+
+    Args:
+        name: Name of the architecture, see `create_network`.
+        state: The state dict.
+        classes: The classes, in the order of the logits.
+        pooling: The pooling that it was trained with. Default: that of the architecture.
+        preprocessing: The input that it was trained with. Default: that of the architecture's published
+            weights.
+        scoring: How logits become scores.
+        provenance: Where the weights come from, for people; JSON.
+
+    Raises:
+        NetworkError: The weights do not fit, or the network fails `check_gap_head`.
+    """
+    network = create_network(name, classes=len(classes), pooling=pooling or default_pooling(name))
+    preprocessing = preprocessing or network.preprocessing
+    return _filled(name, network, state, classes, preprocessing, scoring, provenance or {}, None)
+
+
+def build_for_training(
+    name: str, classes: int, *, pooling: Pooling | None = None, backbone_weights: str | None = None
+) -> GapNetwork:
+    """Return a network to be trained, with a random head.
+
+    Args:
+        name: Name of the architecture, see `create_network`.
+        classes: Number of classes.
+        pooling: Default: that of the architecture.
+        backbone_weights: "DEFAULT" for the published weights of the backbone, a file of weights, or None
+            for random ones.
+
+    Raises:
+        NetworkError: The weights of the backbone do not fit.
+    """
+    network = create_network(name, classes=classes, pooling=pooling or default_pooling(name))
+    if network.classifier is not None:
+        # Libraries initialize for 1000 classes. Smaller weights keep the first steps from distorting the
+        # backbone.
+        torch.nn.init.normal_(network.classifier.weight, std=0.01)
+        if network.classifier.bias is not None:
+            torch.nn.init.zeros_(network.classifier.bias)
+    if backbone_weights is not None:
+        published = backbone_weights == PUBLISHED
+        load_backbone(network, published_state(name) if published else read_state(backbone_weights))
+    return network
+
+
+def save(package: NetworkPackage, folder: str | Path) -> None:
+    """Write a package to a folder, local or s3://.
+
+    Raises:
+        NetworkError: The folder holds a package already.
+    """
+    store = open_store(str(folder))
+    state = {key: tensor.contiguous() for key, tensor in package.network.model.state_dict().items()}
+    description = {
+        "network": package.name,
+        "class_names": package.classes.names,
+        "class_ids": package.classes.ids,
+        "preprocessing": asdict(package.preprocessing),
+        "pooling": package.network.pooling,
+        "scoring": package.scoring,
+        "provenance": dict(package.provenance),
+    }
+    # The description is written last: a folder without it is not a package.
+    if store.exists(_DESCRIPTION) or not store.create(_WEIGHTS, safetensors.torch.save(state)):
+        raise NetworkError(f"{folder} holds weights already: name another folder")
+    store.create(_DESCRIPTION, json.dumps(description, indent=1).encode())
+
+
+def imagenet() -> Classes:
+    """Return the 1000 ILSVRC classes: torchvision's names, which are distinct, and their WordNet ids."""
+    from timm.data import ImageNetInfo
+    from torchvision.models import EfficientNet_B0_Weights
+
+    names = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
+    return Classes(tuple(names), tuple(ImageNetInfo("imagenet-1k").label_names()))
+
+
+def _load(network: str | None, weights: str | None, output_stride: int | None) -> NetworkPackage:
     if weights is not None and _is_package(weights):
         package = _load_package(weights, join_uri(weights, _WEIGHTS), output_stride)
         if network not in (None, package.name):
@@ -80,92 +202,12 @@ def load(
     )
     if weights is None and network != DEFAULT:
         raise NetworkError(
-            f"{network} needs weights: --weights FILE, a network package, or {PUBLISHED} to download "
-            "those that its library publishes"
+            f"{network} needs weights: a file, a network package, or {PUBLISHED} to download those that its "
+            "library publishes",
+            parameter="weights",
         )
     state = published_state(network) if weights in (None, PUBLISHED) else read_state(str(weights))
     return _filled(network, built, state, imagenet(), built.preprocessing, "softmax", {}, output_stride)
-
-
-def load_planned(
-    network: str | None, weights: str | None, output_stride: int | None, fingerprint: str
-) -> NetworkPackage:
-    """Load the network that a run was planned with; see `load`.
-
-    Raises:
-        CommitError: If the weights have another fingerprint: they were replaced since.
-    """
-    package = load(network, weights, output_stride=output_stride)
-    if package.fingerprint != fingerprint:
-        raise CommitError("the network's weights have changed since this run was planned")
-    return package
-
-
-def build_package(
-    name: str,
-    state: State,
-    classes: Classes,
-    *,
-    pooling: Pooling | None = None,
-    preprocessing: Preprocessing | None = None,
-    scoring: Scoring = "softmax",
-    provenance: dict[str, Any] | None = None,
-) -> NetworkPackage:
-    """A package of a network trained elsewhere: the network's name, its state dict and its classes.
-
-    pooling, preprocessing: default the network's own. Raises NetworkError when anything does not fit.
-    """
-    network = create_network(name, classes=len(classes), pooling=pooling or default_pooling(name))
-    preprocessing = preprocessing or network.preprocessing
-    return _filled(name, network, state, classes, preprocessing, scoring, provenance or {}, None)
-
-
-def build_for_training(
-    name: str, classes: int, *, pooling: Pooling | None = None, backbone_weights: str | None = None
-) -> GapNetwork:
-    """A network to be trained: the head at random, the backbone from weights.
-
-    backbone_weights: "DEFAULT" for the published ones, a file, or None for random ones. Raises
-    NetworkError when they do not fit, and when the network's head is none.
-    """
-    network = create_network(name, classes=classes, pooling=pooling or default_pooling(name))
-    if network.classifier is not None:
-        # Small, so that the first steps do not shake the backbone: libraries initialise for 1000 classes.
-        torch.nn.init.normal_(network.classifier.weight, std=0.01)
-        if network.classifier.bias is not None:
-            torch.nn.init.zeros_(network.classifier.bias)
-    if backbone_weights is not None:
-        known = backbone_weights == PUBLISHED
-        load_backbone(network, published_state(name) if known else read_state(backbone_weights))
-    return network
-
-
-def save(package: NetworkPackage, folder: str | Path) -> None:
-    """Write a package to a folder, local or s3://. Raises NetworkError where there is one already."""
-    store = open_store(str(folder))
-    state = {key: tensor.contiguous() for key, tensor in package.network.model.state_dict().items()}
-    description = {
-        "network": package.name,
-        "class_names": package.classes.names,
-        "class_ids": package.classes.ids,
-        "preprocessing": asdict(package.preprocessing),
-        "pooling": package.network.pooling,
-        "scoring": package.scoring,
-        "provenance": package.provenance,
-    }
-    # The description last: a folder without it is no package.
-    if store.exists(_DESCRIPTION) or not store.create(_WEIGHTS, safetensors.torch.save(state)):
-        raise NetworkError(f"{folder} holds weights already: name another folder")
-    store.create(_DESCRIPTION, json.dumps(description, indent=1).encode())
-
-
-def imagenet() -> Classes:
-    """The 1000 ILSVRC classes: torchvision's short names, which are distinct, and WordNet ids."""
-    from timm.data import ImageNetInfo
-    from torchvision.models import EfficientNet_B0_Weights
-
-    names = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
-    return Classes(tuple(names), tuple(ImageNetInfo("imagenet-1k").label_names()))
 
 
 def _is_package(folder: str) -> bool:
@@ -176,35 +218,26 @@ def _is_package(folder: str) -> bool:
 
 
 def _load_package(folder: str, weights: str, output_stride: int | None) -> NetworkPackage:
-    where = join_uri(folder, _DESCRIPTION)
+    uri = join_uri(folder, _DESCRIPTION)
     try:
-        described: dict[str, Any] = json.loads(read_uri(where))
-        given = described["preprocessing"]
-        preprocessing = Preprocessing(
-            int(given["input_size"]),
-            tuple(map(float, given["mean"])),  # type: ignore[arg-type]
-            tuple(map(float, given["std"])),  # type: ignore[arg-type]
-        )
-        class_names, ids = described["class_names"], described.get("class_ids")
+        # `Any`, because the content is checked by what fails here.
+        description: dict[str, Any] = json.loads(read_uri(uri))
+        settings = description["preprocessing"]
+        mean, std = (tuple(map(float, settings[key])) for key in ("mean", "std"))
+        preprocessing = Preprocessing(int(settings["input_size"]), mean, std)
+        class_names, ids = description["class_names"], description.get("class_ids")
         if not isinstance(class_names, list):
             raise TypeError("class_names is a list")
         classes = Classes(tuple(map(str, class_names)), tuple(ids) if ids else None)
-        name, scoring, pooling = (str(described[key]) for key in ("network", "scoring", "pooling"))
+        name, scoring, pooling = (str(description[key]) for key in ("network", "scoring", "pooling"))
+        provenance = dict(description.get("provenance") or {})
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise NetworkError(f"{where} does not describe a network: {error!r}") from error
+        raise NetworkError(f"{uri} does not describe a network: {error!r}") from error
     if scoring not in SCORINGS or pooling not in POOLINGS:
-        raise NetworkError(f"{where}: scoring is softmax or sigmoid and pooling avg or max")
-    network = create_network(name, classes=len(classes), pooling=pooling, output_stride=output_stride)  # type: ignore[arg-type]
-    return _filled(
-        name,
-        network,
-        read_state(weights),
-        classes,
-        preprocessing,
-        scoring,
-        dict(described.get("provenance") or {}),
-        output_stride,
-    )
+        raise NetworkError(f"{uri}: scoring is softmax or sigmoid and pooling avg or max")
+    network = create_network(name, classes=len(classes), pooling=pooling, output_stride=output_stride)
+    state = read_state(weights)
+    return _filled(name, network, state, classes, preprocessing, scoring, provenance, output_stride)
 
 
 def _filled(
@@ -214,7 +247,7 @@ def _filled(
     classes: Classes,
     preprocessing: Preprocessing,
     scoring: Scoring,
-    provenance: dict[str, Any],
+    provenance: Mapping[str, object],
     output_stride: int | None,
 ) -> NetworkPackage:
     load_all(network, state)
@@ -230,7 +263,7 @@ def _filled(
 
 
 def _fingerprint(network: GapNetwork) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors: of the content, not of the file."""
+    """Return the SHA-256 of names, types, shapes and bytes of all tensors: of the content, not of a file."""
     digest = hashlib.sha256()
     for key, tensor in sorted(network.model.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -91,7 +91,7 @@ def _build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Locali
 
     from camworker.boxes.rules import check_rule
     from camworker.frame import FrameSpec
-    from camworker.inference.localizer import cam_shape
+    from camworker.inference.cam_network import cam_shape
     from camworker.inputs.item_queries import measure, select_items
     from camworker.ledger.recipe import Recipe
     from camworker.networks.package import load

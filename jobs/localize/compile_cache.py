@@ -65,7 +65,7 @@ def _key(localizer: Localizer) -> str:
         torch.cuda.get_device_name(localizer.device) if gpu else _processor(),
         str(localizer.dtype),
         localizer.batch_size,
-        localizer.input_size,
+        localizer.frame_spec.input_size,
         torch.get_num_threads(),
         localizer.map_size,
         package.name,

@@ -15,7 +15,6 @@ from camworker.inference.shard import ShardResult, run_shard
 from camworker.inference.stage_timer import StageTimer
 from camworker.ledger.ledger import Ledger, Plan
 from camworker.ledger.recipe import Recipe
-from camworker.networks.package import load_planned
 from camworker.storage.uris import Connections, open_store
 from jobs.driver.json_logs import LOG, log_context, write_json_lines
 from jobs.driver.telemetry import WorkerMetrics
@@ -56,17 +55,8 @@ class WorkerSettings:
         Raises:
             CommitError: If the weights have changed since the recipe was made.
         """
-        recipe = self.recipe
-        package = load_planned(self.network, self.weights, recipe.output_stride, recipe.weights_fingerprint)
-        return Localizer(
-            package,
-            precision=recipe.precision,
-            top_k=recipe.top_k,
-            box_rule=recipe.box_rule,
-            input_size=recipe.frame_spec.input_size,
-            resize=recipe.frame_spec.resize,
-            views=recipe.frame_spec.views,
-            batch_size=self.batch_size,
+        return Localizer.from_recipe(
+            self.recipe, network=self.network, weights=self.weights, batch_size=self.batch_size
         )
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from camworker.frame import Resize
 from camworker.inference.localizer import Localizer
 from camworker.inputs import ReadPolicy
-from camworker.networks.package import load_planned
+from camworker.networks.package import load
 from camworker.schemas import Precision
 from camworker.storage.uris import Connections
 from camworker.units.collect import collect_top_activations
@@ -54,7 +54,12 @@ class UnitsSettings:
             CommitError: The weights have changed since the run was planned.
         """
         return Localizer(
-            load_planned(self.network, self.weights, self.output_stride, self.fingerprint),
+            load(
+                self.network,
+                self.weights,
+                output_stride=self.output_stride,
+                fingerprint=self.fingerprint,
+            ),
             precision=self.precision,
             input_size=self.input_size,
             resize=self.resize,

@@ -22,7 +22,7 @@ from camworker.boxes.rules import boxes_from_cams
 from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.arrow import predictions_table
-from camworker.inference.localizer import Maps
+from camworker.inference.cam_network import Maps
 from camworker.inference.predictions import to_float16
 from camworker.inputs.sources import open_source
 from camworker.ledger.parts import encode_part
@@ -40,7 +40,7 @@ def main() -> None:
     localizer = Localizer.load(device="cpu")
     items = open_source(args.folder, localizer.package.classes).items.slice(0, args.limit)
     batches = look(localizer, items)
-    cams_Mhw = np.concatenate([to_float16(maps.maps_BNHW).reshape(-1, 7, 7) for maps, _ in batches])
+    cams_Mhw = np.concatenate([to_float16(maps.best.maps_Mhw) for maps, _ in batches])
     cv2.setNumThreads(1)
 
     finished = [localizer.postprocess(*batch) for batch in batches]
@@ -93,7 +93,7 @@ def main() -> None:
     )
 
 
-def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps | None, list[PreprocessedImage]]]:
+def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps, list[PreprocessedImage]]]:
     """The network's maps of all images, batch by batch; an image that cannot be read stops this."""
     batches = []
     for start in range(0, items.num_rows, BATCH):
@@ -103,7 +103,9 @@ def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps | None, list[
                 image = localizer.preprocess(file.read())
             assert isinstance(image, PreprocessedImage), f"{uri}: {image.reason}"
             images.append(image)
-        batches.append((localizer.forward(images, [()] * len(images)), images))
+        maps = localizer.forward(images, [()] * len(images))
+        assert maps is not None
+        batches.append((maps, images))
     return batches
 
 

@@ -15,9 +15,9 @@ import torch
 
 from camworker import Localizer
 from camworker.images.decode import PreprocessedImage
-from camworker.inference.localizer import ImageInFlight
 from camworker.inference.pipeline import localize_items
 from camworker.inference.prefetch import ThreadBudget, divide_threads
+from camworker.inference.preprocessor import ImageInFlight
 from camworker.inputs import ReadPolicy
 from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile

@@ -14,11 +14,12 @@ import torch
 from camworker import Localizer
 from camworker.boxes.iou import paired_iou
 from camworker.inference.pipeline import localize_items
-from camworker.inference.predictions import AnyPrediction, Prediction, corners
+from camworker.inference.predictions import AnyPrediction, Prediction
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile
+from support.row_tables import corners
 
 # Precision, compiled.
 CANDIDATES = (("float32", "off"), ("auto", "off"), ("auto", "on"), ("float16", "off"))

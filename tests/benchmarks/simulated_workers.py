@@ -136,7 +136,8 @@ def _without_network() -> Any:
 
     from camworker.frame import Frame
     from camworker.images.decode import PreprocessedImage
-    from camworker.inference.localizer import Localizer, Maps
+    from camworker.inference.cam_network import Maps, ScoredMaps
+    from camworker.inference.localizer import Localizer
 
     torch.set_num_threads(1)
     noise_CHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 224, 224), np.uint8))
@@ -145,8 +146,8 @@ def _without_network() -> Any:
     assert seen is not None
 
     def forward(batch: list[Any], labels: list[Any]) -> Maps:
-        rows = [0] * len(batch)
-        return Maps(*(getattr(seen, name)[rows] for name in Maps.__slots__))
+        best = [np.concatenate([getattr(seen.best, name)] * len(batch)) for name in ScoredMaps.__slots__]
+        return Maps(ScoredMaps(*best), seen.targets, np.zeros(len(batch), np.int64))
 
     localizer.forward = forward  # type: ignore[method-assign]
     return localizer

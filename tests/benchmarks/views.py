@@ -17,12 +17,13 @@ import torch
 from camworker import Localizer
 from camworker.boxes.iou import iou
 from camworker.inference.pipeline import localize_items
-from camworker.inference.predictions import Prediction, corners
+from camworker.inference.predictions import Prediction
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import open_source
 from camworker.metrics.ground_truth.truth import read_truth
 from camworker.networks import package as weights
+from support.row_tables import corners
 
 # views, input size, output stride
 CANDIDATES = (

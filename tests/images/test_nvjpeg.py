@@ -89,8 +89,10 @@ def test_one_that_fails_on_the_device_costs_the_others_nothing(monkeypatch):
 def test_the_localizer_prepares_the_same_whoever_decodes():
     localizer = Localizer(tiny_package(), device="cpu", precision="float32")
     images = [jpeg(), b"", of("RGB", "PNG"), jpeg(6), jpeg()[:-30]]
-    expected = [localizer.preprocess_on_cpu(data) for data in images]
-    localizer._device_decoder = nvjpeg_decoder(torch.device("cpu"))  # torchvision's, on the processor
+    expected = [localizer.preprocess(data) for data in images]
+    localizer._preprocessor._device_decoder = nvjpeg_decoder(
+        torch.device("cpu")
+    )  # torchvision's, on the processor
     received = [localizer.preprocess(data) for data in images]
     assert [isinstance(image, DeviceJpeg) for image in received] == [True, False, False, True, False]
     for image, other in zip(localizer.preprocess_on_device(received), expected, strict=True):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from camworker.inference import compile_aotinductor as compiling_cuda
-from camworker.inference import pixel_network as pixels
+from camworker.inference import pixel_network
 from camworker.inference.compile import is_worthwhile
+from camworker.inference.compile_aotinductor import compile_for_cuda, load_for_cuda
 from camworker.inference.localizer import Localizer
 from support.factories import encode, tiny_package
 
@@ -51,7 +51,7 @@ def test_compiled_it_gives_the_same_rows_and_the_next_one_loads_them(tmp_path, m
     first, second = tiny(), tiny()
     assert first.compile_into(file, streams=2) is None
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.pt2"]
-    monkeypatch.setattr(pixels, "compile_into", None)  # the second one must not want it
+    monkeypatch.setattr(pixel_network, "compile_features", None)  # the second one must not want it
     assert second.compile_into(file) is None
     for localizer in (first, second):
         counts = eager_counts(localizer)
@@ -88,7 +88,7 @@ def test_a_network_that_cannot_be_compiled_stays_as_it_is(tmp_path, monkeypatch)
 
     images = photographs(4)
     localizer, expected = tiny(), tiny().localize(images)
-    monkeypatch.setattr(pixels, "compile_into", fails)
+    monkeypatch.setattr(pixel_network, "compile_features", fails)
     assert localizer.compile_into(tmp_path / "tiny.pt2") == "no such layer"
     for row, other in zip(localizer.localize(images), expected, strict=True):
         np.testing.assert_array_equal(row.cams, other.cams)
@@ -100,8 +100,8 @@ def test_what_is_compiled_has_to_answer_as_the_network_does(tmp_path, monkeypatc
     def wrong(pixels_BCHW):
         return localizer._pixel_network(pixels_BCHW).flip(1)
 
-    monkeypatch.setattr(pixels, "compile_into", lambda file, network, pixels_BCHW: file.touch())
-    monkeypatch.setattr(pixels, "load_compiled", lambda file, **options: wrong)
+    monkeypatch.setattr(pixel_network, "compile_features", lambda file, network, pixels_BCHW: file.touch())
+    monkeypatch.setattr(pixel_network, "load_compiled_features", lambda file, **options: wrong)
     why = localizer.compile_into(tmp_path / "tiny.pt2")
     assert why is not None
     assert "its logits would differ by" in why
@@ -180,7 +180,7 @@ def test_torchs_own_compiler_leaves_nothing_behind(tmp_path, monkeypatch):
     network, pixels_BCHW = tiny()._pixel_network, torch.full((4, 3, 32, 32), 9, dtype=torch.uint8)
     file = tmp_path / "tiny.pt2"
     with torch.inference_mode():
-        compiling_cuda.compile_into(file, network, pixels_BCHW)
-        compiled = compiling_cuda.load_compiled(file, 1)
+        compile_for_cuda(file, network, pixels_BCHW)
+        compiled = load_for_cuda(file, 1)
         torch.testing.assert_close(compiled(pixels_BCHW), network(pixels_BCHW), rtol=1e-4, atol=1e-4)
     assert list(tmp_path.rglob("*.so")) == []

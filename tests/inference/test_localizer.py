@@ -10,9 +10,10 @@ from skimage import data
 from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import Frame
 from camworker.inference.localizer import Localizer
-from camworker.inference.predictions import FailedPrediction, Prediction, corners
+from camworker.inference.predictions import FailedPrediction, Prediction
 from camworker.networks import package as weights
 from support.factories import encode
+from support.row_tables import corners
 
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"}
 EGYPTIAN_CAT = 285
@@ -82,7 +83,7 @@ def test_the_cats_box_holds_her_face(rows):
 
 def test_stored_boxes_come_from_stored_maps(localizer, rows):
     for row in rows:
-        frame = Frame(row.width, row.height, 224, localizer.resize)
+        frame = Frame(row.width, row.height, 224, localizer.frame_spec.resize)
         again = [boxes_from_cam(cam, frame, "cam20") for cam in row.cams]
         np.testing.assert_array_equal(np.concatenate(again), corners(row.boxes))
         for target in row.targets:
@@ -92,20 +93,19 @@ def test_stored_boxes_come_from_stored_maps(localizer, rows):
 def test_maps_and_bias_are_the_logits(localizer, photos):
     batch = [localizer.preprocess(photo) for photo in photos]
     maps = localizer.forward(batch, [[3], [], [999, 1], []])
-    assert maps.maps_BNHW.dtype == maps.logits_BN.dtype == maps.scores_BN.dtype == np.float32
-    assert maps.known_B.tolist() == [1, 0, 2, 0]
-    bias = localizer.package.network.bias_K.detach().numpy()
-    means = maps.maps_BNHW.mean((2, 3)) + bias[maps.labels_BN]
-    np.testing.assert_allclose(means, maps.logits_BN, atol=1e-3)
-    # And these are the network's, by another way than forward's.
+    assert maps.target_counts_B.tolist() == [1, 0, 2, 0]
+    assert maps.targets.labels_M.tolist() == [3, 1, 999]
     images = torch.stack([image.pixels_CHW for image in batch]).float() / 255
     with torch.inference_mode():
-        logits = localizer.package.network.model((images - 0.5) / 0.5).numpy()
-    np.testing.assert_allclose(maps.logits_BN, np.take_along_axis(logits, maps.labels_BN, 1), atol=1e-3)
-    np.testing.assert_array_equal(maps.labels_BN[:, 0], logits.argmax(1))
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    expected = np.take_along_axis(probabilities, maps.labels_BN, 1)
-    np.testing.assert_allclose(maps.scores_BN, expected, atol=1e-4)
+        logits_BK = localizer.package.network.model((images - 0.5) / 0.5).numpy()
+    np.testing.assert_array_equal(maps.best.labels_M[::5], logits_BK.argmax(1))
+    probabilities_BK = np.exp(logits_BK) / np.exp(logits_BK).sum(1, keepdims=True)
+    bias = localizer.package.network.bias_K.detach().numpy()
+    for classes, image_M in ((maps.best, np.repeat(range(4), 5)), (maps.targets, [0, 2, 2])):
+        assert classes.maps_Mhw.dtype == classes.scores_M.dtype == np.float32
+        means = classes.maps_Mhw.mean((1, 2)) + bias[classes.labels_M]
+        np.testing.assert_allclose(means, logits_BK[image_M, classes.labels_M], atol=1e-3)
+        np.testing.assert_allclose(classes.scores_M, probabilities_BK[image_M, classes.labels_M], atol=1e-4)
 
 
 def test_targets(rows):
@@ -157,11 +157,11 @@ def test_failures_keep_their_places(localizer, photos):
 
 def test_the_batch_size_does_not_matter(default_package, rows, photos, localizer):
     single = Localizer(
-        default_package, device="cpu", precision="float32", resize=localizer.resize, batch_size=1
+        default_package, device="cpu", precision="float32", resize=localizer.frame_spec.resize, batch_size=1
     ).localize(photos)
     # A failure between them shifts places inside a batch.
     threes = Localizer(
-        default_package, device="cpu", precision="float32", resize=localizer.resize, batch_size=3
+        default_package, device="cpu", precision="float32", resize=localizer.frame_spec.resize, batch_size=3
     ).localize([photos[0], b"", *photos[1:]])
     del threes[1]
     for row, *others in zip(rows, single, threes, strict=True):
@@ -179,6 +179,8 @@ def test_bfloat16_is_close_and_keeps_the_identity(photos):
     (row,) = localizer.localize(photos[:1])
     assert row.labels[0] == exact.labels[0]
     assert np.corrcoef(row.cams[0].ravel(), exact.cams[0].ravel())[0, 1] > 0.98
-    maps = localizer.forward([localizer.preprocess(photos[0])], [[]])
-    means = maps.maps_BNHW.mean((2, 3)) + package.network.bias_K.detach().numpy()[maps.labels_BN]
-    np.testing.assert_allclose(means, maps.logits_BN, atol=1e-3)
+    image = localizer.preprocess(photos[0])
+    best = localizer.forward([image], [[]]).best
+    logits_K = localizer.features([image])[1][0].numpy()
+    means = best.maps_Mhw.mean((1, 2)) + package.network.bias_K.detach().numpy()[best.labels_M]
+    np.testing.assert_allclose(means, logits_K[best.labels_M], atol=1e-3)

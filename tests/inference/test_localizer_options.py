@@ -10,9 +10,11 @@ from camworker.boxes.rules import boxes_from_cam
 from camworker.errors import MapOverflowError, UsageError
 from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
-from camworker.inference.localizer import Localizer, Maps
-from camworker.inference.predictions import corners, to_float16
+from camworker.inference.cam_network import Maps, ScoredMaps
+from camworker.inference.localizer import Localizer
+from camworker.inference.predictions import to_float16
 from support.factories import encode, tiny_package
+from support.row_tables import corners
 
 
 def colors(count: int) -> list[bytes]:
@@ -44,8 +46,9 @@ def test_boxes_are_made_of_the_rounded_maps(tiny_localizer):
     # 0.20001 is above a fifth, and what float16 makes of it below: the stored map ends half way down.
     maps_BNHW = np.full((1, 3, 8, 4), 0.20001, np.float32)
     maps_BNHW[:, :, :4] = 1
-    three = np.ones((1, 3), np.float32)
-    maps = Maps(np.array([[0, 1, 2]], np.int32), three, three, maps_BNHW, np.array([0]))
+    best = ScoredMaps(np.arange(3, dtype=np.int32), np.ones(3, np.float32), maps_BNHW[0])
+    targets = ScoredMaps(best.labels_M[:0], best.scores_M[:0], best.maps_Mhw[:0])
+    maps = Maps(best, targets, np.zeros(1, np.int64))
     frame = Frame(320, 320, 32)
     image = PreprocessedImage(torch.zeros(3, 32, 32, dtype=torch.uint8), frame)
     (row,) = tiny_localizer.postprocess(maps, [image]).rows()
@@ -58,10 +61,14 @@ def test_sigmoid_scoring():
     package = replace(tiny_package(), scoring="sigmoid")
     localizer = Localizer(package, device="cpu", precision="float32", top_k=3)
     (photo,) = colors(1)
-    maps = localizer.forward([localizer.preprocess(photo)], [[1]])
-    np.testing.assert_allclose(maps.scores_BN, 1 / (1 + np.exp(-maps.logits_BN)), rtol=1e-5)
+    image = localizer.preprocess(photo)
+    maps = localizer.forward([image], [[1]])
+    logits_K = localizer.features([image])[1][0].numpy()
+    for classes in (maps.best, maps.targets):
+        expected = 1 / (1 + np.exp(-logits_K[classes.labels_M]))
+        np.testing.assert_allclose(classes.scores_M, expected, rtol=1e-5)
     (row,) = localizer.localize([photo])
-    np.testing.assert_array_equal(row.scores, maps.scores_BN[0, :3])
+    np.testing.assert_array_equal(row.scores, maps.best.scores_M)
     assert abs(row.scores.sum() - 1) > 0.1  # not shares of one
 
 

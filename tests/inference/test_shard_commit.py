@@ -50,7 +50,8 @@ def test_the_loser_of_a_race_adopts_the_winners_part(ledger, folder, tiny_locali
 
 def test_nothing_is_committed_when_the_network_fails(ledger, folder, tiny_localizer, monkeypatch):
     plan = plan_of(ledger, folder)
-    monkeypatch.setattr(tiny_localizer, "_weights_KC", tiny_localizer._weights_KC * 1e9)
+    network = tiny_localizer._cam_network
+    monkeypatch.setattr(network, "_weights_KC", network._weights_KC * 1e9)
     with pytest.raises(MapOverflowError):
         run(ledger, plan, tiny_localizer)
     assert ledger.parts() == {}

@@ -15,8 +15,8 @@ from camworker.errors import UsageError
 from camworker.frame import Frame, frame_size
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.localizer import Localizer
-from camworker.inference.predictions import corners
 from support.factories import encode, tiny_package
+from support.row_tables import corners
 
 
 def localizer_of(package, **options):
@@ -100,15 +100,16 @@ def test_flipped_maps_and_bias_are_the_mean_logits(default_package, cat):
     localizer = localizer_of(default_package, views="flip")
     image = localizer.preprocess(encode(cat, "PNG"))
     maps = localizer.forward([image], [[3]])
-    bias = default_package.network.bias_K.detach().numpy()[maps.labels_BN]
-    np.testing.assert_allclose(maps.maps_BNHW.mean((2, 3)) + bias, maps.logits_BN, atol=1e-3)
+    assert maps.targets.labels_M.tolist() == [3]
+    bias = default_package.network.bias_K.detach().numpy()
     pixels = (image.pixels_CHW[None].float() / 255 - 0.5) / 0.5
     with torch.inference_mode():
-        logits_BK = default_package.network.model(torch.cat([pixels, pixels.flip(-1)]))
-    mean = logits_BK.mean(0).numpy()
-    np.testing.assert_allclose(maps.logits_BN[0], mean[maps.labels_BN[0]], atol=1e-3)
-    scores = logits_BK.softmax(1).mean(0).numpy()
-    np.testing.assert_allclose(maps.scores_BN[0], scores[maps.labels_BN[0]], atol=1e-5)
+        logits_VK = default_package.network.model(torch.cat([pixels, pixels.flip(-1)]))
+    logits_K, scores_K = logits_VK.mean(0).numpy(), logits_VK.softmax(1).mean(0).numpy()
+    for classes in (maps.best, maps.targets):
+        means = classes.maps_Mhw.mean((1, 2)) + bias[classes.labels_M]
+        np.testing.assert_allclose(means, logits_K[classes.labels_M], atol=1e-3)
+        np.testing.assert_allclose(classes.scores_M, scores_K[classes.labels_M], atol=1e-5)
 
 
 def ten_crop(package, pixels_HWC, labels):
@@ -186,10 +187,10 @@ def test_scores_are_means_of_the_views_scores(views, scoring, score):
     with torch.inference_mode():
         logits_VK = torch.cat([package.network(crop)[1] for crop in crops])
     scores_VK = logits_VK.sigmoid() if score is None else score(logits_VK, 1)
-    expected = scores_VK.mean(0)[maps.labels_BN[0]]
-    np.testing.assert_allclose(maps.scores_BN[0], expected, atol=1e-5)
-    assert (np.diff(maps.scores_BN[0]) <= 0).all()
-    assert maps.maps_BNHW.shape == (1, 3, *((32, 32) if views == "ten-crop" else (8, 4)))
+    expected = scores_VK.mean(0)[maps.best.labels_M]
+    np.testing.assert_allclose(maps.best.scores_M, expected, atol=1e-5)
+    assert (np.diff(maps.best.scores_M) <= 0).all()
+    assert maps.best.maps_Mhw.shape == (3, *((32, 32) if views == "ten-crop" else (8, 4)))
 
 
 def test_unknown_views():

@@ -7,6 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from camworker.errors import Failure
+from camworker.frame import CORNERS
 from camworker.inference.predictions import (
     BOX_DTYPE,
     TARGET_BOX_DTYPE,
@@ -33,8 +34,13 @@ def make_boxes(label: int, score: float, corners_N4: NDArray[np.float32], rank: 
     return boxes
 
 
+def corners(boxes: np.ndarray) -> NDArray[np.float32]:
+    """The corners of structured boxes, float32 [N, 4]."""
+    return np.stack([boxes[corner] for corner in CORNERS], axis=-1)
+
+
 def columns_of(predictions: Sequence[AnyPrediction], shape: CamShape) -> Predictions:
-    """The columns of rows as a Localizer would have made them."""
+    """The columns of rows, as a Localizer would have made them."""
     good = [row for row in predictions if isinstance(row, Prediction)]
     names = {int(label): name for row in good for label, name in zip(row.labels, row.names, strict=True)}
     best = [
@@ -46,25 +52,20 @@ def columns_of(predictions: Sequence[AnyPrediction], shape: CamShape) -> Predict
         [None if isinstance(row, Prediction) else Failure(row.status, row.error) for row in predictions],
         [names.get(label, f"class {label}") for label in range(1 + max(names, default=0))],
         np.array([(row.width, row.height) for row in good], np.int32).reshape(-1, 2),
-        _of_classes(best, shape),
-        _of_classes([target for row in good for target in row.targets], shape),
+        _class_maps(best, shape),
+        _class_maps([target for row in good for target in row.targets], shape),
         np.array([len(row.targets) for row in good], np.int64),
     )
 
 
-def _of_classes(found: Sequence[Target], shape: CamShape) -> ClassMaps:
-    boxes = np.empty(sum(len(one.boxes) for one in found), BOX_DTYPE)
-    for name in TARGET_BOX_DTYPE.names or ():
-        boxes[name] = np.concatenate([one.boxes[name] for one in found]) if found else 0
-    counts = np.array([len(one.boxes) for one in found], np.int64)
-    boxes["rank"] = np.repeat(np.arange(len(found)) % shape.k + 1, counts)
-    cams = [one.cam for one in found]
+def _class_maps(classes: Sequence[Target], shape: CamShape) -> ClassMaps:
+    cams = [one.cam for one in classes]
     return ClassMaps(
-        np.array([one.label for one in found], np.int32),
-        np.array([one.score for one in found], np.float32),
+        np.array([one.label for one in classes], np.int32),
+        np.array([one.score for one in classes], np.float32),
         np.array(cams, np.float16).reshape(-1, shape.h, shape.w),
-        boxes,
-        counts,
+        np.concatenate([np.empty((0, 4), np.float32), *(corners(one.boxes) for one in classes)]),
+        np.array([len(one.boxes) for one in classes], np.int64),
     )
 
 
