@@ -20,7 +20,7 @@ def write_then_rename(target: Path, *, suffix: str = ".draft", durable: bool = F
     Args:
         target: The file or folder to create; missing parents are created.
         suffix: The end of the draft's name, for libraries that require a certain one.
-        durable: Whether the target has to survive a power failure; every file of it is synced.
+        durable: Whether the target has to survive a power failure; every file of it is synced then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}{suffix}")
