@@ -9,10 +9,10 @@ from typing import IO, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camworker.errors import CorruptedError, UsageError
-from camworker.ledger.inventory import READ_ERRORS, first_line, inventory_parts, planned_again, recorded_parts
+from camworker.errors import CorruptedError, UsageError, first_line
+from camworker.ledger.inventory import inventory_parts, planned_again, recorded_parts
 from camworker.ledger.ledger import Ledger, Part, open_ledger
-from camworker.storage.parquet import open_parquet
+from camworker.storage.parquet import READ_ERRORS, open_parquet
 from camworker.storage.uris import open_store
 
 _KEYS: Final = ("image_id", "generation", "status")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from camworker.errors import Failure
+from camworker.errors import Failure, first_line
 from camworker.frame import Frame
 from camworker.images.formats import IMAGE_FORMATS, detect_format
 
@@ -150,5 +150,5 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 def _reason(error: Exception) -> str:
     """The first line of an error, without the place in torchvision's source that it starts with."""
-    text = next(iter(str(error).splitlines()), "")
+    text = first_line(error)
     return re.sub(r"^\w+, \S+:\d+, ", "", text) or type(error).__name__

@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camworker.errors import UsageError
+from camworker.errors import UsageError, first_line
 from camworker.schemas import ITEMS
 
 _MEMORY: Final = "1GB"  # beyond it DuckDB goes on in files
@@ -85,7 +85,7 @@ def open_duckdb(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         yield connection
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(
             f"planning has no room in {folder}: set TMPDIR to a larger disk ({reason})"
         ) from error

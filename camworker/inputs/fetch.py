@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from camworker.errors import ChangedError, Failure, UsageError
+from camworker.errors import ChangedError, Failure, UsageError, first_line
 from camworker.inputs.read_policy import ReadPolicy
 from camworker.storage.parquet import open_parquet
 from camworker.storage.uris import Connections, is_s3, open_uri, read_uri
@@ -95,7 +95,7 @@ def _table_fetches(
                 yield partial(_value, data)
                 given += 1
     except (ChangedError, OSError, pa.ArrowException, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         failure = Failure("changed" if isinstance(error, ChangedError) else "read_error", reason)
     yield from (partial(_value, failure) for _ in wanted[given:])
 
@@ -122,7 +122,7 @@ def _column_values(file: pq.ParquetFile, wanted: NDArray[np.int64]) -> Iterator[
                 yield data
                 given += 1
         except (pa.ArrowException, OSError) as error:
-            failure = Failure("read_error", str(error).splitlines()[0])
+            failure = Failure("read_error", first_line(error))
             yield from [failure] * (len(here) - given)
         first += rows
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from camworker.classes import Classes
 from camworker.inputs.tabular import column_batches
+from camworker.storage.parquet import combine_chunks
 
 LABELS: Final = pa.schema([("image_id", pa.string()), ("label", pa.int32())])
 
@@ -21,12 +22,12 @@ def read_labels(path: str, classes: Classes) -> Iterator[pa.Table]:
     """
     for table in column_batches(path, LABELS.names, text=["image_id"]):
         labels = classes.indices(table["label"], f"{path}, column 'label'")
-        yield pa.table([one_chunk(table["image_id"]), pa.array(labels)], schema=LABELS)
+        yield pa.table([combine_chunks(table["image_id"]), pa.array(labels)], schema=LABELS)
 
 
 def label_lists(column: pa.ChunkedArray, classes: Classes, path: str) -> pa.Array:
     """A table's column of labels, one or a list a row -> lists of class indices."""
-    column, where = one_chunk(column), f"{path}, column 'label'"
+    column, where = combine_chunks(column), f"{path}, column 'label'"
     count = len(column)
     rows = np.arange(count)
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -38,11 +39,6 @@ def label_lists(column: pa.ChunkedArray, classes: Classes, path: str) -> pa.Arra
 def no_labels(count: int) -> pa.Array:
     """For each of count rows, none."""
     return _grouped(np.empty(0, np.int64), np.empty(0, np.int64), count)
-
-
-def one_chunk(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in one piece."""
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _grouped(rows: NDArray, labels: NDArray, count: int) -> pa.Array:

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from camworker.classes import Classes
-from camworker.errors import UsageError
+from camworker.errors import UsageError, first_line
 from camworker.images.formats import IMAGE_EXTENSIONS
 from camworker.inputs.fetch import bytes_column
-from camworker.inputs.image_labels import label_lists, no_labels, one_chunk
+from camworker.inputs.image_labels import label_lists, no_labels
 from camworker.inputs.tabular import column_batches, column_types, parquet_rows
 from camworker.schemas import ITEMS
+from camworker.storage.parquet import combine_chunks
 from camworker.storage.store import Entry
 from camworker.storage.uris import (
     ANY_SCHEME,
@@ -159,7 +160,7 @@ def _items(
         identity = table[options.identity_column]
     labels = label_lists(table["label"], options.classes, path) if columns.labelled else no_labels(count)
     found = [table[columns.ids or "uri"], uris, source_rows, identity, labels, sizes]
-    return pa.table([one_chunk(column) for column in found], schema=ITEMS)
+    return pa.table([combine_chunks(column) for column in found], schema=ITEMS)
 
 
 def _images_of_inventory(table: pa.Table, flags: Sequence[str]) -> pa.Table:
@@ -167,9 +168,9 @@ def _images_of_inventory(table: pa.Table, flags: Sequence[str]) -> pa.Table:
     names = pc.utf8_lower(table["key"])
     wanted = pa.array(np.zeros(table.num_rows, bool))
     for extension in IMAGE_EXTENSIONS:
-        wanted = pc.or_(wanted, one_chunk(pc.ends_with(names, extension)))
+        wanted = pc.or_(wanted, combine_chunks(pc.ends_with(names, extension)))
     for name in flags:
-        wanted = pc.and_(wanted, one_chunk(pc.equal(table[name], _FLAGS[name])))
+        wanted = pc.and_(wanted, combine_chunks(pc.equal(table[name], _FLAGS[name])))
     table = table.filter(wanted)
     buckets = pc.binary_join_element_wise(S3_SCHEME, table["bucket"], "")
     return table.append_column("uri", pc.binary_join_element_wise(buckets, table["key"], "/"))
@@ -188,7 +189,7 @@ def _whole_uris(path: str, uris: pa.ChunkedArray, roots: Sequence[str], first: i
         check_location_form(uris[row].as_py(), f"{path}, row {first + row + 1}: ")
         split_s3_uri(uris[row].as_py())
     if pc.all(pc.starts_with(uris, S3_SCHEME)).as_py():
-        return one_chunk(uris)
+        return combine_chunks(uris)
     base = path.rpartition("/")[0] if is_s3(path) else os.path.dirname(path)
     whole = [_resolve(base, uri) for uri in uris.to_pylist()]
     local = [uri for uri in whole if not is_s3(uri)]
@@ -212,4 +213,4 @@ def _whole_numbers(sizes: pa.ChunkedArray, path: str) -> pa.ChunkedArray:
     try:
         return sizes.cast(pa.int64())
     except pa.ArrowInvalid as error:
-        raise UsageError(f"{path}, column 'size': {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{path}, column 'size': {first_line(error)}") from error

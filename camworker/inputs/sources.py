@@ -12,7 +12,7 @@ from typing import Final, Generic, TypeVar
 import pyarrow as pa
 
 from camworker.classes import Classes
-from camworker.errors import UsageError
+from camworker.errors import UsageError, first_line
 from camworker.images.formats import IMAGE_EXTENSIONS
 from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter
 from camworker.inputs.image_labels import no_labels
@@ -123,7 +123,7 @@ def list_source(
     try:
         listing = _list(path, location, options, leave_out, scratch)
     except OSError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(
             f"{location} could not be listed to its end, nothing was planned: {reason}"
         ) from error

@@ -7,7 +7,7 @@ from typing import IO, Final
 import pyarrow as pa
 import pyarrow.csv
 
-from camworker.errors import ChangedError, UsageError
+from camworker.errors import ChangedError, UsageError, first_line
 from camworker.storage.parquet import open_parquet
 from camworker.storage.uris import Connections, check_location_form, open_uri
 
@@ -92,7 +92,7 @@ def _open_table(path: str, connections: Connections | None) -> Iterator[IO[bytes
         with open_uri(path, connections=connections) as file:
             yield file
     except (OSError, ChangedError, pa.ArrowException) as error:
-        raise UsageError(f"{path} cannot be read as {_kind(path)}: {_first_line(error)}") from error
+        raise UsageError(f"{path} cannot be read as {_kind(path)}: {first_line(error)}") from error
 
 
 def _is_csv(path: str) -> bool:
@@ -101,7 +101,3 @@ def _is_csv(path: str) -> bool:
 
 def _kind(path: str) -> str:
     return "CSV" if _is_csv(path) else "Parquet"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -6,16 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from camworker.errors import CommitError, CorruptedError
 from camworker.ledger.ledger import Ledger, Part
 from camworker.ledger.plan import read_shard
-from camworker.storage.parquet import open_parquet
-
-# What reading a damaged Parquet file raises: pyarrow's own, text that is no UTF-8, counts out of range.
-READ_ERRORS: Final = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
+from camworker.storage.parquet import READ_ERRORS, open_parquet
 
 _CHUNK: Final = 4 * 2**20  # bytes hashed at a time
 _THREADS: Final = 16
@@ -106,8 +102,3 @@ def _parts_of(ledger: Ledger, generation: int) -> list[Part]:
         raise CorruptedError(
             f"the run record of generation {generation} cannot be read: run camworker verify OUT"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in a line."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

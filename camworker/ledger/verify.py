@@ -11,11 +11,9 @@ from typing import IO, Final
 
 import pyarrow as pa
 
-from camworker.errors import CommitError
+from camworker.errors import CommitError, first_line
 from camworker.ledger.inventory import (
-    READ_ERRORS,
     PartInventory,
-    first_line,
     list_parts,
     parts_in,
     planned_again,
@@ -33,7 +31,7 @@ from camworker.ledger.verify_records import (
     recorded_generations,
     shard_rows,
 )
-from camworker.storage.parquet import open_parquet
+from camworker.storage.parquet import READ_ERRORS, open_parquet
 from camworker.storage.store import Store
 
 _THREADS: Final = min(8, 2 * (os.cpu_count() or 1))

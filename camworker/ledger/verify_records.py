@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from camworker.errors import CorruptedError, UsageError
-from camworker.ledger.inventory import READ_ERRORS, first_line, parts_in, sha256_of
+from camworker.errors import CorruptedError, UsageError, first_line
+from camworker.ledger.inventory import parts_in, sha256_of
 from camworker.ledger.ledger import Ledger, Plan, PlanFile
 from camworker.ledger.recipe import Recipe, recipe_id
+from camworker.storage.parquet import READ_ERRORS
 
 AGAIN: Final = "run localize again with the same INPUT and options"
 

@@ -17,6 +17,7 @@ from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import CORNERS, Frame, frame_size
 from camworker.ledger.recipe import Recipe
 from camworker.metrics.ground_truth.truth import Truth
+from camworker.storage.parquet import combine_chunks
 
 COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "boxes", "targets")
 TOP_K: Final = (1, 5)
@@ -101,7 +102,7 @@ class Targets:
 
 def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -> Matches:
     """Judge rows (COLUMNS, and cams where boxes are made anew), each image once."""
-    in_rows, in_truth = truth.of(one_chunk(table["image_id"]))
+    in_rows, in_truth = truth.of(combine_chunks(table["image_id"]))
     named = pd.DataFrame({"row": in_rows, "label": truth.labels[in_truth]})
     units = named.drop_duplicates(["row", "label"]).sort_values(["row", "label"], ignore_index=True)
     units["unit"] = np.arange(len(units))
@@ -162,7 +163,7 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
 
 def read_targets(column: pa.ChunkedArray, map_shape: tuple[int, int]) -> Targets:
     """The known labels' maps of a column of targets."""
-    lists = one_chunk(column)
+    lists = combine_chunks(column)
     targets = lists.flatten()
     cams = targets.field("cam").flatten().to_numpy(zero_copy_only=False)
     return Targets(
@@ -170,11 +171,6 @@ def read_targets(column: pa.ChunkedArray, map_shape: tuple[int, int]) -> Targets
         targets.field("label").to_numpy(zero_copy_only=False),
         cams.reshape(-1, *map_shape),
     )
-
-
-def one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return array if isinstance(array, pa.Array) else array.chunk(0)
 
 
 def _predicted(
@@ -188,8 +184,8 @@ def _predicted(
     if criteria.box_rule is None:
         pairs = _flat(table["boxes"], "label")
         return pairs[np.isin(pairs["row"], rows)]
-    labels = one_chunk(table["labels"])
-    maps = one_chunk(table["cams"]).take(pa.array(rows))
+    labels = combine_chunks(table["labels"])
+    maps = combine_chunks(table["cams"]).take(pa.array(rows))
     there = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
     cams = maps.storage.flatten().to_numpy(zero_copy_only=False).reshape(len(there), *maps.type.shape)
     found: list[tuple[float, ...]] = []
@@ -213,7 +209,7 @@ def _first_boxes(
 ) -> Pairs:
     """The first box of each unit's own map."""
     if criteria.box_rule is None:
-        lists = one_chunk(table["targets"]).flatten()
+        lists = combine_chunks(table["targets"]).flatten()
         first = pc.list_element(lists.field("boxes"), 0).take(pa.array(own["target"].to_numpy()))
         pairs = own[["row", "label"]].assign(place=0)
         for corner in CORNERS:
@@ -296,7 +292,7 @@ def _shares(
 
 def _flat(column: pa.ChunkedArray, label: str | None) -> pd.DataFrame:
     """A column of lists as a frame: row, place in the list, label and, of structs, the corners."""
-    lists = one_chunk(column)
+    lists = combine_chunks(column)
     row, values = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
     place = np.arange(len(row)) - np.searchsorted(row, row)
     frame = pd.DataFrame({"row": row, "place": place})

@@ -21,10 +21,10 @@ from camworker.metrics.matching import (
     Criteria,
     Matches,
     match_predictions,
-    one_chunk,
     read_targets,
 )
 from camworker.metrics.threshold_sweep import THRESHOLDS
+from camworker.storage.parquet import combine_chunks
 
 DELTAS: Final = (0.3, 0.5, 0.7)  # of MaxBoxAccV2
 SIZE_EDGES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # share of the image's area
@@ -98,7 +98,7 @@ class Tally:
 
 
 def _tally(table: pa.Table, truth: Truth, measure: EvaluationConfig) -> Tally:
-    ids = one_chunk(table["image_id"])
+    ids = combine_chunks(table["image_id"])
     hashes, place = hash_ids(ids), truth.find(ids)
     targets = read_targets(table["targets"], measure.criteria.map_shape)
     judged = match_predictions(table, truth, measure.criteria, targets)
@@ -207,7 +207,7 @@ def _calibration(table: pa.Table, judged: Matches) -> NDArray[np.int64]:
     rows = np.unique(judged.rows)
     right = np.zeros(table.num_rows, bool)
     right[judged.rows[judged.classified[:, 0]]] = True
-    best = pc.list_element(one_chunk(table["scores"]).filter(_not_empty(table)), 0).to_numpy()
+    best = pc.list_element(combine_chunks(table["scores"]).filter(_not_empty(table)), 0).to_numpy()
     scores = np.full(table.num_rows, np.nan)
     scores[_not_empty(table).to_numpy(zero_copy_only=False)] = best
     rows = rows[np.isfinite(scores[rows])]
@@ -225,7 +225,7 @@ def score_sum(calibration: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _not_empty(table: pa.Table) -> pa.Array:
-    return pc.fill_null(pc.greater(pc.list_value_length(one_chunk(table["scores"])), 0), False)
+    return pc.fill_null(pc.greater(pc.list_value_length(combine_chunks(table["scores"])), 0), False)
 
 
 def _examples(ids: pa.Array, hashes: NDArray[np.uint64], judged: Matches) -> list[Example]:

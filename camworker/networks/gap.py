@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from camworker.cam import class_activation_maps
-from camworker.errors import NetworkError
+from camworker.errors import NetworkError, first_line
 from camworker.schemas import Pooling
 
 Classifier = nn.Linear | nn.Conv2d
@@ -128,7 +128,7 @@ def check_gap_head(network: GapNetwork, input_size: int) -> tuple[int, int]:
     try:
         features_BCHW, logits_BK = network(images_BCHW)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise NetworkError(f"refused: it does not run at input size {input_size}: {reason}") from error
     if features_BCHW.ndim != 4:
         raise NetworkError(f"refused: its features have {features_BCHW.ndim} dimensions, a map needs 4")

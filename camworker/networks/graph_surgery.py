@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from camworker.errors import NetworkError
+from camworker.errors import NetworkError, first_line
 from camworker.schemas import Pooling
 
 _PROBE: Final = 256  # side of the input that strides are measured with
@@ -110,7 +110,7 @@ def _note_sides(model: nn.Module, graph: fx.Graph) -> None:
     try:
         _Sides(fx.GraphModule(model, graph)).run(torch.zeros(1, 3, _PROBE, _PROBE))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         raise NetworkError(
             f"cannot be dilated: it does not run at {_PROBE} pixels, where strides are measured: {reason}"
         ) from error

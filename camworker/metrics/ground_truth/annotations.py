@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from camworker.errors import UsageError
+from camworker.errors import UsageError, first_line
 from camworker.frame import CORNERS
 
 Corners = Literal["half-open", "inclusive"]
@@ -59,7 +59,7 @@ def labels_by(labels: pa.Array | pa.ChunkedArray, by: By, where: str) -> pa.Arra
     try:
         return labels.cast(pa.int64())
     except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UsageError(f"{where}: labels are no class indices, match them by name: {reason}") from error
 
 

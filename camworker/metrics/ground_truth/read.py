@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pyarrow as pa
 
-from camworker.errors import UsageError
+from camworker.errors import UsageError, first_line
 from camworker.frame import CORNERS
 from camworker.inputs.tabular import column_types, read_columns
 from camworker.metrics.ground_truth.annotations import (
@@ -83,7 +83,7 @@ def _read_long_form(path: str, corners: Corners, by: By) -> Annotations:
         try:
             values = [table[name].cast(pa.float64()).to_numpy() for name in CORNERS]
         except pa.ArrowException as error:
-            raise UsageError(f"{path}: corners have to be numbers: {str(error).splitlines()[0]}") from error
+            raise UsageError(f"{path}: corners have to be numbers: {first_line(error)}") from error
         corners_N4 = half_open(np.stack(values, axis=1), corners)
         image_ids = table["image_id"]
         refuse_without_area(corners_N4, path, lambda row: f"row {row + 1}, {image_ids[row]}")
