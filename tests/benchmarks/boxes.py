@@ -1,9 +1,9 @@
-"""What boxes and rows cost: python tests/benchmarks/boxes.py FOLDER [--rounds 9] [--limit 400].
+"""Measure what boxes and rows cost: python tests/benchmarks/boxes.py FOLDER [--rounds 9] [--limit 400].
 
-Maps of the default network on a folder's photographs. cam20 as we make it, against the same words with
-OpenCV's labelling, and against one contour where there is one; then an image's whole way to Parquet.
-Microseconds of processor time, medians of rounds in which all take turns; shares are of boxes that are
-equal to labelling's.
+The maps are those of the default network on the photographs of a folder. The cam20 boxes of camworker are
+compared with the same rule on OpenCV's labelling, and on a single contour if there is only one; then come
+the steps from the maps of an image to Parquet. Times are microseconds of processor time, medians of rounds
+in which all candidates take turns. `equal` is the share of boxes that equal those of OpenCV's labelling.
 """
 
 import argparse
@@ -35,11 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--limit", type=int, default=400, help="images")
+    parser.add_argument("--limit", type=int, default=400, help="number of images (default 400)")
     args = parser.parse_args()
     localizer = Localizer.load(device="cpu")
     items = open_source(args.folder, localizer.package.classes).items.slice(0, args.limit)
-    batches = look(localizer, items)
+    batches = network_maps(localizer, items)
     cams_Mhw = np.concatenate([to_float16(maps.best.maps_Mhw) for maps, _ in batches])
     cv2.setNumThreads(1)
 
@@ -50,13 +50,13 @@ def main() -> None:
         predictions_table(items.slice(start, BATCH), 1, columns, shape)
         for start, columns in zip(starts, finished, strict=True)
     )
-    of_maps: dict[str, Callable[[], object]] = {
-        "ours": lambda: ours(cams_Mhw),
-        "labelling": lambda: [labelling(upsampled(cam_hw)) for cam_hw in cams_Mhw],
-        "contours": lambda: [contours(upsampled(cam_hw)) for cam_hw in cams_Mhw],
+    map_candidates: dict[str, Callable[[], object]] = {
+        "camworker": lambda: camworker_boxes(cams_Mhw),
+        "labelling": lambda: [labelling_box(upsampled(cam_hw)) for cam_hw in cams_Mhw],
+        "contours": lambda: [contour_box(upsampled(cam_hw)) for cam_hw in cams_Mhw],
         "upsampling alone": lambda: [upsampled(cam_hw) for cam_hw in cams_Mhw],
     }
-    of_images: dict[str, Callable[[], object]] = {
+    image_candidates: dict[str, Callable[[], object]] = {
         "maps to columns": lambda: [localizer.postprocess(*batch) for batch in batches],
         "columns to Arrow": lambda: [
             predictions_table(items.slice(start, BATCH), 1, columns, shape)
@@ -64,22 +64,22 @@ def main() -> None:
         ],
         "Arrow to Parquet": lambda: encode_part(table),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in of_maps | of_images}
+    seconds: dict[str, list[float]] = {name: [] for name in map_candidates | image_candidates}
     for _ in range(args.rounds):
-        for name, run in (of_maps | of_images).items():
+        for name, run in (map_candidates | image_candidates).items():
             started = time.process_time()
             run()
             seconds[name].append(time.process_time() - started)
-    truth = np.array([labelling(upsampled(cam_hw)) for cam_hw in cams_Mhw])
+    truth = np.array([labelling_box(upsampled(cam_hw)) for cam_hw in cams_Mhw])
     equal = {
-        "ours": ours(cams_Mhw),
-        "contours": np.array([contours(upsampled(cam_hw)) for cam_hw in cams_Mhw]),
+        "camworker": camworker_boxes(cams_Mhw),
+        "contours": np.array([contour_box(upsampled(cam_hw)) for cam_hw in cams_Mhw]),
     }
-    for name in of_maps:
+    for name in map_candidates:
         each = {"what": name, "us_per_map": round(1e6 * statistics.median(seconds[name]) / len(cams_Mhw), 1)}
         share = {"equal": float((equal[name] == truth).all(1).mean())} if name in equal else {}
         print(json.dumps(each | share))
-    for name in of_images:
+    for name in image_candidates:
         cost = round(1e6 * statistics.median(seconds[name]) / items.num_rows, 1)
         print(json.dumps({"what": name, "us_per_image": cost}))
     print(
@@ -93,8 +93,8 @@ def main() -> None:
     )
 
 
-def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps, list[PreprocessedImage]]]:
-    """The network's maps of all images, batch by batch; an image that cannot be read stops this."""
+def network_maps(localizer: Localizer, items: pa.Table) -> list[tuple[Maps, list[PreprocessedImage]]]:
+    """Return the maps of all images, batch by batch. Every image has to be readable."""
     batches = []
     for start in range(0, items.num_rows, BATCH):
         images = []
@@ -109,7 +109,7 @@ def look(localizer: Localizer, items: pa.Table) -> list[tuple[Maps, list[Preproc
     return batches
 
 
-def ours(cams_Mhw: np.ndarray) -> np.ndarray:
+def camworker_boxes(cams_Mhw: np.ndarray) -> np.ndarray:
     frame = Frame(SIDE, SIDE, SIDE)
     return boxes_from_cams(cams_Mhw, [frame], np.zeros(len(cams_Mhw), np.int64))[0]
 
@@ -123,8 +123,11 @@ def mask_of(map_HW: np.ndarray) -> np.ndarray | None:
     return (map_HW > np.float32(0.2) * peak).astype(np.uint8) if peak > 0 else None
 
 
-def labelling(map_HW: np.ndarray) -> list[int]:
-    """By the words of cam20; OpenCV's labels are not in row order, so of equals the first pixel decides."""
+def labelling_box(map_HW: np.ndarray) -> list[int]:
+    """Return the cam20 box from OpenCV's labelling.
+
+    OpenCV does not number components in row order, so the first pixel decides between equal components.
+    """
     mask_HW = mask_of(map_HW)
     if mask_HW is None:
         return [0, 0, SIDE, SIDE]
@@ -136,16 +139,16 @@ def labelling(map_HW: np.ndarray) -> list[int]:
     return [x, y, x + width, y + height]
 
 
-def contours(map_HW: np.ndarray) -> list[int]:
-    """One contour without a parent is the only component; else label."""
+def contour_box(map_HW: np.ndarray) -> list[int]:
+    """Return the box of the only outer contour, or that of `labelling_box` if there are several."""
     mask_HW = mask_of(map_HW)
     if mask_HW is None:
         return [0, 0, SIDE, SIDE]
-    found, hierarchy = cv2.findContours(mask_HW, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    contours, hierarchy = cv2.findContours(mask_HW, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer = np.flatnonzero(hierarchy[0, :, 3] < 0)
     if len(outer) > 1:
-        return labelling(map_HW)
-    x, y, width, height = cv2.boundingRect(found[outer[0]])
+        return labelling_box(map_HW)
+    x, y, width, height = cv2.boundingRect(contours[outer[0]])
     return [x, y, x + width, y + height]
 
 

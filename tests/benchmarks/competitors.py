@@ -1,7 +1,7 @@
-"""What else one would write, for the speed benchmark: torchcam, pytorch-grad-cam, a plain Ray Data pipeline.
+"""Other programs for the speed benchmark: torchcam, pytorch-grad-cam, and a plain Ray Data pipeline.
 
-Each gives the five best classes of an image, their maps and their boxes; float32, as their documentation
-leads to; with the weights, the input and the box rule that we use.
+Each gives the five best classes of an image, their maps and their boxes, in float32 and as its documentation
+suggests, with the weights, the input and the box rule of camworker.
 """
 
 import tempfile
@@ -35,14 +35,14 @@ def normalised(images: list[np.ndarray]) -> torch.Tensor:
 
 
 def box(cam: np.ndarray) -> list[int]:
-    """The largest component above a fifth of the maximum, as most would write it."""
+    """Return the box of the largest component above a fifth of the maximum, implemented plainly."""
     large = cv2.resize(cam.astype(np.float32), (SIDE, SIDE))
     _, _, stats, _ = cv2.connectedComponentsWithStats((large > 0.2 * large.max()).astype(np.uint8))
     x, y, width, height, _ = stats[1 + stats[1:, 4].argmax()] if len(stats) > 1 else (0, 0, SIDE, SIDE, 0)
     return [int(x), int(y), int(x + width), int(y + height)]
 
 
-def batches_of(files: list[Path], count: int) -> list[list[Path]]:
+def batches(files: list[Path], count: int) -> list[list[Path]]:
     return [files[start : start + BATCH] for start in range(0, min(count, len(files)), BATCH)]
 
 
@@ -53,16 +53,16 @@ def torchcam_loop(files: list[Path], count: int) -> Rate:
     model = network()
 
     def run() -> float:
-        batches = batches_of(files, count)
+        file_batches = batches(files, count)
         started = time.perf_counter()
         with CAM(model, "bn2", "classifier") as extractor, torch.no_grad():
-            for batch in batches:
+            for batch in file_batches:
                 logits = model(normalised([pixels(Image.open(path)) for path in batch]))
                 best = logits.topk(5).indices
                 for rank in range(5):
                     for cam in extractor(best[:, rank].tolist(), normalized=False)[0]:
                         box(cam.numpy())
-        return sum(map(len, batches)) / (time.perf_counter() - started)
+        return sum(map(len, file_batches)) / (time.perf_counter() - started)
 
     return run
 
@@ -74,10 +74,10 @@ def grad_cam_loop(files: list[Path], count: int) -> Rate:
     model: Any = network()
 
     def run() -> float:
-        batches = batches_of(files, count)
+        file_batches = batches(files, count)
         started = time.perf_counter()
         with GradCAM(model=model, target_layers=[model.bn2]) as extractor:
-            for batch in batches:
+            for batch in file_batches:
                 images_BCHW = normalised([pixels(Image.open(path)) for path in batch])
                 with torch.no_grad():
                     best = model(images_BCHW).topk(5).indices
@@ -85,7 +85,7 @@ def grad_cam_loop(files: list[Path], count: int) -> Rate:
                     targets = [ClassifierOutputTarget(label) for label in best[:, rank].tolist()]
                     for cam in extractor(input_tensor=images_BCHW, targets=targets):
                         box(cam)
-        return sum(map(len, batches)) / (time.perf_counter() - started)
+        return sum(map(len, file_batches)) / (time.perf_counter() - started)
 
     return run
 
@@ -103,7 +103,7 @@ class RayDataNetwork:
             features = self._model.forward_features(normalised(list(batch["pixels"])))
             best = self._model.forward_head(features).topk(5).indices
             cams = torch.einsum("bkc,bchw->bkhw", self._model.classifier.weight[best], features).numpy()
-        boxes = [[box(cam) for cam in of_image] for of_image in cams]
+        boxes = [[box(cam) for cam in image_cams] for image_cams in cams]
         return {
             "path": batch["path"],
             "labels": best.numpy(),
@@ -114,7 +114,7 @@ class RayDataNetwork:
 
 
 def ray_data_pipeline(files: list[Path], count: int, cores: int) -> Rate:
-    """Rate after its first batch, as ours; Ray's start is not counted."""
+    """Return a function that measures the rate after the first batch; the start of Ray is not counted."""
     import ray
     from pyarrow import parquet
 

@@ -1,7 +1,7 @@
-"""Constants from published boxes: python constants.py ilsvrc_val_boxes.parquet [cub_test_boxes.parquet].
+"""Reproduce published constants: python constants.py ilsvrc_val_boxes.parquet [cub_test_boxes.parquet].
 
-A file has a row a box: an image's id or number, its width and height, and corners as that data set names them
-(ILSVRC's name the last pixel). Each image counts once; a hit is any of its boxes.
+A file has one row per box: the id or number of an image, its width and height, and corners in the convention
+of the data set (inclusive in ILSVRC). Each image counts once; a box that matches any of its boxes is a hit.
 """
 
 import sys
@@ -17,7 +17,7 @@ DELTAS = (0.3, 0.5, 0.7)
 
 
 def share(images: pd.Series, hits: np.ndarray) -> float:
-    """The share of images with a hit, in percent."""
+    """Return the share of images with a hit, in percent."""
     return 100 * pd.Series(hits).groupby(images.to_numpy()).any().mean()
 
 
@@ -28,12 +28,12 @@ def main(path: str) -> None:
     width, height = boxes["width"].to_numpy(), boxes["height"].to_numpy()
     print(f"{path}: {image.nunique()} images, {len(boxes)} boxes")
 
-    nothing = np.zeros(len(boxes))
-    whole = np.stack([nothing, nothing, width, height], axis=1)
-    last = np.array([0, 0, 1, 1])
-    hits = paired_iou(whole - last, corners, inclusive=True) >= 0.5
+    zeros = np.zeros(len(boxes))
+    whole = np.stack([zeros, zeros, width, height], axis=1)
+    one_pixel = np.array([0, 0, 1, 1])
+    hits = paired_iou(whole - one_pixel, corners, inclusive=True) >= 0.5
     print(f"  whole image, inclusive: {share(image, hits):.3f}%")
-    hits = paired_iou(whole, corners + last) >= 0.5
+    hits = paired_iou(whole, corners + one_pixel) >= 0.5
     print(f"  whole image, half-open after + 1: {share(image, hits):.3f}%")
     scaled = scaled_truth(corners, width, height)
     hits = paired_iou(np.array([0, 0, SIDE - 1, SIDE - 1]), scaled, inclusive=True) >= 0.5

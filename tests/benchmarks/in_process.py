@@ -1,4 +1,4 @@
-"""camworker's part of the speed benchmark: one process, without Ray, so that it runs wherever torch does."""
+"""camworker in one process, without Ray, for the speed benchmark: it runs wherever torch does."""
 
 import os
 import resource
@@ -24,7 +24,7 @@ from jobs.localize.compile_cache import compile_if_worthwhile
 
 
 class InProcess:
-    """A Localizer as a worker of all this machine's cores would hold it, and the photographs."""
+    """Measures a Localizer that is set up as in a worker with all cores of this machine."""
 
     def __init__(self, files: list[Path], network: str, weights_from: str | None, compile: str) -> None:
         self.package = weights.load(network, weights_from)
@@ -46,7 +46,7 @@ class InProcess:
             }
         )
 
-    def about(self) -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         return {
             "device": str(self.localizer.device),
             "network": self.package.name,
@@ -60,7 +60,7 @@ class InProcess:
         }
 
     def whole(self) -> float:
-        """Images/s of reading, decoding, network, maps, boxes and rows; after the first batch."""
+        """Return images/s of the whole pipeline, from files to rows, after the first batch."""
         first = last = 0.0
         count = 0
         for rows, _ in localize_items(
@@ -77,7 +77,7 @@ class InProcess:
         return count / (last - first)
 
     def decoding(self) -> float:
-        """Images/s of reading, decoding and resizing alone, on all cores."""
+        """Return images/s of reading, decoding and resizing alone, on all cores."""
         with ThreadPoolExecutor(self.threads.decode_threads) as pool:
             started = time.perf_counter()
             for _ in pool.map(lambda file: self.localizer.prepare(file.read_bytes()), self.files):
@@ -85,17 +85,17 @@ class InProcess:
             return len(self.files) / (time.perf_counter() - started)
 
     def network(self) -> float:
-        """Images/s of the network alone, as we run it, on pixels that are there already."""
+        """Return images/s of the network alone, on pixels that were decoded before."""
         batches = [batch for batch in self._prepared() if len(batch) == self.localizer.batch_size]
 
         with ThreadPoolExecutor(self.threads.inference_streams) as pool:
-            list(pool.map(self._look, batches[: self.threads.inference_streams]))
+            list(pool.map(self._run_network, batches[: self.threads.inference_streams]))
             started = time.perf_counter()
-            list(pool.map(self._look, batches))
+            list(pool.map(self._run_network, batches))
             return len(batches) * self.localizer.batch_size / (time.perf_counter() - started)
 
     def stages(self) -> dict[str, float]:
-        """Milliseconds an image of each stage, one after the other, on one thread: medians over batches."""
+        """Return the milliseconds per image of each stage, run one after the other: medians over batches."""
         spent: dict[str, list[float]] = {}
         size = self.localizer.batch_size
 
@@ -108,16 +108,16 @@ class InProcess:
         for start in range(0, min(len(self.files), 12 * size) - size + 1, size):
             batch = timed("decode", partial(self._prepare, self.files[start : start + size]))
             good = [image for image in batch if isinstance(image, PreprocessedImage)]
-            look = partial(self._look, good)
-            look()  # whoever comes first finds no pixels in the caches
-            timed("network", look)
+            run_network = partial(self._run_network, good)
+            run_network()  # The first call would include the time to load the pixels into the caches.
+            timed("network", run_network)
             maps = timed("network_and_maps", partial(self.localizer.forward, batch, [()] * size))
             timed("boxes_rows", partial(self.localizer.finish, maps, batch))
         medians = {name: statistics.median(values) for name, values in spent.items()}
         medians["maps"] = medians.pop("network_and_maps") - medians["network"]
         return {name: round(value, 3) for name, value in medians.items()}
 
-    def _look(self, batch: list[PreprocessedImage]) -> None:
+    def _run_network(self, batch: list[PreprocessedImage]) -> None:
         with self.localizer.stream():
             self.localizer.features(batch)[1].cpu()
 
@@ -132,5 +132,5 @@ class InProcess:
 
 
 def peak_memory() -> float:
-    """MiB of this process, so far."""
+    """Return the peak of resident memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""`camworker localize` as a command, for the speed benchmark: with Ray, commits and everything real."""
+"""Run `camworker localize` as a command, with Ray and commits, for the speed benchmark."""
 
 import csv
 import json
@@ -15,7 +15,15 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """images_per_second: steady, as the command tells. first_row: seconds until a part is committed."""
+    """What a run of the command took.
+
+    Attributes:
+        images_per_second: Steady-state throughput, as the command reports it.
+        seconds: Time of the whole command.
+        first_row: Seconds until the first part was committed.
+        worker_mib: Largest peak of resident memory of a worker, in MiB.
+        bytes_per_row: Size of the parts, divided by the number of images.
+    """
 
     images_per_second: float
     seconds: float
@@ -25,7 +33,7 @@ class Run:
 
 
 def localize(files: list[Path], count: int, *options: str, workers: int = 1) -> Run:
-    """Run the command on so many images: files again and again, each time under another id."""
+    """Run the command on `count` images, which are the files repeated under new ids."""
     with tempfile.TemporaryDirectory() as folder:
         manifest, out = Path(folder, "manifest.csv"), Path(folder, "out")
         with manifest.open("w", newline="") as file:
@@ -56,18 +64,18 @@ def localize(files: list[Path], count: int, *options: str, workers: int = 1) -> 
                 first_row = time.monotonic() - started
             peak = max(peak, _workers_peak(process.pid))
             time.sleep(_POLL_SECONDS)
-        answer, errors = process.communicate()
+        output, errors = process.communicate()
         seconds = time.monotonic() - started
         if process.returncode:
             raise RuntimeError(f"localize ended with {process.returncode}: {errors}")
         parts = list(out.glob("predictions/*/*.parquet"))
         size = sum(part.stat().st_size for part in parts)
-        told = json.loads(answer.splitlines()[-1])
-    return Run(told["images_per_second"], seconds, first_row or seconds, peak, size / count)
+        result = json.loads(output.splitlines()[-1])
+    return Run(result["images_per_second"], seconds, first_row or seconds, peak, size / count)
 
 
 def _workers_peak(driver: int) -> float:
-    """The largest peak of resident memory among the workers below driver, MiB."""
+    """Return the largest peak of resident memory among the workers of a driver process, in MiB."""
     parents, peaks = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -77,11 +85,11 @@ def _workers_peak(driver: int) -> float:
             if (folder / "cmdline").read_bytes().startswith(b"ray::Worker"):
                 peaks[pid] = int(lines["VmHWM"].split()[0]) / 1024
         except (OSError, KeyError):
-            continue  # it has ended meanwhile
+            continue  # The process has ended.
 
-    def below(pid: int) -> bool:
+    def is_descendant(pid: int) -> bool:
         while pid in parents and pid != driver:
             pid = parents[pid]
         return pid == driver
 
-    return max((peak for pid, peak in peaks.items() if below(pid)), default=0.0)
+    return max((peak for pid, peak in peaks.items() if is_descendant(pid)), default=0.0)

@@ -1,10 +1,10 @@
-"""What planning costs a million items: seconds and memory, for a first plan and for later ones, without Ray.
+"""Measure the seconds and the memory of planning, for a first plan and for later ones, without Ray.
 
     python tests/benchmarks/planning.py --items 1000000
 
-A manifest of synthetic items (uri, etag, size) is listed and planned; then again with nothing new, with
-1% changed, and with 1% gone and --remove-missing. Every step is a process of its own, so that its peak of
-memory is its own; rss is what it holds in the end, as a driver would while its workers run.
+A manifest of synthetic items (uri, etag, size) is listed and planned; then again with nothing new, with 1%
+changed, and with 1% missing and --remove-missing. Each step runs in a process of its own, so that peaks of
+memory are separate. rss_MB is what the process holds at the end, as a driver would while its workers run.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--files", type=int, default=0, help="list so many empty files in a folder as well")
+    parser.add_argument("--files", type=int, default=0, help="also list this many empty files in a folder")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--home", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -52,20 +52,27 @@ def main() -> None:
         write_manifest(Path(home) / "changed.parquet", args.items, changed=True)
         write_manifest(Path(home) / "gone.parquet", args.items, changed=True, gone=True)
         for step in ("first", "nothing new", "changed", "gone"):
-            tell(home, step, args.items)
+            run_step(home, step, args.items)
         if args.files:
             write_files(Path(home) / "folder", args.files)
-            tell(home, "folder", args.files)
+            run_step(home, "folder", args.files)
 
 
-def tell(home: str, step: str, items: int) -> None:
+def run_step(home: str, step: str, items: int) -> None:
     command = [sys.executable, __file__, "--home", home, "--step", step]
-    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    print(json.dumps({"step": step, "items": items, **figures}), flush=True)
+    measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(json.dumps({"step": step, "items": items, **measured}), flush=True)
 
 
 def write_manifest(path: Path, items: int, *, changed: bool = False, gone: bool = False) -> None:
-    """Paths as ImageNet has them, ETags of 32 digits; changed: 1% of these; gone: without another 1%."""
+    """Write a manifest with paths as in ImageNet and ETags of 32 digits.
+
+    Args:
+        path: The Parquet file to write.
+        items: Number of items.
+        changed: Whether 1% of the ETags differ from those of the first manifest.
+        gone: Whether another 1% of the items is missing.
+    """
     with pq.ParquetWriter(
         path, pa.schema([("uri", pa.string()), ("etag", pa.string()), ("size", pa.int64())])
     ) as file:
@@ -91,7 +98,7 @@ def write_files(folder: Path, count: int) -> None:
 
 
 def plan(home: Path, step: str) -> dict[str, float]:
-    """List, compare, write a generation where there is something to do, and declare it complete."""
+    """List the items, compare them with earlier plans, and write a generation if any are pending."""
     location = home / (
         "folder" if step == "folder" else f"{'first' if step == 'nothing new' else step}.parquet"
     )
@@ -102,7 +109,7 @@ def plan(home: Path, step: str) -> dict[str, float]:
         listed = time.monotonic()
         pending = find_pending(listing.items, ledger, remove_missing=step == "gone")
         compared = time.monotonic()
-        if found := measure(pending).count:
+        if count := measure(pending).count:
             number = max(ledger.generations(), default=0) + 1
             write_generation(ledger, number, pending.batches(), SHARD, ReadPolicy())
             ledger.commit_run(number, {"parts": []})
@@ -110,7 +117,7 @@ def plan(home: Path, step: str) -> dict[str, float]:
         disk = sum(path.stat().st_size for path in Path(scratch).rglob("*") if path.is_file())
     ended = time.monotonic()
     return {
-        "planned": found,
+        "planned": count,
         "seconds": round(ended - started, 2),
         "listing": round(listed - started, 2),
         "comparing": round(compared - listed, 2),
@@ -122,7 +129,7 @@ def plan(home: Path, step: str) -> dict[str, float]:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -1,4 +1,4 @@
-"""What low precision and compiling cost: labels and boxes of each against float32, on your images.
+"""Compare labels and boxes in low precision, and of the compiled network, with float32, on your images.
 
 python tests/benchmarks/precisions.py FOLDER
 """
@@ -21,7 +21,7 @@ from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile
 from support.row_tables import corners
 
-# Precision, compiled.
+# Precision, and whether the network is compiled.
 CANDIDATES = (("float32", "off"), ("auto", "off"), ("auto", "on"), ("float16", "off"))
 
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def agreement(reference: list[Prediction], rows: list[Prediction]) -> dict[str, float]:
-    """Share of equal top-1 labels, and the median IoU of the boxes of classes that both rank."""
+    """Return the share of equal top-1 labels, and the median IoU of boxes of classes that both rank."""
     same = [a.labels[0] == b.labels[0] for a, b in zip(reference, rows, strict=True)]
     overlaps = []
     for a, b in zip(reference, rows, strict=True):

@@ -1,7 +1,7 @@
-"""What the driver keeps of the shards that are done, and their record: run_record.py 25000 [250000 ...].
+"""Measure what the driver keeps of finished shards: python run_record.py 25000 [250000 ...].
 
-A process of its own each: MB held for so many results as workers send them, then the bytes of the run record,
-the seconds of processor that it takes, and by how many MB its making raised the peak.
+For each number of shards, in a process of its own: the MB that the results of workers take, the bytes of the
+run record, the seconds of processor time to make it, and by how many MB that raises the peak of memory.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def measure(count: int) -> dict[str, Any]:
 
 
 def result(ledger: Ledger, shard: int) -> ShardResult:
-    """Of a shard of 4096 images, one of which is broken."""
+    """Return the result of a shard of 4096 images, one of which is damaged."""
     sha256 = hashlib.sha256(str(shard).encode()).hexdigest()
     images = {"ok": 4095, "decode_error": 1}
     spent = StageTimes(

@@ -1,11 +1,12 @@
-"""What the driver can feed: the real one, with a thousand workers that sleep where the network would run.
+"""Measure the capacity of the real driver, with a thousand workers that sleep where the network would run.
 
 python tests/benchmarks/simulate.py --workers 1000 --shards 4000 --seconds 40 --losses 2
 
-A thousand actors need hundreds of machines; here each of --hosts asynchronous actors stands for many workers.
-Everything else is real: driver, Ray, ledger, plan, and every shard's part, read, decoded, boxed, checked and
-committed by run_shard. With --parts none the workers commit nothing and say what a part would be, so that no
-more than the driver is measured. --losses kills so many hosts a minute, with all their workers.
+A thousand actors would need hundreds of machines; here each of --hosts asynchronous actors stands for many
+workers. Everything else is real: the driver, Ray, the ledger, the plan, and the part of every shard, which
+run_shard reads, decodes, boxes, checks and commits. With --parts none the workers commit nothing and return
+a made-up part, so that only the driver is measured. --losses kills this many hosts per minute, with all of
+their workers.
 """
 
 import argparse
@@ -42,10 +43,15 @@ SHARDS_PER_FILE = 244  # of a plan file in shards of 4096 images
 
 
 class Hosts:
-    """Actors that stand for workers. started: every worker there was, as the driver started it."""
+    """The actors that stand for workers.
 
-    def __init__(self, settings: Settings, count: int, places: int) -> None:
-        self._settings, self._places = settings, places
+    Attributes:
+        started: Every worker, in the order in which the driver started them.
+        living: The actors that were not killed.
+    """
+
+    def __init__(self, settings: Settings, count: int, slots: int) -> None:
+        self._settings, self._slots = settings, slots
         self._free: list[Any] = []
         self._lock = threading.Lock()
         self.started: list[LogicalWorker] = []
@@ -53,7 +59,7 @@ class Hosts:
         ray.get([host.is_up.remote() for host in self.living])
 
     def start(self, worker: type, settings: Any, workers: Workers) -> RayWorker:
-        """A worker for the driver: on a host that has a place, or on a new one, which then has to start."""
+        """Start a worker for the driver, on a host with a free slot or on a new host."""
         with self._lock:
             if not self._free:
                 self.living.append(self._new())
@@ -61,7 +67,7 @@ class Hosts:
             return self.started[-1]
 
     def lose(self) -> None:
-        """A host dies, and its workers with it."""
+        """Kill a random host with all its workers."""
         with self._lock:
             host = self.living.pop(random.randrange(len(self.living)))
             self._free = [other for other in self._free if other is not host]
@@ -69,31 +75,31 @@ class Hosts:
 
     def _new(self) -> Any:
         host = ray.remote(num_cpus=0, max_concurrency=10_000)(Host).remote(self._settings)
-        self._free += [host] * self._places
+        self._free += [host] * self._slots
         return host
 
 
-class Watch(threading.Thread):
-    """Looks every half second: seconds since its start, of the process and of the driver's loop, and MB."""
+class Sampler(threading.Thread):
+    """Samples the time, processor seconds of the process and of the driver's loop, and MB."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self._loop = time.pthread_getcpuclockid(threading.main_thread().ident)
         self._ended = threading.Event()
-        self.seen: list[tuple[float, float, float, float]] = []
+        self.samples: list[tuple[float, float, float, float]] = []
 
     def run(self) -> None:
         while not self._ended.wait(0.5):
             now, process, loop = time.monotonic(), time.process_time(), time.clock_gettime(self._loop)
-            self.seen.append((now, process, loop, rss_mb()))
+            self.samples.append((now, process, loop, rss_mb()))
 
     def end(self) -> None:
         self._ended.set()
         self.join()
 
     def share(self, column: int, since: float, until: float) -> float:
-        """Seconds of processor a second between two moments."""
-        times, values = np.array(self.seen)[:, 0], np.array(self.seen)[:, column]
+        """Return the processor seconds per second between two times."""
+        times, values = np.array(self.samples)[:, 0], np.array(self.samples)[:, column]
         return float(np.diff(np.interp([since, until], times, values))[0] / (until - since))
 
 
@@ -102,11 +108,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--hosts", type=int, default=20)
     parser.add_argument("--shards", type=int, default=4000)
-    parser.add_argument("--seconds", type=float, default=40.0, help="a shard, 20%% more or less")
-    parser.add_argument("--losses", type=float, default=0.0, help="hosts a minute")
-    parser.add_argument("--most-losses", type=int, default=10**9, help="hosts in all")
+    parser.add_argument("--seconds", type=float, default=40.0, help="per shard, plus or minus 20%%")
+    parser.add_argument("--losses", type=float, default=0.0, help="hosts killed per minute")
+    parser.add_argument("--most-losses", type=int, default=10**9, help="largest number of hosts killed")
     parser.add_argument("--parts", choices=("real", "none"), default="real")
-    parser.add_argument("--images", type=int, default=4, help="a real part's")
+    parser.add_argument("--images", type=int, default=4, help="per real part")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, connected(None, verbose=False):
         result = simulate(args, Path(folder))
@@ -118,8 +124,8 @@ def main() -> None:
 def simulate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ledger = Ledger(open_store(str(folder / "out")), RECIPE)
     plan = make_plan(ledger, folder, args) if args.parts == "real" else None
-    places = -(-args.workers // args.hosts)
-    hosts = Hosts(Settings(ledger, plan, args.seconds, args.images), args.hosts, places)
+    slots = -(-args.workers // args.hosts)
+    hosts = Hosts(Settings(ledger, plan, args.seconds, args.images), args.hosts, slots)
     finished: list[float] = []
 
     def keep(done: Any) -> Any:
@@ -131,7 +137,7 @@ def simulate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     driver = Driver[Any](
         Host, None, workers, lambda images: None, reduce=keep, on_warning=told.append, start=hosts.start
     )
-    watch, losses, ended = Watch(), list[float](), threading.Event()
+    watch, losses, ended = Sampler(), list[float](), threading.Event()
     loser = threading.Thread(
         target=lose, args=(hosts, args.losses, args.most_losses, losses, ended), daemon=True
     )
@@ -158,7 +164,7 @@ def simulate(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "loop_cores": round(watch.share(2, *window), 3),
         "loop_ms_per_shard": round(1e3 * watch.share(2, *window) / rate, 3),
         "rss_mb_before": round(before),
-        "rss_mb_peak": round(max(mb for *_, mb in watch.seen)),
+        "rss_mb_peak": round(max(mb for *_, mb in watch.samples)),
         "rss_mb_after": round(after),
         **account_of_losses(hosts.started[args.workers :], losses, told),
         **account_of_shards(ledger, plan, outcome, args, len(finished), took),
@@ -206,7 +212,7 @@ def make_plan(ledger: Ledger, folder: Path, args: argparse.Namespace) -> Plan:
 def account_of_losses(
     replacements: list[LogicalWorker], losses: list[float], told: list[str]
 ) -> dict[str, Any]:
-    """How many hosts and workers were lost, and how soon the last replacement of each host had a shard."""
+    """Return how many hosts and workers were lost, and how soon all replacements had a shard."""
     back = []
     for at, following in pairwise([*losses, float("inf")]):
         mine = [worker for worker in replacements if at <= worker.made_at < following]
@@ -224,7 +230,7 @@ def account_of_losses(
 def account_of_shards(
     ledger: Ledger, plan: Plan | None, outcome: Outcome, args: argparse.Namespace, kept: int, took: float
 ) -> dict[str, Any]:
-    """Whether each shard was done, once, and what the record of the run takes."""
+    """Return whether each shard was done once, and what the run record takes."""
     started = time.monotonic()
     ledger.commit_run(1, _run_record(plan or Plan(RECIPE, 1, (), True), outcome, took))
     seconds = time.monotonic() - started

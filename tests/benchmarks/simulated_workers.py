@@ -1,4 +1,4 @@
-"""Workers of which an actor holds many: what simulate.py puts in the place of the workers of localize."""
+"""Simulated workers, many per actor, which simulate.py uses in place of the workers of localize."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,14 @@ from jobs.driver.worker_progress import WorkerProgress
 
 @dataclass(frozen=True)
 class Settings:
-    """What a host is started with. plan: None where its workers commit nothing; images: a shard's."""
+    """The settings of a host.
+
+    Attributes:
+        ledger: The ledger of the recipe.
+        plan: The plan, or None if the workers commit nothing.
+        seconds: Mean duration of a shard.
+        images: Number of images per shard.
+    """
 
     ledger: Ledger
     plan: Plan | None
@@ -42,14 +49,14 @@ class MadeUp:
 
 @dataclass
 class _Worker:
-    """A worker's own: it runs a shard at a time, in the order given."""
+    """The state of one worker, which runs one shard at a time, in order."""
 
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     progress: WorkerProgress = field(default_factory=WorkerProgress)
 
 
 class Host:
-    """Made into an asynchronous Ray actor; what is asked of a worker comes with the worker's number."""
+    """An asynchronous Ray actor that stands for many workers; each call names the number of a worker."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -63,7 +70,7 @@ class Host:
         return {"device": "none"}, ray.get_runtime_context().get_node_id()
 
     async def run(self, number: int, generation: int, shard: int, isolate: bool) -> Any:
-        """Sleep as long as the network would work, then do the rest of a shard's work."""
+        """Sleep as long as the network would take, then do the rest of the work of a shard."""
         worker = self._workers[number]
         async with worker.turn:
             await asyncio.sleep(self._settings.seconds * random.uniform(0.8, 1.2))
@@ -84,7 +91,7 @@ class Host:
         return MadeUp(Part(shard, key, 4096, 2_000_000, sha256, {"ok": 4095, "decode_error": 1}), 1.0)
 
     def _commit(self, progress: WorkerProgress, shard: int) -> Any:
-        # Never isolated: the fifty children that follow a lost host would all be this machine's.
+        # Decoding is never isolated: the child processes after a lost host would all run on this machine.
         from camworker.inference.shard import run_shard
 
         progress.running = Counter()
@@ -103,7 +110,12 @@ class Host:
 
 
 class LogicalWorker(RayWorker):
-    """One of a host's workers, as the driver sees it. Times: when it was made and given its first shard."""
+    """One worker of a host, as the driver sees it.
+
+    Attributes:
+        made_at: When the driver started it.
+        first_at: When it got its first shard; 0 before.
+    """
 
     def __init__(self, host: Any, number: int) -> None:
         self._host, self._number = host, number
@@ -120,17 +132,17 @@ class LogicalWorker(RayWorker):
         return self._host.progress.remote(self._number)
 
     def end(self) -> None:
-        """Nothing: those that the driver ends here died with their host, or the run is over."""
+        """Do nothing: the worker died with its host, or the run is over."""
 
 
 def rss_mb() -> float:
-    """Memory of this process that lies in RAM, in MB."""
+    """Return the resident memory of this process, in MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _without_network() -> Any:
-    """A Localizer of the default network that looked once, at noise, and sees the same in every image."""
+    """Return a Localizer that ran the network once, on noise, and gives this result for every image."""
     import numpy as np
     import torch
 

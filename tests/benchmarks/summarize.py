@@ -1,8 +1,8 @@
-"""How fast, and in how much memory, summarize judges synthetic predictions: python summarize.py [ROWS ...].
+"""Measure the speed and the memory of `summarize` on synthetic predictions: python summarize.py [ROWS ...].
 
-Writes outputs of so many rows (7x7 maps of two random bumps and noise, one known class and one true box each)
-into a temporary folder, summarizes each through the command, and tells images/s and the most memory of their
-own that the driver and any Ray worker had. The driver's must not grow with rows.
+For each number of rows, an output (7x7 maps of two random bumps and noise, one known class and one true box
+per image) is written into a temporary folder and summarized with the command. The results are images/s and
+the largest private memory of the driver and of any Ray worker. That of the driver must not grow with rows.
 """
 
 import json
@@ -31,7 +31,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def bumps(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Signed maps [count, 7, 7]: two Gaussians and noise."""
+    """Return signed maps [count, 7, 7] of two Gaussians and noise."""
     y, x = np.mgrid[0:SIDE, 0:SIDE]
     maps = rng.normal(0, 0.15, (count, SIDE, SIDE)) - 0.3
     for height in (1.0, 0.6):
@@ -43,7 +43,7 @@ def bumps(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Boxes of at least 20 pixels in 500 x 375: float32 [count, 4]."""
+    """Return boxes of at least 20 pixels within 500 x 375, float32 [count, 4]."""
     low = rng.uniform(0, [400, 300], (count, 2))
     return np.concatenate(
         [low, low + rng.uniform(20, [480, 355], (count, 2)).clip(max=[500, 375] - low)], 1
@@ -51,7 +51,7 @@ def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def part(rng: np.random.Generator, first: int, count: int) -> tuple[pa.Table, pd.DataFrame]:
-    """Rows of predictions, and the truth of their images."""
+    """Return rows of predictions, and the truth of their images."""
     schema = predictions_schema(CamShape(K, SIDE, SIDE))
     ids = [f"synthetic/{number:09d}.jpg" for number in range(first, first + count)]
     labels = np.argsort(rng.random((count, 40)), 1)[:, :K].astype(np.int32) * 25
@@ -111,7 +111,7 @@ def part(rng: np.random.Generator, first: int, count: int) -> tuple[pa.Table, pd
 
 
 def write(folder: Path, rows: int) -> None:
-    """An output of so many rows, and truth.parquet beside it."""
+    """Write an output with this number of rows, and its truth.parquet."""
     recipe = Recipe(
         network="synthetic",
         weights_fingerprint="0" * 64,
@@ -143,7 +143,7 @@ def write(folder: Path, rows: int) -> None:
 
 
 def measure(folder: Path, rows: int, *options: str) -> dict:
-    """Summarize; returns its JSON with seconds and the largest resident sizes in MiB."""
+    """Run the command and return its JSON, with the seconds and the largest private memory in MiB."""
     out, truth = str(folder / "out"), str(folder / "truth.parquet")
     command = [sys.executable, "-m", "jobs.cli", "summarize", out, "--truth", truth, "--json", *options]
     largest = {"driver": 0, "worker": 0}
@@ -168,16 +168,16 @@ def measure(folder: Path, rows: int, *options: str) -> dict:
 
 
 def private(process: int) -> int:
-    """Memory of its own, in MiB: what is shared with Ray's object store counts nowhere."""
+    """Return the private memory of a process in MiB; memory shared with Ray's object store is not counted."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0  # it ended
+        return 0  # The process has ended.
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) // 1024
 
 
 def descendants(process: int) -> set[int]:
-    """The processes that it started, and those that these started."""
+    """Return the ids of all descendants of a process."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -198,11 +198,11 @@ def main(counts: list[int]) -> None:
             size = sum(path.stat().st_size for path in (folder / "out").rglob("*.parquet")) / 2**20
             print(f"{rows} rows in {size:.0f} MiB", flush=True)
             for options in ((), ("--box-rule", "cam20")):
-                found = measure(folder, rows, *options)
+                result = measure(folder, rows, *options)
                 print(
-                    f"  {' '.join(options) or 'as it is':<20} {rows / found['seconds']:.0f} images/s in all "
-                    f"({found['seconds']:.0f} s), driver {found['driver']} MiB, "
-                    f"worker {found['worker']} MiB, max_box_acc {found['max_box_acc']:.4f}",
+                    f"  {' '.join(options) or 'stored boxes':<20} {rows / result['seconds']:.0f} images/s "
+                    f"({result['seconds']:.0f} s), driver {result['driver']} MiB, "
+                    f"worker {result['worker']} MiB, max_box_acc {result['max_box_acc']:.4f}",
                     flush=True,
                 )
         finally:

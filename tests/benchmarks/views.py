@@ -1,9 +1,9 @@
-"""What looking twice, larger or finer gains and costs: GT-known accuracy and images per second.
+"""Measure what more views, larger inputs and finer maps gain and cost: GT-known accuracy and images/s.
 
 python tests/benchmarks/views.py FOLDER TRUTH [--rounds 1] [--sample 300]
 
-TRUTH: image_id, label and corners, as for summarize. In float32, one process, without Ray. All
-candidates take turns in every round: read the ratios, each to the single view of its own round.
+TRUTH has image_id, label and corners, as for summarize. Everything runs in float32, in one process, without
+Ray. All candidates take turns in every round: compare ratios to the single view of the same round.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from camworker.metrics.ground_truth.truth import read_truth
 from camworker.networks import package as weights
 from support.row_tables import corners
 
-# views, input size, output stride
+# Views, input size, output stride.
 CANDIDATES = (
     ("single", 224, None),
     ("flip", 224, None),
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("folder")
     parser.add_argument("truth")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--sample", type=int, default=300, help="images, drawn by hash of their id")
+    parser.add_argument("--sample", type=int, default=300, help="images, drawn by a hash of their id")
     args = parser.parse_args()
     packages = {stride: weights.load(output_stride=stride) for stride in {c[2] for c in CANDIDATES}}
     classes = packages[None].classes
@@ -54,11 +54,11 @@ def main() -> None:
     seconds: list[list[float]] = [[] for _ in CANDIDATES]
     rows: list[list] = [[] for _ in CANDIDATES]
     for _ in range(args.rounds):
-        for place, localizer in enumerate(localizers):
+        for index, localizer in enumerate(localizers):
             started = time.perf_counter()
             batches = localize_items(items, localizer, ReadPolicy(), decode_threads=torch.get_num_threads())
-            rows[place] = [row for _, predictions in batches for row in predictions.rows()]
-            seconds[place].append(time.perf_counter() - started)
+            rows[index] = [row for _, predictions in batches for row in predictions.rows()]
+            seconds[index].append(time.perf_counter() - started)
     for (views, size, stride), spent, predictions in zip(CANDIDATES, seconds, rows, strict=True):
         ratio = statistics.median(one / other for one, other in zip(seconds[0], spent, strict=True))
         what = {"views": views, "input_size": size, "output_stride": stride}
@@ -68,17 +68,17 @@ def main() -> None:
 
 
 def gt_known(items, predictions, truth) -> float:
-    """The share of (image, label) whose own first box has IoU >= 0.5 with a true box of the label."""
+    """Return the share of (image, label) pairs whose first box has IoU >= 0.5 with a true box."""
     in_rows, in_truth = truth.of(items["image_id"].combine_chunks())
-    right = []
+    correct = []
     for row, prediction in enumerate(predictions):
-        own = in_truth[in_rows == row]
-        for label in np.unique(truth.labels[own]):
-            boxes = truth.corners[own[truth.labels[own] == label]]
-            found = [t for t in getattr(prediction, "targets", ()) if t.label == label]
-            ok = isinstance(prediction, Prediction) and bool(found)
-            right.append(ok and (iou(corners(found[0].boxes)[:1], boxes) >= 0.5).any())
-    return float(np.mean(right))
+        truth_rows = in_truth[in_rows == row]
+        for label in np.unique(truth.labels[truth_rows]):
+            boxes = truth.corners[truth_rows[truth.labels[truth_rows] == label]]
+            targets = [t for t in getattr(prediction, "targets", ()) if t.label == label]
+            localized = isinstance(prediction, Prediction) and bool(targets)
+            correct.append(localized and (iou(corners(targets[0].boxes)[:1], boxes) >= 0.5).any())
+    return float(np.mean(correct))
 
 
 if __name__ == "__main__":
