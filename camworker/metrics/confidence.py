@@ -1,4 +1,4 @@
-"""Intervals: Wilson's for plain shares, and a Poisson bootstrap whose replicates merge like any other sum."""
+"""Confidence intervals: Wilson's for shares, and a Poisson bootstrap whose replicates merge as sums do."""
 
 import math
 from typing import Final
@@ -9,28 +9,39 @@ from numpy.typing import NDArray
 REPLICATES: Final = 200
 
 _Z: Final = 1.959963984540054  # 97.5% quantile of the normal distribution
-# P(Poisson(1) <= k) for k = 0, 1, ...: a draw is the number of these below a uniform.
+# P(Poisson(1) <= k) for k = 0, 1, ...; a draw is the number of these that lie below a uniform number.
 _POISSON: Final = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
 
 
-def wilson(successes: int, trials: int) -> list[float]:
-    """The 95% score interval of a share (Wilson 1927): [low, high]."""
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Return the 95% score interval (low, high) of a share (Wilson, JASA 1927)."""
     share, z2 = successes / trials, _Z**2
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def percentile_interval(replicates_R: NDArray[np.floating]) -> list[float] | None:
-    """The middle 95% of the replicates that have a value: [low, high]; None when none has one."""
-    drawn = replicates_R[np.isfinite(replicates_R)]
-    return [float(q) for q in np.quantile(drawn, [0.025, 0.975])] if len(drawn) else None
+def percentile_interval(replicates_R: NDArray[np.floating]) -> tuple[float, float] | None:
+    """Return the middle 95% (low, high) of the replicates that are finite, None if none is."""
+    finite = replicates_R[np.isfinite(replicates_R)]
+    if not len(finite):
+        return None
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def poisson_weights(hashes_N: NDArray[np.uint64], seed: int = 0) -> NDArray[np.int8]:
-    """Poisson(1) draws [N, REPLICATES], a function of (seed, replicate, hash of the image's id) alone.
+    """Draw the weights of images in the replicates of a Poisson bootstrap (Chamandy et al., 2012).
 
-    An image has the same weights whatever rows it is tallied with, and in every recipe.
+    A weight depends only on the seed, the replicate and the image id, so an image has the same weights in
+    every part and in every recipe.
+
+    Args:
+        hashes_N: Hashes of the image ids, [N].
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Draws of Poisson(1), int8 [N, REPLICATES].
     """
     first = np.uint64(seed * REPLICATES + 1)
     uniform = uniforms(hashes_N[:, None], np.arange(REPLICATES, dtype=np.uint64) + first)
@@ -38,7 +49,14 @@ def poisson_weights(hashes_N: NDArray[np.uint64], seed: int = 0) -> NDArray[np.i
 
 
 def uniforms(hashes: NDArray[np.uint64], stream: NDArray[np.uint64] | np.uint64) -> NDArray[np.float64]:
-    """Numbers in [0, 1), a function of hash and stream: splitmix64's finalizer (Steele et al. 2014)."""
+    """Return uniform numbers in [0, 1) that depend only on hash and stream.
+
+    They are made with the finalizer of splitmix64 (Steele et al., OOPSLA 2014).
+
+    Args:
+        hashes: Hashes, broadcast against `stream`.
+        stream: Number of the stream.
+    """
     with np.errstate(over="ignore"):
         x = hashes + stream * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,10 +1,10 @@
-"""Rows of predictions beside their truth: for each image and label, what is right. Sums are metrics.py's.
+"""Predictions matched with ground truth: what is right for each instance.
 
-A unit is an image and a label of its truth. A row that failed is wrong in all that it is judged by.
+An instance is an image and one label of its ground truth.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from camworker.boxes.iou import paired_iou
 from camworker.boxes.rules import boxes_from_cam
-from camworker.frame import CORNERS, Frame, frame_size
-from camworker.ledger.recipe import Recipe
+from camworker.frame import CORNERS, Frame, FrameSpec
+from camworker.metrics.error_categories import error_categories
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.storage.parquet import combine_chunks
 
@@ -23,77 +23,88 @@ COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "
 TOP_K: Final = (1, 5)
 IOU: Final = 0.5
 
-ErrorKind = Literal["correct", "wrong_class", "several_instances", "part", "too_large", "too_small", "no_box"]
-ERRORS: Final[tuple[ErrorKind, ...]] = get_args(ErrorKind)
+_LAST_PIXEL: Final = np.array([0, 0, 1, 1], np.float32)  # from half-open corners to inclusive ones
 
-# Gao et al. 2021 (TS-CAM), section 4: intersection over the true box's area (IoG), over the predicted (IoP).
-_SEVERAL_IOG: Final = 0.3
-_PART_IOP: Final = 0.5
-_LAST: Final = np.array([0, 0, 1, 1], np.float32)  # from a half-open corner to the last pixel
-
-Pairs: TypeAlias = pd.DataFrame  # row, label, place, xmin, ymin, xmax, ymax: boxes of rows
+# Boxes of rows: row, label, rank (from 0, over all boxes of the row), xmin, ymin, xmax, ymax.
+Pairs: TypeAlias = pd.DataFrame
 
 
 @dataclass(frozen=True)
 class Criteria:
-    """How rows are judged.
+    """How predictions are compared with ground truth.
 
-    input_size, resize, views: of the recipe, the way from its maps to pixels. map_shape: h, w of its CAMs.
-    box_rule: boxes are made anew from the CAMs by this rule; None: those that are stored. inclusive: IoU
-    adds 1 to widths and heights, and truth that named last pixels is taken as it stood in its file.
+    Attributes:
+        frame_spec: How images were fitted into the network's input; maps boxes of new maps to pixels.
+        map_shape: Height and width of the class activation maps.
+        box_rule: Rule by which boxes are made anew from the stored maps; None to use the stored boxes.
+        inclusive: Whether IoU adds 1 to widths and heights, as the ILSVRC development kit does. Ground truth
+            whose file names the last pixel of a box is then compared by the corners in its file.
     """
 
-    input_size: int
-    resize: Any
-    views: Any
+    frame_spec: FrameSpec
     map_shape: tuple[int, int]
     box_rule: str | None = None
     inclusive: bool = False
 
-    @classmethod
-    def of_recipe(cls, recipe: Recipe, map_shape: tuple[int, int], **how: Any) -> "Criteria":
-        spec = recipe.frame_spec
-        return cls(spec.input_size, spec.resize, spec.views, map_shape, **how)
+    def frame(self, width: float, height: float) -> Frame:
+        """Return the frame of an image of `width` x `height` pixels, as displayed."""
+        return self.frame_spec.frame(int(width), int(height))
 
-    def frame(self, width: int, height: int) -> Frame:
-        return Frame(int(width), int(height), frame_size(self.input_size, self.views), self.resize)
-
-    def as_judged(self, corners: NDArray[Any], truth: Truth) -> NDArray[Any]:
-        """True corners [..., 4] as IoU takes them."""
-        return corners - _LAST if self.inclusive and truth.inclusive else corners
+    def comparable_corners(self, corners: NDArray[np.floating], truth: Truth) -> NDArray[np.floating]:
+        """Return half-open true corners [..., 4] in the convention in which IoU is computed."""
+        return corners - _LAST_PIXEL if self.inclusive and truth.inclusive else corners
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Units [U] of a table's rows, by image and then label.
+    """What is right for each of the U instances of a table, ordered by row and then by label.
 
-    rows, labels: which row, which label. classified, localized: bool [U, 2], right among the first 1 and 5.
-    boxed: the label has true boxes here; the rest says nothing where it has none. known: the row holds the
-    label's own map (target: which of targets, else -1), or failed. iou: of the first box of the label's own
-    map with its best true box; 0 where there is none. found: the label's first box, wherever it is in the
-    row, has IoU >= 0.5. error: index into ERRORS, of the first (label, box) pair. share: of the image's area
-    that its largest true box covers, NaN where the image's size is unknown. boxes, box_units: the true boxes
-    of boxed units, half-open, unit by unit, and the unit of each.
+    All attributes but rows, labels, classified, has_boxes, missing_map and target are meaningful only for
+    instances that have true boxes.
+
+    Attributes:
+        rows: Index of the instance's row in the table, [U].
+        labels: Class index, [U].
+        classified: Whether the label is among the first 1 and 5 ranked classes, [U, 2].
+        has_boxes: Whether the label has true boxes in this image, [U].
+        localized: Whether the label with an IoU of at least 0.5 is among the first 1 and 5 (label, box)
+            pairs, [U, 2].
+        missing_map: Whether the row is ok but does not hold the label's own map, [U].
+        target: Index of the label's own map in the table's `Targets`, or -1, [U].
+        iou: Best IoU of the first box of the label's own map with a true box; 0 without a map, [U].
+        localized_anywhere: Whether the first box of the label's own map, or without one the label's first box
+            at any rank, has an IoU of at least 0.5, [U].
+        error: Index into error_categories.ERRORS of the first (label, box) pair, [U].
+        size: Share of the image's area that the largest true box covers; NaN if the image's size is unknown,
+            [U].
+        boxes: Half-open true boxes of all instances, instance by instance, [B, 4].
+        box_instances: Index of the instance of each true box, [B].
     """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int32]
     classified: NDArray[np.bool_]
-    boxed: NDArray[np.bool_]
+    has_boxes: NDArray[np.bool_]
     localized: NDArray[np.bool_]
-    known: NDArray[np.bool_]
+    missing_map: NDArray[np.bool_]
     target: NDArray[np.int64]
     iou: NDArray[np.float64]
-    found: NDArray[np.bool_]
+    localized_anywhere: NDArray[np.bool_]
     error: NDArray[np.int8]
-    share: NDArray[np.float64]
+    size: NDArray[np.float64]
     boxes: NDArray[np.float32]
-    box_units: NDArray[np.int64]
+    box_instances: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The known labels' own maps of a table: row, label and cam float16 [N, h, w], in the rows' order."""
+    """The maps of known labels in a table, in the order of its rows.
+
+    Attributes:
+        rows: Index of each map's row, [N].
+        labels: Class index of each map, [N].
+        cams_Nhw: Class activation maps, float16 [N, h, w].
+    """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int32]
@@ -101,69 +112,89 @@ class Targets:
 
 
 def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -> Matches:
+<<<<<<< HEAD
     """Judge rows (COLUMNS, and cams where boxes are made anew), each image once."""
     in_rows, in_truth = truth.of(combine_chunks(table["image_id"]))
+=======
+    """Match rows of predictions with their ground truth.
+
+    A row that failed is wrong in every respect. A box is compared only with true boxes of its own label.
+
+    Args:
+        table: Rows with the columns COLUMNS, and cams if boxes are made anew; each image at most once.
+        truth: The ground truth.
+        criteria: How boxes are made and compared.
+        targets: The maps of known labels of the table, see `read_targets`.
+    """
+    in_rows, in_truth = truth.rows_of(one_chunk(table["image_id"]))
+>>>>>>> 9c74e9f (wip)
     named = pd.DataFrame({"row": in_rows, "label": truth.labels[in_truth]})
-    units = named.drop_duplicates(["row", "label"]).sort_values(["row", "label"], ignore_index=True)
-    units["unit"] = np.arange(len(units))
-    true = named.merge(units, on=["row", "label"])
+    instances = named.drop_duplicates(["row", "label"]).sort_values(["row", "label"], ignore_index=True)
+    instances["instance"] = np.arange(len(instances))
+    true = named.merge(instances, on=["row", "label"])
     true[list(CORNERS)] = np.nan if truth.corners is None else truth.corners[in_truth]
-    true = true[np.isfinite(true["xmin"])].sort_values("unit", kind="stable", ignore_index=True)
-    judged = true.assign(
-        **dict(zip(CORNERS, criteria.as_judged(true[list(CORNERS)].to_numpy(), truth).T, strict=True))
-    )
+    true = true[np.isfinite(true["xmin"])].sort_values("instance", kind="stable", ignore_index=True)
+    corners = criteria.comparable_corners(true[list(CORNERS)].to_numpy(), truth)
+    comparable = true.assign(**dict(zip(CORNERS, corners.T, strict=True)))
 
-    count = len(units)
+    count = len(instances)
     classified, localized = np.zeros((2, count, len(TOP_K)), bool)
-    ranked = _flat(table["labels"], None).merge(units, on=["row", "label"])
+    ranked = _flatten(table["labels"], None).merge(instances, on=["row", "label"])
     for column, k in enumerate(TOP_K):
-        classified[ranked.loc[ranked["place"] < k, "unit"], column] = True
+        classified[ranked.loc[ranked["rank"] < k, "instance"], column] = True
     width, height = (table[name].to_numpy() for name in ("width", "height"))
-    predicted = _predicted(table, criteria, np.unique(true["row"]), width, height)
-    overlaps = _overlaps(predicted, judged, criteria)
+    predicted = _predicted_pairs(table, criteria, np.unique(true["row"]), width, height)
+    overlaps = _overlaps(predicted, comparable, criteria)
     for column, k in enumerate(TOP_K):
-        hits = overlaps[(overlaps["iou"] >= IOU) & (overlaps["place"] < k)]
-        localized[hits["unit"], column] = True
+        hits = overlaps[(overlaps["iou"] >= IOU) & (overlaps["rank"] < k)]
+        localized[hits["instance"], column] = True
 
-    own = pd.DataFrame({"row": targets.rows, "label": targets.labels, "target": np.arange(len(targets.rows))})
-    own = own.drop_duplicates(["row", "label"]).merge(units, on=["row", "label"])
+    known = pd.DataFrame(
+        {"row": targets.rows, "label": targets.labels, "target": np.arange(len(targets.rows))}
+    )
+    known = known.drop_duplicates(["row", "label"]).merge(instances, on=["row", "label"])
     target = np.full(count, -1)
-    target[own["unit"]] = own["target"]
-    first = _first_boxes(table, criteria, own, targets, width, height)
-    own_overlaps = _overlaps(first, judged, criteria)
+    target[known["instance"]] = known["target"]
+    first = _first_target_boxes(table, criteria, known, targets, width, height)
+    target_overlaps = _overlaps(first, comparable, criteria)
     iou = np.zeros(count)
-    np.maximum.at(iou, own_overlaps["unit"], own_overlaps["iou"])
-    # Where a label has no map of its own, its best place among the top-k stands for it.
-    instead = predicted.drop_duplicates(["row", "label"]).merge(units, on=["row", "label"])
-    instead = instead[target[instead["unit"]] < 0]
-    found = iou >= IOU
-    anywhere = _overlaps(instead[["row", "label", *CORNERS]], judged, criteria)
-    found[anywhere.loc[anywhere["iou"] >= IOU, "unit"]] = True
+    np.maximum.at(iou, target_overlaps["instance"], target_overlaps["iou"])
+    # For a label without a map of its own, its best ranked box takes the place of the map's first box.
+    best_ranked = predicted.drop_duplicates(["row", "label"]).merge(instances, on=["row", "label"])
+    best_ranked = best_ranked[target[best_ranked["instance"]] < 0]
+    localized_anywhere = iou >= IOU
+    ranked_overlaps = _overlaps(best_ranked[["row", "label", *CORNERS]], comparable, criteria)
+    localized_anywhere[ranked_overlaps.loc[ranked_overlaps["iou"] >= IOU, "instance"]] = True
 
-    rows = units["row"].to_numpy()
+    rows = instances["row"].to_numpy()
     ok = pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False)
-    boxed = np.zeros(count, bool)
-    boxed[true["unit"]] = True
+    has_boxes = np.zeros(count, bool)
+    has_boxes[true["instance"]] = True
     return Matches(
-        rows,
-        units["label"].to_numpy(),
-        classified,
-        boxed,
-        localized,
-        (target >= 0) | ~ok[rows],
-        target,
-        iou,
-        found,
-        _errors(units, classified, localized, predicted, true),
-        _shares(count, true, width, height),
-        true[list(CORNERS)].to_numpy(np.float32),
-        true["unit"].to_numpy(),
+        rows=rows,
+        labels=instances["label"].to_numpy(),
+        classified=classified,
+        has_boxes=has_boxes,
+        localized=localized,
+        missing_map=(target < 0) & ok[rows],
+        target=target,
+        iou=iou,
+        localized_anywhere=localized_anywhere,
+        error=error_categories(instances, classified, localized, predicted, true),
+        size=_object_sizes(count, true, width, height),
+        boxes=true[list(CORNERS)].to_numpy(np.float32),
+        box_instances=true["instance"].to_numpy(),
     )
 
 
 def read_targets(column: pa.ChunkedArray, map_shape: tuple[int, int]) -> Targets:
+<<<<<<< HEAD
     """The known labels' maps of a column of targets."""
     lists = combine_chunks(column)
+=======
+    """Read the maps of known labels from the column targets, whose maps have the shape (h, w)."""
+    lists = one_chunk(column)
+>>>>>>> 9c74e9f (wip)
     targets = lists.flatten()
     cams = targets.field("cam").flatten().to_numpy(zero_copy_only=False)
     return Targets(
@@ -173,129 +204,124 @@ def read_targets(column: pa.ChunkedArray, map_shape: tuple[int, int]) -> Targets
     )
 
 
+<<<<<<< HEAD
 def _predicted(
+=======
+def one_chunk(column: Any) -> Any:
+    """Return a chunked array as one array.
+
+    Typed loosely: the stubs of pyarrow do not know the list and struct methods of what comes out.
+    """
+    array = column.combine_chunks()
+    return array if isinstance(array, pa.Array) else array.chunk(0)
+
+
+def _predicted_pairs(
+>>>>>>> 9c74e9f (wip)
     table: pa.Table,
     criteria: Criteria,
     rows: NDArray[np.int64],
     width: NDArray[np.floating],
     height: NDArray[np.floating],
 ) -> Pairs:
-    """The (label, box) pairs of these rows, in order."""
+    """Return the (label, box) pairs of rows, best first."""
     if criteria.box_rule is None:
-        pairs = _flat(table["boxes"], "label")
+        pairs = _flatten(table["boxes"], "label")
         return pairs[np.isin(pairs["row"], rows)]
+<<<<<<< HEAD
     labels = combine_chunks(table["labels"])
     maps = combine_chunks(table["cams"]).take(pa.array(rows))
     there = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
     cams = maps.storage.flatten().to_numpy(zero_copy_only=False).reshape(len(there), *maps.type.shape)
     found: list[tuple[float, ...]] = []
     for row, cams_khw in zip(there, cams, strict=True):
+=======
+    labels = one_chunk(table["labels"])
+    maps = one_chunk(table["cams"]).take(pa.array(rows))
+    rows_with_maps = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
+    cams = maps.storage.flatten().to_numpy(zero_copy_only=False)
+    cams = cams.reshape(len(rows_with_maps), *maps.type.shape)
+    pairs: list[tuple[float, ...]] = []
+    for row, cams_khw in zip(rows_with_maps, cams, strict=True):
+>>>>>>> 9c74e9f (wip)
         frame = criteria.frame(width[row], height[row])
-        place = 0
+        rank = 0
         for label, cam_hw in zip(labels[int(row)].as_py(), cams_khw, strict=True):
             for box in boxes_from_cam(cam_hw, frame, criteria.box_rule):
-                found.append((row, place, label, *box))
-                place += 1
-    return _pairs(found)
+                pairs.append((row, rank, label, *box))
+                rank += 1
+    return _pairs_frame(pairs)
 
 
-def _first_boxes(
+def _first_target_boxes(
     table: pa.Table,
     criteria: Criteria,
-    own: pd.DataFrame,
+    known: pd.DataFrame,
     targets: Targets,
     width: NDArray[np.floating],
     height: NDArray[np.floating],
 ) -> Pairs:
-    """The first box of each unit's own map."""
+    """Return the first box of each known label's own map."""
     if criteria.box_rule is None:
+<<<<<<< HEAD
         lists = combine_chunks(table["targets"]).flatten()
         first = pc.list_element(lists.field("boxes"), 0).take(pa.array(own["target"].to_numpy()))
         pairs = own[["row", "label"]].assign(place=0)
+=======
+        lists = one_chunk(table["targets"]).flatten()
+        first = pc.list_element(lists.field("boxes"), 0).take(pa.array(known["target"].to_numpy()))
+        pairs = known[["row", "label"]].assign(rank=0)
+>>>>>>> 9c74e9f (wip)
         for corner in CORNERS:
             pairs[corner] = first.field(corner).to_numpy(zero_copy_only=False)
         return pairs
-    found = []
-    for row, label, target in own[["row", "label", "target"]].itertuples(index=False):
+    boxes: list[tuple[float, ...]] = []
+    for row, label, target in known[["row", "label", "target"]].itertuples(index=False):
         frame = criteria.frame(width[row], height[row])
         box = boxes_from_cam(targets.cams_Nhw[target], frame, criteria.box_rule)[0]
-        found.append((row, 0, label, *box))
-    return _pairs(found)
+        boxes.append((row, 0, label, *box))
+    return _pairs_frame(boxes)
 
 
-def _pairs(found: list[tuple[float, ...]]) -> Pairs:
-    pairs = pd.DataFrame(found, columns=["row", "place", "label", *CORNERS])
-    return pairs.astype({"row": np.int64, "place": np.int64, "label": np.int32})
+def _pairs_frame(pairs: list[tuple[float, ...]]) -> Pairs:
+    frame = pd.DataFrame(pairs, columns=["row", "rank", "label", *CORNERS])
+    return frame.astype({"row": np.int64, "rank": np.int64, "label": np.int32})
 
 
 def _overlaps(predicted: Pairs, true: pd.DataFrame, criteria: Criteria) -> pd.DataFrame:
-    """Pairs of a predicted and a true box of the same row and label, with unit and iou."""
+    """Return all pairs of a predicted and a true box of the same row and label, with instance and iou."""
     pairs = predicted.merge(true, on=["row", "label"], suffixes=("", "_true"))
     corners = pairs[[f"{corner}_true" for corner in CORNERS]].to_numpy()
     pairs["iou"] = paired_iou(pairs[list(CORNERS)].to_numpy(), corners, inclusive=criteria.inclusive)
     return pairs
 
 
-def _errors(
-    units: pd.DataFrame,
-    classified: NDArray[np.bool_],
-    localized: NDArray[np.bool_],
-    predicted: Pairs,
-    true: pd.DataFrame,
-) -> NDArray[np.int8]:
-    """Why the first (label, box) pair of a unit's row is wrong, if it is: exactly one of ERRORS.
-
-    Of pairs that have the label and miss: several_instances covers more than 0.3 of two true boxes or more;
-    part lies with more than half of its area in a true box; the rest is too_large or too_small by its area
-    beside that of the true box it covers most. Covering more than 0.7 of it (TS-CAM's "more") is too_large.
-    """
-    errors = np.full(len(units), ERRORS.index("no_box"), np.int8)
-    first = predicted[predicted["place"] == 0].drop(columns=["label", "place"])
-    pairs = units.drop(columns="label").merge(first, on="row")
-    errors[pairs["unit"]] = ERRORS.index("wrong_class")
-    pairs = pairs[classified[pairs["unit"], 0]].drop(columns="row")
-    pairs = pairs.merge(true, on="unit", suffixes=("", "_true"))
-    if len(pairs):
-        a = pairs[list(CORNERS)].to_numpy(np.float64)
-        b = pairs[[f"{corner}_true" for corner in CORNERS]].to_numpy(np.float64)
-        sides = np.clip(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0, None)
-        inside, area_a, area_b = (
-            np.prod(x, axis=1) for x in (sides, a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2])
-        )
-        area_a = np.maximum(area_a, np.finfo(float).tiny)
-        kinds = pd.DataFrame({"unit": pairs["unit"], "iog": inside / area_b, "iop": inside / area_a})
-        kinds["larger"] = area_a > area_b
-        kinds["several"] = kinds["iog"] > _SEVERAL_IOG
-        kinds = kinds.sort_values(["unit", "iog"], ascending=[True, False], kind="stable")
-        by_unit = kinds.groupby("unit")
-        table = by_unit.agg({"several": "sum", "iop": "max", "larger": "first"})
-        names = np.select(
-            [table["several"] > 1, table["iop"] > _PART_IOP, table["larger"]],
-            [ERRORS.index(name) for name in ("several_instances", "part", "too_large")],
-            ERRORS.index("too_small"),
-        )
-        errors[table.index] = names
-    errors[localized[:, 0]] = ERRORS.index("correct")
-    return errors
-
-
-def _shares(
+def _object_sizes(
     count: int, true: pd.DataFrame, width: NDArray[np.floating], height: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """The largest true box's share of its image's area, for each unit; NaN without a box or a size."""
+    """Return the share of the image's area of each instance's largest true box, NaN if that is unknown."""
     rows = true["row"].to_numpy()
     area = (true["xmax"] - true["xmin"]).to_numpy(float) * (true["ymax"] - true["ymin"]).to_numpy(float)
-    shares = np.full(count, np.nan)
-    np.fmax.at(shares, true["unit"].to_numpy(), area / (width[rows].astype(float) * height[rows]))
-    return np.minimum(shares, 1.0)
+    sizes = np.full(count, np.nan)
+    np.fmax.at(sizes, true["instance"].to_numpy(), area / (width[rows].astype(float) * height[rows]))
+    return np.minimum(sizes, 1.0)
 
 
+<<<<<<< HEAD
 def _flat(column: pa.ChunkedArray, label: str | None) -> pd.DataFrame:
     """A column of lists as a frame: row, place in the list, label and, of structs, the corners."""
     lists = combine_chunks(column)
+=======
+def _flatten(column: pa.ChunkedArray, label: str | None) -> pd.DataFrame:
+    """Return a column of lists as a frame of row, rank in the list and label.
+
+    label is the name of the field with the label if the lists hold structs, whose corners are then added.
+    """
+    lists = one_chunk(column)
+>>>>>>> 9c74e9f (wip)
     row, values = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
-    place = np.arange(len(row)) - np.searchsorted(row, row)
-    frame = pd.DataFrame({"row": row, "place": place})
+    rank = np.arange(len(row)) - np.searchsorted(row, row)
+    frame = pd.DataFrame({"row": row, "rank": rank})
     frame["label"] = (values if label is None else values.field(label)).to_numpy(zero_copy_only=False)
     if label is not None:
         for corner in CORNERS:

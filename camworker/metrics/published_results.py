@@ -1,12 +1,11 @@
-"""What Zhou et al. (CVPR 2016) report for ILSVRC, and whether a summary may stand beside it."""
+"""Published localization results on ILSVRC, and whether a summary may be compared with them."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from camworker.ledger.recipe import Recipe
-from camworker.metrics.summary import TruthFacts
+from camworker.metrics.summary import Summary, TruthFacts
 
 ILSVRC_IMAGES: Final = 50_000
 ILSVRC_CLASSES: Final = 1000
@@ -14,9 +13,9 @@ _WORDNET_ID: Final = re.compile(r"n\d{8}")
 _IMAGE: Final = re.compile(r"(?:.*/)?ILSVRC2012_val_000\d{5}(?:\.[A-Za-z]+)?")
 
 HOW_MADE: Final = (
-    "The paper's networks, fine-tuned on the training set's labels, looked at ten crops of each image, and "
-    "their boxes are those of the paper's released code (the box rule dtbox here), which differs from the "
-    "rule that its text gives. Recipes made another way differ by that too."
+    "The paper's networks were fine-tuned on the labels of the training set and evaluated on ten crops of each "
+    "image. Their boxes were made by the paper's released code (the box rule dtbox here), which differs from the "
+    "rule in its text. A recipe that does this in another way differs by that too."
 )
 TEST_SET: Final = (
     "On the test set the paper reports a top-5 localization error of 42.9% for GoogLeNet-GAP, and of 37.1% "
@@ -25,8 +24,17 @@ TEST_SET: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class PaperFigures:
-    """A line of the paper's tables 1 and 2: errors on the validation set in percent, None where not given."""
+class PublishedResult:
+    """A line of tables 1 and 2 of Zhou et al. (CVPR 2016): errors on the validation set in percent.
+
+    Attributes:
+        network: Name of the network.
+        method: How its boxes were made.
+        top1_localization_error: Top-1 localization error.
+        top5_localization_error: Top-5 localization error.
+        top1_classification_error: Top-1 classification error; None if the paper does not give it.
+        top5_classification_error: Top-5 classification error; None if the paper does not give it.
+    """
 
     network: str
     method: str
@@ -38,30 +46,29 @@ class PaperFigures:
 
 _MAPS, _BACK = "class activation maps", "backpropagation"
 PAPER: Final = (
-    PaperFigures("GoogLeNet-GAP", _MAPS, 56.40, 43.00, 35.0, 13.2),
-    PaperFigures("VGGnet-GAP", _MAPS, 57.20, 45.14, 33.4, 12.2),
-    PaperFigures("GoogLeNet-GMP", _MAPS, 57.78, 45.26, 35.6, 13.9),
-    PaperFigures("GoogLeNet", _MAPS, 60.09, 49.34, 31.9, 11.3),
-    PaperFigures("AlexNet*-GAP", _MAPS, 63.75, 49.53, 44.9, 20.9),
-    PaperFigures("NIN", _MAPS, 65.47, 54.19, 41.9, 19.6),
-    PaperFigures("AlexNet-GAP", _MAPS, 67.19, 52.16, 51.1, 26.3),
-    PaperFigures("GoogLeNet", _BACK, 61.31, 50.55, None, None),
-    PaperFigures("VGGnet", _BACK, 61.12, 51.46, None, None),
-    PaperFigures("AlexNet", _BACK, 65.17, 52.64, None, None),
+    PublishedResult("GoogLeNet-GAP", _MAPS, 56.40, 43.00, 35.0, 13.2),
+    PublishedResult("VGGnet-GAP", _MAPS, 57.20, 45.14, 33.4, 12.2),
+    PublishedResult("GoogLeNet-GMP", _MAPS, 57.78, 45.26, 35.6, 13.9),
+    PublishedResult("GoogLeNet", _MAPS, 60.09, 49.34, 31.9, 11.3),
+    PublishedResult("AlexNet*-GAP", _MAPS, 63.75, 49.53, 44.9, 20.9),
+    PublishedResult("NIN", _MAPS, 65.47, 54.19, 41.9, 19.6),
+    PublishedResult("AlexNet-GAP", _MAPS, 67.19, 52.16, 51.1, 26.3),
+    PublishedResult("GoogLeNet", _BACK, 61.31, 50.55, None, None),
+    PublishedResult("VGGnet", _BACK, 61.12, 51.46, None, None),
+    PublishedResult("AlexNet", _BACK, 65.17, 52.64, None, None),
 )
 
 
-def is_whole_ilsvrc_validation(
-    summary: Mapping[str, Any], facts: TruthFacts, recipe: Recipe
-) -> bool:
-    """Whether the truth is the whole ILSVRC validation set with boxes, and every image of it is judged.
+def is_whole_ilsvrc_validation(summary: Summary, facts: TruthFacts, recipe: Recipe) -> bool:
+    """Return whether a summary evaluates the whole ILSVRC validation set with boxes.
 
-    50,000 images named as ILSVRC names them, and a network of 1000 classes that all have a WordNet id.
-    A sample of the set is easier or harder than the set: its figures never stand beside the paper's.
+    That is the case if there are 50,000 images with the names that ILSVRC gives them, and the network has
+    1000 classes that all have a WordNet id. A sample may be easier or harder than the set, so its results
+    must not be compared with published ones.
     """
     class_ids = recipe.classes.ids or ()
     return (
-        facts.images == summary["images_with_truth"] == ILSVRC_IMAGES
+        facts.images == summary.images_with_truth == ILSVRC_IMAGES
         and facts.boxes
         and not facts.unknown
         and len(set(class_ids)) == ILSVRC_CLASSES

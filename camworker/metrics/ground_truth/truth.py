@@ -1,4 +1,4 @@
-"""Ground truth as metrics use it: labels, boxes and masks by image, found by hash. Files: annotations.py."""
+"""`Truth`: the ground truth as metrics use it, labels, boxes and masks that are looked up by image id."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,19 +15,29 @@ from camworker.errors import UsageError
 from camworker.frame import CORNERS
 from camworker.metrics.ground_truth.read import By, Corners, read_annotations
 
-_NAMED: Final = 3
-_ENDING: Final = r"\.[^./]*$"
+_NAMED: Final = 3  # labels that a message names
+_EXTENSION: Final = r"\.[^./]*$"
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of images. Rows lie image by image, images in the order of their hashes.
+    """Ground truth, sorted by image: a row is a box or a mask of one label, or a label alone.
 
-    images: the distinct ids [I] (string); hashes: theirs, uint64 [I], ascending; offsets [I + 1]: where an
-    image's rows begin. labels: int32 [N]. corners: float32 [N, 4], half-open, original pixels; NaN in a row
-    that has a label only; None where no row has a box. inclusive: the file named the last pixel of each box.
-    masks, ignores: paths of PNG files [N], where there are masks. stems: ids lack the images' endings.
-    unknown: labels that the network lacks -> rows that were left out for it. notes: what else was left out.
+    Images are in the order of the hashes of their ids.
+
+    Attributes:
+        images: The distinct image ids, strings [I].
+        hashes: Hashes of the image ids, ascending, uint64 [I].
+        offsets: Index of each image's first row, and the number of rows, [I + 1].
+        labels: Class index of each row, int32 [N].
+        corners: Half-open box of each row in pixels of the original image, float32 [N, 4]; NaN in a row
+            without a box; None if no row has one.
+        inclusive: Whether the file named the last pixel of each box.
+        masks: Path of each row's mask, [N]; None without masks.
+        ignores: Path of each row's mask of ignored pixels, [N]; None without any.
+        stems: Whether the image ids have no file extension.
+        unknown: Labels that the network does not have, with the number of rows that were left out.
+        notes: What else was left out or is remarkable, with its number.
     """
 
     images: pa.Array
@@ -43,7 +53,7 @@ class Truth:
     notes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of_rows(
+    def from_rows(
         cls,
         image_ids: Sequence[str] | pa.Array,
         labels: Sequence[int] | NDArray[np.integer],
@@ -51,15 +61,18 @@ class Truth:
         *,
         masks: pa.Array | None = None,
         ignores: pa.Array | None = None,
-        **facts: object,
+        inclusive: bool = False,
+        stems: bool = False,
+        unknown: dict[str, int] | None = None,
+        notes: dict[str, int] | None = None,
     ) -> "Truth":
-        """Truth from rows in any order: an image id, a label and, where known, a box or a mask each."""
+        """Return the ground truth of rows in any order; see the attributes for the arguments."""
         ids = pa.array(image_ids, pa.string()).dictionary_encode()
         distinct_hashes = hash_ids(ids.dictionary)
         by_hash = np.argsort(distinct_hashes, kind="stable")
-        place = np.empty(len(by_hash), np.int64)
-        place[by_hash] = np.arange(len(by_hash))
-        codes = place[ids.indices.to_numpy()]
+        rank = np.empty(len(by_hash), np.int64)
+        rank[by_hash] = np.arange(len(by_hash))
+        codes = rank[ids.indices.to_numpy()]
         order = np.argsort(codes, kind="stable")
         return cls(
             ids.dictionary.take(pa.array(by_hash)),
@@ -69,40 +82,43 @@ class Truth:
             None if corners is None else np.asarray(corners, np.float32).reshape(-1, 4)[order],
             masks=None if masks is None else masks.take(pa.array(order)),
             ignores=None if ignores is None else ignores.take(pa.array(order)),
-            **facts,  # type: ignore[arg-type]
+            inclusive=inclusive,
+            stems=stems,
+            unknown=unknown or {},
+            notes=notes or {},
         )
 
     def boxes_of(self, image_id: str, label: int | None = None) -> NDArray[np.float32]:
-        """The true boxes of one image, of all labels or of one: float32 [N, 4]."""
-        _, rows = self.of(pa.array([image_id]))
+        """Return the true boxes of one image, of one label or of all, float32 [N, 4]."""
+        _, rows = self.rows_of(pa.array([image_id]))
         if self.corners is None:
             return np.empty((0, 4), np.float32)
         rows = rows[np.isfinite(self.corners[rows, 0])]
         return self.corners[rows if label is None else rows[self.labels[rows] == label]]
 
-    def find(self, image_ids: pa.Array) -> NDArray[np.int64]:
-        """The place in images of each id; -1 where it has no truth."""
+    def index_of(self, image_ids: pa.Array) -> NDArray[np.int64]:
+        """Return the index of each image id in `images`, -1 for an image without ground truth."""
         if self.stems:
-            image_ids = pc.replace_substring_regex(image_ids, _ENDING, "")
+            image_ids = pc.replace_substring_regex(image_ids, _EXTENSION, "")
         if not len(self.hashes):
             return np.full(len(image_ids), -1)
-        place = np.searchsorted(self.hashes, hash_ids(image_ids))
-        place[place == len(self.hashes)] = 0
-        same = pc.equal(self.images.take(pa.array(place)), image_ids).to_numpy(zero_copy_only=False)
-        return np.where(same, place, -1)
+        index = np.searchsorted(self.hashes, hash_ids(image_ids))
+        index[index == len(self.hashes)] = 0
+        same = pc.equal(self.images.take(pa.array(index)), image_ids).to_numpy(zero_copy_only=False)
+        return np.where(same, index, -1)
 
-    def of(self, image_ids: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(row in image_ids, row in truth) for every truth row of these images."""
-        place = self.find(image_ids)
-        rows = np.flatnonzero(place >= 0)
-        first, last = self.offsets[place[rows]], self.offsets[place[rows] + 1]
+    def rows_of(self, image_ids: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return, for every row of these images, the index of its image in `image_ids` and of the row itself."""
+        index = self.index_of(image_ids)
+        rows = np.flatnonzero(index >= 0)
+        first, last = self.offsets[index[rows]], self.offsets[index[rows] + 1]
         counts = last - first
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.repeat(rows, counts), np.repeat(first, counts) + within
 
 
 def hash_ids(image_ids: pa.Array) -> NDArray[np.uint64]:
-    """64 bits of each id, the same in every process and version."""
+    """Return a 64-bit hash of each image id, the same in every process and version."""
     return pd.util.hash_array(image_ids.to_numpy(zero_copy_only=False), categorize=False)
 
 
@@ -115,13 +131,21 @@ def read_truth(
     masks: str | None = None,
     exclude: str | None = None,
 ) -> Truth:
-    """Truth in any of the formats of annotations.py, its labels as class indices.
+    """Read ground truth in any of the formats of `read_annotations`, its labels as class indices.
 
-    by: what a class is known by where the format has both. masks: the folder that mask files are named
-    in. exclude: a text file of image ids, one a line, that count for classification only: their boxes and
-    masks are left out (as ILSVRC does with 1,762 images). Labels that the network
-    lacks are counted in Truth.unknown. Raises UsageError for what cannot be read, and where no label is
-    known.
+    Labels that the network does not have are counted in `Truth.unknown`.
+
+    Args:
+        path: The file or folder.
+        classes: The classes of the network.
+        corners: Whether xmax and ymax name the end or the last pixel of a box.
+        by: What identifies a class if the format has both its name and its index.
+        masks: The folder that mask paths are relative to, for the metadata of Choe et al.
+        exclude: A text file of image ids, one per line, that count for classification only: their boxes and
+            masks are left out, as ILSVRC does with 1,762 validation images.
+
+    Raises:
+        UsageError: The files cannot be read or are malformed, or no label is a class of the network.
     """
     annotations = read_annotations(path, corners=corners, by=by, masks=masks)
     table = annotations.table
@@ -140,7 +164,7 @@ def read_truth(
     boxes = None
     if has.issuperset(CORNERS):
         boxes = np.stack([table[name].to_numpy(zero_copy_only=False) for name in CORNERS], axis=1)
-    return Truth.of_rows(
+    return Truth.from_rows(
         table["image_id"].combine_chunks(),
         labels[labels >= 0],
         boxes,
@@ -154,16 +178,21 @@ def read_truth(
 
 
 def _exclude(table: pa.Table, path: str) -> tuple[pa.Table, int, int]:
+    """Remove the boxes and masks of the images that a file lists.
+
+    Returns:
+        The table, the number of its images that are listed, and the number of listed images without a row.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             ids = [line.strip() for line in file if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as a list of image ids: {error}") from error
-    out = pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))
+    excluded = pc.is_in(table["image_id"], value_set=pa.array(ids, pa.string()))
     for name in (*CORNERS, "mask", "ignore"):
         if name in table.schema.names:
-            place = table.schema.get_field_index(name)
-            nothing = pa.scalar(None, table.schema.field(name).type)
-            table = table.set_column(place, name, pc.if_else(out, nothing, table[name]))
-    excluded = len(table.filter(out)["image_id"].unique())
-    return table, excluded, len(set(ids)) - excluded
+            index = table.schema.get_field_index(name)
+            null = pa.scalar(None, table.schema.field(name).type)
+            table = table.set_column(index, name, pc.if_else(excluded, null, table[name]))
+    count = len(table.filter(excluded)["image_id"].unique())
+    return table, count, len(set(ids)) - count
