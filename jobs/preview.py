@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--count", type=whole_number(1), default=8, metavar="N", help="images per section (default 8)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random images (default 0)")
-    parser.add_argument(
-        "--truth", metavar="FILE", help="also draw these true boxes (see summarize --truth)"
-    )
+    parser.add_argument("--truth", metavar="FILE", help="also draw these true boxes (see summarize --truth)")
 
 
 def run(args: argparse.Namespace, console: Console) -> int:

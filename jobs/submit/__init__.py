@@ -1,4 +1,4 @@
-"""Run a command on a cluster: by Ray's Jobs API or as a RayJob of KubeRay; one that runs is followed."""
+"""Run a command on a Ray cluster, by the Jobs API or as a RayJob of KubeRay, and follow it to its end."""
 
 from jobs.submit.command import HELP, add_arguments, run
 

@@ -1,6 +1,5 @@
-"""What submit sends: ids from commands, entrypoints, RayJobs; and which local paths a cluster has to see."""
+"""What submit sends to a cluster: ids, shell commands and RayJobs; and the check of local paths."""
 
-import argparse
 import copy
 import hashlib
 import json
@@ -13,86 +12,106 @@ from typing import Any, Final
 from camworker.errors import UsageError
 from camworker.storage.uris import is_s3
 
-# Arguments of the commands that name files or folders; a test holds this against their parsers.
-# What is read once may be sent along; images are known by the time of their file, which a copy does not keep.
-SENT: Final = frozenset(
+# A Kubernetes manifest. It is JSON of any shape: only the fields that a command sets are looked at.
+Manifest = dict[str, Any]
+
+# Arguments of all commands that name files or folders; a test compares them with the parsers. Files that are
+# read once may be uploaded with a clone. Images may not: their identity is the time of their file, which an
+# upload does not preserve.
+UPLOADABLE: Final = frozenset(
     {
         *("image_labels", "weights", "backbone_weights", "class_names", "classes"),
         *("truth", "masks", "exclude"),
     }
 )
-NOT_SENT: Final = frozenset({"input", "local_root", "output", "to", "report"})
-_NO_PATHS: Final = frozenset({"DEFAULT", "random"})  # of the library, or none at all
+NOT_UPLOADABLE: Final = frozenset({"input", "local_root", "output", "to", "report"})
+_NOT_PATHS: Final = frozenset({"DEFAULT"})  # a value of --weights that is not a path
 
-_NOT_PART_OF_IT: Final = frozenset({"json", "verbose", "run"})  # how a command speaks, not what it does
+_PRESENTATION: Final = frozenset(
+    {"json", "verbose", "run"}
+)  # arguments that do not change what a command does
 
 
-def submission_id(args: argparse.Namespace) -> str:
-    """camworker-COMMAND-<12 hex>: the same for the same parsed command, however it was written.
+def submission_id(arguments: Mapping[str, object]) -> str:
+    """Return "camworker-COMMAND-" and 12 hex digits, which are equal for equal arguments.
 
-    Short enough for a RayJob, of whose name KubeRay makes others (at most 47 characters).
+    KubeRay derives other names from the name of a RayJob, which may have 47 characters at most.
+
+    Args:
+        arguments: The parsed arguments of the command, with its name as "command".
     """
-    asked = {
+    decisive = {
         name: value
-        for name, value in vars(args).items()
-        if name not in _NOT_PART_OF_IT and value is not None and value is not False and value != []
+        for name, value in arguments.items()
+        if name not in _PRESENTATION and value is not None and value is not False and value != []
     }
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    return f"camworker-{args.command}-{digest[:12]}"
+    digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return f"camworker-{arguments['command']}-{digest[:12]}"
 
 
 def runs_of(base: str, names: Iterable[str]) -> dict[int, str]:
-    """Those of names that are runs of one command, by number, in order: base is 1, base-2 is 2."""
-    found = ((re.fullmatch(rf"{re.escape(base)}(?:-(\d+))?", name), name) for name in names)
-    return dict(sorted((int(match[1] or 1), name) for match, name in found if match))
+    """Return the names that are runs of a command by run number, in order: base is 1, base-2 is 2."""
+    matches = ((re.fullmatch(rf"{re.escape(base)}(?:-(\d+))?", name), name) for name in names)
+    return dict(sorted((int(match[1] or 1), name) for match, name in matches if match))
 
 
 def next_run(base: str, names: Iterable[str]) -> str:
-    """The name of the run after those among names."""
+    """Return the name of the run that follows all runs of a command among names."""
     number = max(runs_of(base, names), default=0) + 1
     return base if number == 1 else f"{base}-{number}"
 
 
 def entrypoint(argv: Sequence[str], *, from_clone: bool) -> str:
-    """The shell command of a job: of the installed package, or of the clone that is its working directory."""
+    """Return the shell command of a job.
+
+    Args:
+        argv: The arguments after "camworker".
+        from_clone: Whether the working directory of the job is a clone that it runs, instead of the installed
+            package.
+    """
     return shlex.join([*(("python", "-m", "jobs.cli") if from_clone else ("camworker",)), *argv])
 
 
-def check_paths(args: argparse.Namespace, working_dir: str | None) -> list[str]:
-    """What has to be true of the local paths in a parsed command, a line each.
+def check_paths(arguments: Mapping[str, object], working_dir: str | None) -> list[str]:
+    """Check the local paths among the arguments of a command that is to run on a cluster.
 
-    Raises UsageError for relative ones, which would mean another place on every node. Labels, truth and
-    weights may lie in working_dir, of which every node gets a copy.
+    Args:
+        arguments: The parsed arguments.
+        working_dir: A clone that is uploaded to every node and may hold labels, ground truth and weights.
+
+    Returns:
+        A line for each absolute path, about what has to be true of it.
+
+    Raises:
+        UsageError: If a relative path would mean another file on every node.
     """
     notes = []
-    for name, path in _local_paths(args):
+    for name, path in _local_paths(arguments):
         if os.path.isabs(path):
-            notes.append(f"{path} has to be there, and the same, on every node of the cluster")
-        elif name in NOT_SENT or working_dir is None:
+            notes.append(f"{path} has to exist, with the same content, on every node of the cluster")
+        elif name in NOT_UPLOADABLE or working_dir is None:
             raise UsageError(
-                f"{path} is a path of this machine: name s3://bucket/prefix, or the absolute path of what "
-                "all nodes of the cluster share"
+                f"{path} is a path of this machine: use s3://bucket/prefix, or an absolute path that all "
+                "nodes of the cluster share"
             )
         elif not os.path.exists(os.path.join(working_dir, path)):
-            raise UsageError(f"{path} is not in --working-dir {working_dir}")
+            raise UsageError(f"{path} is not in {working_dir}", parameter="working_dir")
     return notes
 
 
-def _local_paths(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    for name, value in vars(args).items():
-        if name not in SENT | NOT_SENT:
+def _local_paths(arguments: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for name, value in arguments.items():
+        if name not in UPLOADABLE | NOT_UPLOADABLE:
             continue
         for path in value if isinstance(value, list) else [value]:
-            # Classes are given by names, or in a file.
-            is_path = (
-                path is not None and path not in _NO_PATHS and (name != "classes" or os.path.exists(path))
-            )
-            if is_path and not is_s3(path):
+            if not isinstance(path, str) or path in _NOT_PATHS or is_s3(path):
+                continue
+            if name != "classes" or os.path.exists(path):  # --classes takes names or a file
                 yield name, path
 
 
 def rayjob(
-    base: Mapping[str, Any],
+    base: Manifest,
     name: str,
     entrypoint: str,
     *,
@@ -100,15 +119,25 @@ def rayjob(
     image: str | None,
     driver_cpus: float,
     driver_resources: Mapping[str, float],
-) -> dict[str, Any]:
-    """base, a RayJob, for one command. image: of every container that has the one of the head's first.
+) -> Manifest:
+    """Return a RayJob that runs one command.
 
-    Raises UsageError where base is no RayJob.
+    Args:
+        base: The RayJob to start from; it is not changed.
+        name: The name of the RayJob.
+        entrypoint: The shell command.
+        namespace: The namespace; default that of base.
+        image: An image for every container that has the same image as the head's first container.
+        driver_cpus: Cores to reserve for the driver; 0 for none.
+        driver_resources: Ray resources that the driver needs.
+
+    Raises:
+        UsageError: If base is not a RayJob.
     """
-    job = copy.deepcopy(dict(base))
+    job = copy.deepcopy(base)
     pods = _pods(job)
     if not pods:
-        raise UsageError("the manifest is no RayJob with a rayClusterSpec")
+        raise UsageError("the manifest is not a RayJob with a rayClusterSpec", parameter="manifest")
     job["metadata"] = {**job.get("metadata", {}), "name": name}
     if namespace:
         job["metadata"]["namespace"] = namespace
@@ -119,14 +148,14 @@ def rayjob(
         job["spec"]["entrypointResources"] = json.dumps(driver_resources)
     if image:
         before = pods[0]["spec"]["containers"][0].get("image")
-        for container in (each for pod in pods for each in pod["spec"]["containers"]):
+        for container in (container for pod in pods for container in pod["spec"]["containers"]):
             if container.get("image") == before:
                 container["image"] = image
     return job
 
 
-def _pods(job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The pod templates of a RayJob, the head's first; none where it is no RayJob with a cluster."""
+def _pods(job: Manifest) -> list[Manifest]:
+    """Return the pod templates of a RayJob, the head's first; empty if it is not a RayJob."""
     spec = job.get("spec") or {}
     cluster = spec.get("rayClusterSpec") or {}
     if job.get("kind") != "RayJob" or "headGroupSpec" not in cluster:

@@ -1,10 +1,10 @@
-"""Ids, entrypoints, paths and manifests of submit, by hand."""
+"""Ids, entrypoints, paths and manifests of submit, without a cluster."""
 
-import argparse
 import copy
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,8 +13,9 @@ from camworker.errors import UsageError
 from jobs.cli import COMMANDS, make_parser
 from jobs.submit.command import _MANIFEST
 from jobs.submit.job_spec import (
-    NOT_SENT,
-    SENT,
+    NOT_UPLOADABLE,
+    UPLOADABLE,
+    Manifest,
     check_paths,
     entrypoint,
     next_run,
@@ -27,11 +28,11 @@ from jobs.submit.kuberay import as_yaml, read_manifest
 LOCALIZE = "localize s3://b/in --output s3://b/out"
 
 
-def parsed(command):
-    return make_parser().parse_args(shlex.split(command))
+def parsed(command: str) -> dict[str, object]:
+    return vars(make_parser().parse_args(shlex.split(command)))
 
 
-def test_the_id_is_that_of_the_command_however_it_is_written():
+def test_the_id_does_not_depend_on_how_a_command_is_written() -> None:
     name = submission_id(parsed(LOCALIZE))
     assert name.startswith("camworker-localize-")
     assert len(name) == len("camworker-localize-") + 12
@@ -43,7 +44,7 @@ def test_the_id_is_that_of_the_command_however_it_is_written():
     assert {submission_id(parsed(command)) for command in same} == {name}
 
 
-def test_another_command_has_another_id():
+def test_another_command_has_another_id() -> None:
     others = [
         LOCALIZE,
         "localize s3://b/in --output s3://b/out2",
@@ -57,13 +58,13 @@ def test_another_command_has_another_id():
     assert len({submission_id(parsed(command)) for command in others}) == len(others)
 
 
-def test_no_id_is_longer_than_the_name_of_a_rayjob_may_be():
+def test_no_id_exceeds_the_longest_name_of_a_rayjob() -> None:
     longest = max(COMMANDS, key=len)
-    name = submission_id(argparse.Namespace(command=longest, run=print))
+    name = submission_id({"command": longest, "run": print})
     assert len(f"{name}-9999") <= 47
 
 
-def test_runs_are_numbered():
+def test_runs_are_numbered() -> None:
     assert next_run("camworker-x-1a", []) == "camworker-x-1a"
     assert next_run("camworker-x-1a", ["camworker-x-1a", "other"]) == "camworker-x-1a-2"
     taken = ["camworker-x-1a-10", "camworker-x-1a-2", "camworker-x-1a-x", "camworker-x-1a-2-3"]
@@ -71,14 +72,14 @@ def test_runs_are_numbered():
     assert next_run("camworker-x-1a", taken) == "camworker-x-1a-11"
 
 
-def test_the_entrypoint_survives_a_shell():
+def test_the_entrypoint_survives_a_shell() -> None:
     argv = ["localize", "s3://b/a b/$(x)", "--output", "s3://b/it's"]
     assert shlex.split(entrypoint(argv, from_clone=False)) == ["camworker", *argv]
     assert shlex.split(entrypoint(argv, from_clone=True)) == ["python", "-m", "jobs.cli", *argv]
 
 
-def test_every_argument_that_names_a_path_is_known():
-    """Or a local path of it would be sent to where it is not."""
+def test_every_argument_that_names_a_path_is_known() -> None:
+    """Otherwise, submit would send a local path to nodes on which it does not exist."""
     paths = {
         "INPUT",
         "OUT",
@@ -92,24 +93,24 @@ def test_every_argument_that_names_a_path_is_known():
         "A,B or FILE",
     }
     (commands,) = (action for action in make_parser()._actions if action.dest == "command")
-    named = {
+    path_arguments = {
         action.dest
         for name, parser in commands.choices.items()
         for action in parser._actions
         if name != "submit" and action.metavar in paths
     }
-    assert named == SENT | NOT_SENT
+    assert path_arguments == UPLOADABLE | NOT_UPLOADABLE
 
 
 class TestPaths:
-    def test_s3_needs_nothing(self):
+    def test_nothing_is_required_of_s3(self) -> None:
         assert check_paths(parsed(f"{LOCALIZE} --weights s3://b/w --image-labels s3://b/l.csv"), None) == []
         assert check_paths(parsed(f"{LOCALIZE} --weights DEFAULT"), None) == []
         assert (
             check_paths(parsed("export s3://b/out --format coco --to s3://b/x --classes cat,dog"), None) == []
         )
 
-    def test_absolute_paths_have_to_be_everywhere(self):
+    def test_absolute_paths_have_to_exist_on_every_node(self) -> None:
         notes = check_paths(
             parsed("localize /data/in --output s3://b/out --local-root /a --local-root /b"), None
         )
@@ -125,14 +126,14 @@ class TestPaths:
             "demo",
         ],
     )
-    def test_relative_paths_are_refused(self, command):
-        with pytest.raises(UsageError, match="is a path of this machine: name s3://"):
+    def test_relative_paths_are_refused(self, command: str) -> None:
+        with pytest.raises(UsageError, match="is a path of this machine: use s3://"):
             check_paths(parsed(command), None)
 
-    def test_labels_and_truth_may_lie_in_the_clone(self, tmp_path):
+    def test_labels_and_truth_may_be_in_the_clone(self, tmp_path: Path) -> None:
         (tmp_path / "labels.csv").write_text("image_id,label\n")
         assert check_paths(parsed(f"{LOCALIZE} --image-labels labels.csv"), str(tmp_path)) == []
-        with pytest.raises(UsageError, match=r"absent.csv is not in --working-dir"):
+        with pytest.raises(UsageError, match=r"absent.csv is not in "):
             check_paths(parsed(f"{LOCALIZE} --image-labels absent.csv"), str(tmp_path))
         (tmp_path / "photos").mkdir()
         for command in ("localize s3://b/in --output photos", "localize photos --output s3://b/out"):
@@ -141,7 +142,7 @@ class TestPaths:
 
 
 HEAD = {"containers": [{"name": "head", "image": "old"}, {"name": "proxy", "image": "proxy"}]}
-BASE = {
+BASE: Manifest = {
     "apiVersion": "ray.io/v1",
     "kind": "RayJob",
     "metadata": {"name": "base", "namespace": "theirs", "labels": {"a": "b"}},
@@ -154,22 +155,22 @@ BASE = {
         "submitterPodTemplate": {"spec": {"containers": [{"image": "old"}]}},
     },
 }
-NOTHING = {"namespace": None, "image": None, "driver_cpus": 0, "driver_resources": {}}
+NO_OPTIONS: dict[str, Any] = {"namespace": None, "image": None, "driver_cpus": 0, "driver_resources": {}}
 
 
 class TestRayJob:
-    def test_only_name_and_command_are_another_job(self):
+    def test_only_name_and_command_are_replaced(self) -> None:
         before = copy.deepcopy(BASE)
-        job = rayjob(BASE, "camworker-x-1", "camworker x 'a b'", **NOTHING)
+        job = rayjob(BASE, "camworker-x-1", "camworker x 'a b'", **NO_OPTIONS)
         assert before == BASE
         assert job["metadata"] == {"name": "camworker-x-1", "namespace": "theirs", "labels": {"a": "b"}}
         assert job["spec"].pop("entrypoint") == "camworker x 'a b'"
         before["spec"].pop("entrypoint")
         assert job["spec"] == before["spec"]
 
-    def test_the_image_is_that_of_all_pods_and_of_no_sidecar(self):
-        given = {"namespace": "ours", "image": "new", "driver_cpus": 0.5, "driver_resources": {"head": 1.0}}
-        job = rayjob(BASE, "n", "c", **given)
+    def test_the_image_replaces_those_of_all_pods_and_of_no_sidecar(self) -> None:
+        options = {"namespace": "ours", "image": "new", "driver_cpus": 0.5, "driver_resources": {"head": 1.0}}
+        job = rayjob(BASE, "n", "c", **options)
         spec = job["spec"]
         head, worker = spec["rayClusterSpec"]["headGroupSpec"], spec["rayClusterSpec"]["workerGroupSpecs"][0]
         assert [c["image"] for c in head["template"]["spec"]["containers"]] == ["new", "proxy"]
@@ -179,18 +180,18 @@ class TestRayJob:
         assert (spec["entrypointNumCpus"], json.loads(spec["entrypointResources"])) == (0.5, {"head": 1.0})
 
     @pytest.mark.parametrize("base", [{}, {"kind": "RayJob", "spec": {}}, {**BASE, "kind": "RayCluster"}])
-    def test_another_manifest_is_refused(self, base):
-        with pytest.raises(UsageError, match="is no RayJob"):
-            rayjob(base, "n", "c", **NOTHING)
+    def test_another_manifest_is_refused(self, base: Manifest) -> None:
+        with pytest.raises(UsageError, match="is not a RayJob"):
+            rayjob(base, "n", "c", **NO_OPTIONS)
 
-    def test_what_is_printed_is_what_was_made(self):
+    def test_the_printed_manifest_is_complete(self) -> None:
         base = read_manifest(str(_MANIFEST))
-        job = rayjob(base, "n", entrypoint(["localize", "s3://b/a: #b"], from_clone=False), **NOTHING)
+        job = rayjob(base, "n", entrypoint(["localize", "s3://b/a: #b"], from_clone=False), **NO_OPTIONS)
         printed = as_yaml(job)
         assert yaml.safe_load(printed) == job
-        assert "&" not in printed  # of anchors, which no other tool would have to know
+        assert "&" not in printed  # no anchors, which other tools need not understand
 
-    def test_a_file_that_is_no_manifest_is_refused(self, tmp_path):
+    def test_a_file_that_is_not_a_manifest_is_refused(self, tmp_path: Path) -> None:
         for text in ("a: [", "- 1", ""):
             Path(tmp_path / "m.yaml").write_text(text)
             with pytest.raises(UsageError, match=r"m\.yaml"):

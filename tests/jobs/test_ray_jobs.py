@@ -1,4 +1,4 @@
-"""The Jobs API of a cluster that fails, is overtaken and goes silent, played by a client of ours."""
+"""The Jobs API of a cluster that fails or goes silent, with a client that stands in for Ray's."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 from ray.job_submission import JobStatus
 
 from camworker.errors import UsageError
-from jobs.submit import ray_jobs as jobs_api
+from jobs.submit import ray_jobs
 from jobs.submit.ray_jobs import JobOptions, JobsApi, LostJobError, exit_code
 
 BASE = "camworker-localize-0123456789ab"
@@ -17,16 +17,20 @@ UNKNOWN = RuntimeError(f"Request failed with status code 404: Job {BASE} does no
 LOG = [f"line {n}\n" for n in range(4)]
 
 
-def details(status, exit_code=None, error_type=None):
+def details(status: str, exit_code: int | None = None, error_type: str | None = None) -> SimpleNamespace:
     return SimpleNamespace(status=JobStatus(status), driver_exit_code=exit_code, error_type=error_type)
 
 
 @dataclass
 class Client:
-    """jobs: submission id -> status. fails: raised by the calls that come, one after the other.
+    """A client whose calls have scripted results.
 
-    breaks: after so many pieces of the log a connection ends with an error; None: with the log.
-    states: what is known of a job, each time one asks.
+    Attributes:
+        jobs: The status of every job by submission id.
+        fails: Errors of the next calls of submit_job.
+        breaks: For each connection, after how many pieces of the log it fails; None to reach the end.
+        states: The results of get_job_info.
+        entrypoints: The commands of submitted jobs.
     """
 
     jobs: dict[str, str] = field(default_factory=dict)
@@ -36,7 +40,9 @@ class Client:
     entrypoints: dict[str, str] = field(default_factory=dict)
 
     def list_jobs(self):
-        drivers = [SimpleNamespace(submission_id=None, status=JobStatus.RUNNING)]  # of no job
+        drivers = [
+            SimpleNamespace(submission_id=None, status=JobStatus.RUNNING)
+        ]  # a driver that is not a job
         return [
             *drivers,
             *(SimpleNamespace(submission_id=n, status=JobStatus(s)) for n, s in self.jobs.items()),
@@ -68,52 +74,52 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch):
-    """Sleeping takes no time, and yet time passes."""
+    """Replace the clock by one that only sleeping moves on."""
     now = [0.0]
 
     def sleep(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(jobs_api, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
+    monkeypatch.setattr(ray_jobs, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: now[0]))
     return now
 
 
-def submit(client):
+def submit(client: Client) -> tuple[str, bool]:
     return JobsApi(client, "http://there").submit(BASE, "camworker x", JobOptions({}))
 
 
-def test_the_first_run_has_the_plain_id():
+def test_the_first_run_has_the_plain_id() -> None:
     client = Client({"another-job": "RUNNING"})
     assert submit(client) == (BASE, False)
     assert client.entrypoints == {BASE: "camworker x"}
 
 
 @pytest.mark.parametrize("status", ["PENDING", "RUNNING"])
-def test_one_that_goes_on_is_adopted(status):
+def test_an_active_run_is_adopted(status: str) -> None:
     client = Client({BASE: "FAILED", f"{BASE}-2": status})
     assert submit(client) == (f"{BASE}-2", True)
     assert not client.entrypoints
 
 
-def test_those_that_ended_do_not_block_the_next():
+def test_ended_runs_do_not_block_the_next() -> None:
     assert submit(Client({BASE: "SUCCEEDED", f"{BASE}-2": "STOPPED"})) == (f"{BASE}-3", False)
 
 
-def test_a_head_that_has_just_started_is_waited_for():
+def test_submit_waits_for_a_head_that_has_just_started() -> None:
     assert submit(Client(fails=[NO_AGENT, NO_AGENT, ConnectionError("refused")])) == (BASE, False)
 
 
-def test_who_was_faster_is_adopted():
+def test_the_job_of_a_faster_submitter_is_adopted() -> None:
     assert submit(Client(fails=[TAKEN])) == (BASE, True)
 
 
-def test_not_for_ever(clock):
+def test_submit_gives_up_after_a_minute(clock: list[float]) -> None:
     with pytest.raises(UsageError, match=r"http://there starts no job: .*No available agent"):
         submit(Client(fails=[NO_AGENT] * 1000))
     assert 60 < clock[0] < 70
 
 
-def test_what_the_cluster_refuses_is_not_tried_again():
+def test_a_refusal_is_not_retried() -> None:
     refused = RuntimeError(
         "Request failed with status code 400: Traceback\n  lines\nValueError: bad resources."
     )
@@ -121,25 +127,26 @@ def test_what_the_cluster_refuses_is_not_tried_again():
         submit(Client(fails=[refused]))
 
 
-def follow(client):
-    said = []
-    job = JobsApi(client, "http://there").follow(BASE, said.append)
-    return "".join(said), job
+def follow(client: Client) -> tuple[str, SimpleNamespace]:
+    """Return the log and the details of the ended job."""
+    pieces: list[str] = []
+    job = JobsApi(client, "http://there").follow(BASE, pieces.append)
+    return "".join(pieces), job
 
 
-def test_the_log_is_whole_across_broken_connections():
-    going, done = details("RUNNING"), details("SUCCEEDED", 0)
-    said, job = follow(Client(breaks=[1, 0, 3, None, 2, None], states=[going, done]))
-    assert said == "".join(LOG)
+def test_the_log_is_complete_across_lost_connections() -> None:
+    running, done = details("RUNNING"), details("SUCCEEDED", 0)
+    log, job = follow(Client(breaks=[1, 0, 3, None, 2, None], states=[running, done]))
+    assert log == "".join(LOG)
     assert job is done
 
 
-def test_a_job_whose_cluster_was_started_anew_is_lost():
+def test_a_job_is_lost_when_its_cluster_was_restarted() -> None:
     with pytest.raises(LostJobError, match=f"does not know {BASE}"):
         follow(Client(breaks=[None], states=[UNKNOWN]))
 
 
-def test_a_cluster_that_does_not_answer_is_given_up(clock):
+def test_a_cluster_that_does_not_answer_is_given_up(clock: list[float]) -> None:
     with pytest.raises(LostJobError, match="no longer answers \\(gone\\)"):
         follow(Client(breaks=[None] * 1000, states=[ConnectionError("gone")] * 1000))
     assert 120 < clock[0] < 130
@@ -154,11 +161,11 @@ def test_a_cluster_that_does_not_answer_is_given_up(clock):
         (details("FAILED", -9), 137),
         (details("STOPPED"), 3),
         (details("SUCCEEDED"), 0),
-        # Nothing had begun: to be mended, not to be resumed.
+        # Nothing was started: the request has to change.
         (details("FAILED", error_type="RUNTIME_ENV_SETUP_FAILURE"), 2),
-        # Its node was lost, for one.
+        # For example, the node of the driver was lost.
         (details("FAILED", error_type="JOB_SUPERVISOR_ACTOR_DIED"), 3),
     ],
 )
-def test_exit_codes(job, code):
+def test_exit_codes(job: SimpleNamespace, code: int) -> None:
     assert exit_code(job) == code

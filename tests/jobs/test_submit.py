@@ -1,4 +1,4 @@
-"""What submit refuses before anything is sent; RayJobs by a kubectl that stands in for the real one."""
+"""What submit refuses before it sends anything, and RayJobs that a stand-in for kubectl keeps."""
 
 import json
 import os
@@ -11,14 +11,13 @@ from support.cli_runner import Finished, camworker
 
 LOCALIZE = ("localize", "s3://b/in", "--output", "s3://b/out")
 KUBECTL = '''#!/usr/bin/env python3
-"""Keeps RayJobs in a file; says what it was called with."""
+"""Keeps RayJobs in a file."""
 import json, os, sys
 import yaml
 
-place = os.environ["RAYJOBS"]
-jobs = json.load(open(place)) if os.path.exists(place) else {}
+path = os.environ["RAYJOBS"]
+jobs = json.load(open(path)) if os.path.exists(path) else {}
 words = sys.argv[1:]
-open(place + ".calls", "a").write(json.dumps(words) + "\\n")
 if "get" in words:
     items = [{"metadata": {"name": n}, "status": {"jobDeploymentStatus": s}} for n, s in jobs.items()]
     print(json.dumps({"items": items}))
@@ -31,17 +30,17 @@ elif "delete" in words:
     name = words[words.index("rayjobs.ray.io") + 1]
     if jobs.pop(name, None) is None:
         sys.exit(f'Error from server (NotFound): rayjobs.ray.io "{name}" not found')
-json.dump(jobs, open(place, "w"))
+json.dump(jobs, open(path, "w"))
 '''
 
 BAD_USAGE = {
-    "nothing to run": ((), "say what to run"),
+    "nothing to run": ((), "no command to run"),
     "a command that is wrong": (
         ("--", "localize", "s3://b/in"),
         "camworker localize: the following arguments",
     ),
     "no such command": (("--", "lokalize"), "invalid choice: 'lokalize'"),
-    "itself": (("--", "submit", "--", *LOCALIZE), "is submit itself"),
+    "itself": (("--", "submit", "--", *LOCALIZE), "submit cannot submit itself"),
     "another cluster inside": (("--", *LOCALIZE, "--address", "auto"), "leave out the command's --address"),
     "a local path": (
         ("--", "localize", "photos", "--output", "s3://b/out"),
@@ -57,10 +56,13 @@ BAD_USAGE = {
         "is not the URL of a dashboard",
     ),
     "no port": (("--address", "http://h:port", "--", *LOCALIZE), "is not the URL of a dashboard"),
-    "an image without a RayJob": (("--image", "x", "--", *LOCALIZE), "--image goes only with --kuberay"),
+    "an image without a RayJob": (
+        ("--image", "x", "--", *LOCALIZE),
+        "--image can only be used with --kuberay",
+    ),
     "a clone in a RayJob": (
         ("--kuberay", "--working-dir", "{tmp}", "--", *LOCALIZE),
-        "--working-dir goes not with --kuberay",
+        "--working-dir cannot be used with --kuberay",
     ),
     "two things to stop": (("--cancel", "ID", "--", *LOCALIZE), "--cancel takes either an ID or, after --,"),
     "no manifest": (("--kuberay", "--manifest", "{tmp}/absent", "--", *LOCALIZE), "No such file"),
@@ -79,40 +81,41 @@ def test_bad_usage_is_one_clear_line(case: str, tmp_path: Path) -> None:
     assert not done.out
 
 
-def test_the_help_is_that_of_the_command() -> None:
+def test_the_help_of_the_inner_command_is_shown() -> None:
     done = camworker("submit", "--", "localize", "--help")
     assert done.code == 0
     assert "usage: camworker localize" in done.out
 
 
-def test_without_kubectl_there_is_a_clear_line() -> None:
+def test_a_missing_kubectl_is_one_clear_line() -> None:
     done = camworker("submit", "--kuberay", "--apply", "--", *LOCALIZE, environment={"PATH": "/nowhere"})
     assert done.code == 2
-    assert "there is no kubectl here" in done.err
+    assert "kubectl is not installed" in done.err
 
 
 class TestRayJobs:
     @pytest.fixture
     def kuberay(self, tmp_path: Path):
-        """submit --kuberay --apply with a kubectl that keeps RayJobs, and what it keeps."""
+        """Run submit --kuberay with a stand-in for kubectl; `jobs` are the RayJobs that it keeps."""
         (tmp_path / "kubectl").write_text(KUBECTL)
         (tmp_path / "kubectl").chmod(0o755)
-        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        search_path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
 
         class KubeRay:
-            place = tmp_path / "jobs.json"
+            path = tmp_path / "jobs.json"
 
             def __call__(self, *arguments: str) -> Finished:
-                given = ("submit", "--kuberay", "--namespace", "ours", "--json", *arguments)
-                return camworker(*given, environment={"PATH": path, "RAYJOBS": str(self.place)})
+                options = ("--kuberay", "--namespace", "ours", "--json")
+                environment = {"PATH": search_path, "RAYJOBS": str(self.path)}
+                return camworker("submit", *options, *arguments, environment=environment)
 
             @property
             def jobs(self) -> dict[str, str]:
-                return json.loads(self.place.read_text())
+                return json.loads(self.path.read_text())
 
         return KubeRay()
 
-    def test_one_is_created_adopted_and_followed_by_the_next(self, kuberay) -> None:
+    def test_a_run_is_created_adopted_and_succeeded_by_the_next(self, kuberay) -> None:
         first = kuberay("--apply", "--", *LOCALIZE)
         assert first.code == 0, first.err
         name = first.json["submission_id"]
@@ -121,11 +124,11 @@ class TestRayJobs:
         assert f"kubectl logs --namespace ours --follow job/{name}" in first.err
         adopted = kuberay("--apply", "--", *LOCALIZE)
         assert (adopted.json["submission_id"], adopted.json["adopted"]) == (name, True)
-        kuberay.place.write_text(json.dumps({name: "Complete", "other": "Running"}))
+        kuberay.path.write_text(json.dumps({name: "Complete", "other": "Running"}))
         assert kuberay("--apply", "--", *LOCALIZE).json["submission_id"] == f"{name}-2"
         assert kuberay.jobs == {name: "Complete", "other": "Running", f"{name}-2": "Running"}
 
-    def test_one_is_stopped_by_its_command_or_its_name(self, kuberay) -> None:
+    def test_a_run_is_stopped_by_its_command_or_its_name(self, kuberay) -> None:
         name = kuberay("--apply", "--", *LOCALIZE).json["submission_id"]
         stopped = kuberay("--cancel", "--", *LOCALIZE)
         assert (stopped.code, stopped.json["submission_id"], kuberay.jobs) == (0, name, {})
@@ -136,7 +139,7 @@ class TestRayJobs:
         assert unknown.code == 2
         assert f'"{name}" not found' in unknown.err
 
-    def test_what_is_printed_can_be_applied(self) -> None:
+    def test_the_printed_rayjob_can_be_applied(self) -> None:
         done = camworker("submit", "--kuberay", "--image", "registry/x:1", "--", *LOCALIZE, "--limit", "5")
         assert done.code == 0
         job = yaml.safe_load(done.out)
