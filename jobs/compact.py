@@ -31,14 +31,14 @@ def run(args: argparse.Namespace, console: Console) -> int:
     ledger = open_ledger(open_store(out), args.recipe, args.output)
 
     from camworker.ledger.compact import compact
+    from camworker.ledger.snapshot import Snapshot
 
-    complete = all(ledger.read_run(generation) for generation in ledger.generations())
-    planned = sum(ledger.read_plan(generation).items for generation in ledger.generations())
-    with ImageProgress(planned) as progress:
-        files = compact(ledger, to, args.rows_per_file, lambda rows: progress.update(rows, 0))
+    snapshot = Snapshot.load(ledger)
+    with ImageProgress(snapshot.planned) as progress:
+        files = compact(snapshot, to, args.rows_per_file, lambda rows: progress.update(rows, 0))
     rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
     console.out(f"{rows} images in {to}: {len(files)} files, {size} bytes")
-    if not complete:
+    if not snapshot.complete:
         console.out("a generation is unfinished: its images are not all in there")
     console.result(
         {
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "rows": rows,
             "bytes": size,
             "files": [asdict(file) for file in files],
-            "complete": complete,
+            "complete": snapshot.complete,
         }
     )
     return DONE

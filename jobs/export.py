@@ -10,6 +10,7 @@ from camworker.errors import UsageError
 from camworker.exports.provenance import FORMATS
 from camworker.ledger.ledger import open_ledger
 from camworker.ledger.recipe import Recipe
+from camworker.ledger.snapshot import Snapshot
 from camworker.storage.uris import local_path, open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, fraction, whole_number
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker export` and return its exit code."""
     if args.targets and args.top_labels is not None:
         raise UsageError("known labels are not ranked: use either --targets or --top-labels")
-    ledger = open_ledger(open_store(args.output), args.recipe, args.output)
+    snapshot = Snapshot.load(open_ledger(open_store(args.output), args.recipe, args.output))
     to = local_path(args.to)
     _refuse_inside(to, args.output)
 
@@ -77,30 +78,34 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from camworker.exports.weak_labels import LabelSelection
 
     selection = LabelSelection(
-        classes=_classes(args.classes, ledger.read_recipe()),
+        classes=_classes(args.classes, snapshot.recipe),
         ranks=args.top_labels or 1,
         min_score=args.min_score,
         targets=args.targets,
         box_rule=args.box_rule,
     )
-    planned = sum(ledger.read_plan(generation).items for generation in ledger.generations())
-    with ImageProgress(planned) as progress:
+    with ImageProgress(snapshot.planned) as progress:
 
         def show(counts: "Counts") -> None:
             if counts.images % _IMAGES_BETWEEN_UPDATES == 0:
                 progress.update(counts.seen, counts.failed.total())
 
-        counts = export(ledger, args.format, Path(to), selection, show)
-    complete = all(ledger.read_run(generation) for generation in ledger.generations())
-    _print_counts(console, counts, to, complete)
+        counts = export(snapshot, args.format, Path(to), selection, show)
+    _print_counts(console, counts, to, snapshot.complete)
     counts_by_name = {name: value for name, value in vars(counts).items() if name != "known_labels"}
     console.result(
-        {"recipe": ledger.recipe, "format": args.format, "path": to, "complete": complete, **counts_by_name}
+        {
+            "recipe": snapshot.ledger.recipe,
+            "format": args.format,
+            "path": to,
+            "complete": snapshot.complete,
+            **counts_by_name,
+        }
     )
     return DONE
 
 
-def _classes(text: str | None, recipe: "Recipe") -> frozenset[int] | None:
+def _classes(text: str | None, recipe: Recipe) -> frozenset[int] | None:
     """Return the class indices that --classes names; raise UsageError for an unknown class."""
     if text is None:
         return None

@@ -4,8 +4,8 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING, Final, cast
 
-from camworker.ledger.ledger import Ledger, open_ledger
-from camworker.ledger.recipe import Recipe
+from camworker.ledger.ledger import open_ledger
+from camworker.ledger.snapshot import Snapshot
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, output_folder, whole_number
@@ -38,35 +38,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker preview` and return its exit code."""
-    ledger = open_ledger(open_store(args.output), args.recipe, args.output)
-    recipe = ledger.read_recipe()
+    snapshot = Snapshot.load(open_ledger(open_store(args.output), args.recipe, args.output))
 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from camworker.dataset import iter_latest
     from camworker.metrics.ground_truth.truth import read_truth
     from camworker.reports.cards import Section
     from camworker.reports.contact_sheet import write_contact_sheet
 
-    truth = read_truth(args.truth, recipe.classes) if args.truth else None
-    rows = pa.concat_tables(iter_latest(ledger, ["image_id", "status", "error", "scores"]))
+    truth = read_truth(args.truth, snapshot.recipe.classes) if args.truth else None
+    rows = pa.concat_tables(snapshot.iter_latest(["image_id", "status", "error", "scores"]))
     ok = pc.equal(rows["status"], pa.scalar("ok"))
     failures = rows.filter(pc.invert(ok))
     sections = _choose_images(rows.filter(ok), args.count, args.seed)
-    cards = _cards(ledger, recipe, truth, [image_id for _, ids in sections for image_id in ids])
+    cards = _cards(snapshot, truth, [image_id for _, ids in sections for image_id in ids])
     listed = failures.slice(0, _FAILURES_LISTED).select(["image_id", "status", "error"])
     path = write_contact_sheet(
         args.to,
         [Section(title, [cards[image_id] for image_id in ids]) for title, ids in sections],
         cast("list[FailureRecord]", listed.to_pylist()),
-        recipe=ledger.recipe,
+        recipe=snapshot.ledger.recipe,
         images=rows.num_rows,
         failed=Counter(cast(list[str], failures["status"].to_pylist())),
         truth=truth is not None,
     )
     console.out(f"open {path}")
-    console.result({"recipe": ledger.recipe, "page": str(path), "shown": len(cards)})
+    console.result({"recipe": snapshot.ledger.recipe, "page": str(path), "shown": len(cards)})
     return DONE
 
 
@@ -95,12 +93,12 @@ def _choose_images(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, l
     ]
 
 
-def _cards(ledger: Ledger, recipe: Recipe, truth: "Truth | None", image_ids: list[str]) -> "dict[str, Card]":
+def _cards(snapshot: Snapshot, truth: "Truth | None", image_ids: list[str]) -> "dict[str, Card]":
     from camworker.reports.cards import Card, make_card
     from jobs.photographs import photographs
 
     cards = {}
-    for photo in photographs(ledger, recipe, image_ids):
+    for photo in photographs(snapshot, image_ids):
         image_id = photo.row["image_id"]
         if photo.photo_HW3 is None:
             cards[image_id] = Card(image_id, (), photo.error)
@@ -111,6 +109,6 @@ def _cards(ledger: Ledger, recipe: Recipe, truth: "Truth | None", image_ids: lis
             photo.photo_HW3,
             photo.frame,
             truth.boxes_of(image_id).tolist() if truth else (),
-            recipe.classes.names,
+            snapshot.recipe.classes.names,
         )
     return cards

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from camworker.errors import UsageError
-from camworker.ledger.ledger import Ledger, recipes
+from camworker.ledger.ledger import Ledger
 from camworker.storage.store import Store
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
@@ -22,6 +22,7 @@ from jobs.progress import format_duration
 
 if TYPE_CHECKING:
     from camworker.ledger.progress import Progress
+    from camworker.ledger.snapshot import Snapshot
 
 HELP = "show what is planned, done and failed"
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     store = open_store(args.output)
     if args.follow:
         _follow(store, console)
-    statuses = [_recipe_status(Ledger(store, recipe)) for recipe in recipes(store)]
+    statuses = [_recipe_status(Ledger(store, recipe)) for recipe in Ledger.recipes(store)]
     if not statuses:
         raise UsageError(f"{args.output} holds no predictions: localize writes them with --output")
     for status in statuses:
@@ -95,26 +96,26 @@ def _print_status(status: _RecipeStatus, console: Console) -> None:
 
 
 def _recipe_status(ledger: Ledger) -> _RecipeStatus:
-    recipe = ledger.read_recipe()
-    parts = ledger.parts()
-    generations = [_generation_status(ledger, number, parts) for number in ledger.generations()]
+    from camworker.ledger.snapshot import Snapshot
+
+    snapshot = Snapshot.load(ledger)
     return _RecipeStatus(
         ledger.recipe,
-        recipe.network,
-        recipe.box_rule,
-        recipe.precision,
-        generations,
-        all(generation.complete for generation in generations),
+        snapshot.recipe.network,
+        snapshot.recipe.box_rule,
+        snapshot.recipe.precision,
+        [_generation_status(snapshot, number) for number in snapshot.generations],
+        snapshot.complete,
     )
 
 
-def _generation_status(ledger: Ledger, number: int, parts: dict[tuple[int, int], str]) -> _GenerationStatus:
-    from camworker.dataset import count_statuses
+def _generation_status(snapshot: "Snapshot", number: int) -> _GenerationStatus:
+    from camworker.ledger.snapshot import count_statuses
 
-    plan, run = ledger.read_plan(number), ledger.read_run(number)
-    keys = [key for (generation, _), key in parts.items() if generation == number]
+    plan, run = snapshot.plan(number), snapshot.runs.get(number)
+    keys = [key for (generation, _), key in snapshot.parts.items() if generation == number]
     # A run record holds the counts; those of an unfinished generation are read from its parts.
-    images = Counter(run["images"]) if run else count_statuses(ledger, keys)
+    images = Counter(run.images) if run else count_statuses(snapshot.ledger, keys)
     return _GenerationStatus(
         generation=number,
         planned=plan.items,
@@ -143,11 +144,11 @@ def _follow(store: Store, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Bars(*columns, TextColumn("{task.fields[details]}"), console=RichConsole(stderr=True)) as bars:
             tasks: dict[str, TaskID] = {}
-            while (unfinished := monitor.look()) is not None:
+            while (unfinished := monitor.poll()) is not None:
                 _update_bars(bars, tasks, unfinished)
                 sleep(_SECONDS_ON_A_TERMINAL)
     else:
-        while (unfinished := monitor.look()) is not None:
+        while (unfinished := monitor.poll()) is not None:
             for progress in unfinished:
                 console.err(
                     f"{_name(progress)}: {progress.done} of {progress.planned} images, {_details(progress)}"

@@ -26,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     store = open_store(args.output)
 
-    from camworker.ledger.verify import held_recipes, orphans
+    from camworker.ledger.verify import unexpected_recipes
 
-    held = held_recipes(store)
+    held = Ledger.recipes(store, damaged=True)
     if not held:
         raise UsageError(f"{args.output} holds no predictions: localize writes them with --output")
     if args.recipe and args.recipe not in held:
         raise UsageError(f"{args.output} holds no recipe {args.recipe}: it holds {', '.join(held)}")
     found = [_verify(Ledger(store, name), console) for name in ([args.recipe] if args.recipe else held)]
-    strays = [] if args.recipe else orphans(store, held)
+    strays = [] if args.recipe else unexpected_recipes(store, held)
     problems = [*chain.from_iterable(problems for _, problems in found), *strays]
     _tell_problems(problems, console)
     recipes = [recipe for recipe, _ in found]

@@ -1,60 +1,22 @@
-"""What a reader gets: the current row of every image of one recipe, and no damaged byte."""
+"""latest(): the current row of every image of one recipe, and no damaged byte."""
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from camworker.dataset import (
-    committed_parts,
-    count_statuses,
-    iter_latest,
-    later_rows,
-    latest,
-    map_shape,
-    read_latest,
-)
+from camworker.dataset import latest
 from camworker.errors import CorruptedError, UsageError
-from camworker.inference.predictions import FailedPrediction, Prediction
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
-from camworker.schemas import ITEMS, CamShape, predictions_schema
+from camworker.schemas import CamShape, predictions_schema
 from camworker.storage.local import LocalStore
+from support.committed_rows import OTHER, RECIPE, commit_rows
 from support.factories import TINY_CLASSES, run_generation
 from support.recipes import make_recipe
-from support.row_tables import make_boxes, predictions_table
-
-RECIPE, OTHER = "r0123456789ab", "rba9876543210"
 
 
 @pytest.fixture
 def out(tmp_path):
     return str(tmp_path / "out")
-
-
-def commit_rows(out, generation, shard=0, *, recipe=RECIPE, shape=(1, 4, 4), **statuses):
-    """A part with rows of these statuses; the width of an image that is ok is its generation."""
-    k, h, w = shape
-    boxes = make_boxes(0, 1.0, np.array([[0, 0, 1, 1]], np.float32), 1)
-    cams = np.full(shape, generation, np.float16)
-    one = np.ones(k, np.float32)
-    rows = [
-        Prediction(generation, 1, one.astype(np.int32), ("cat",) * k, one, cams, boxes)
-        if status == "ok"
-        else FailedPrediction(status, "because")
-        for status in statuses.values()
-    ]
-    item = {"uri": "/in", "identity": f"of {generation}", "labels": []}
-    items = pa.Table.from_pylist([{**item, "image_id": i} for i in statuses], ITEMS)
-    ledger = Ledger(LocalStore(out), recipe)
-    ledger.write_recipe(make_recipe())
-    # As in a real part, the metadata of no two of them are equal.
-    about = {"generation": str(generation), "shard": str(shard)}
-    table = predictions_table(items, generation, rows, CamShape(k, h, w)).replace_schema_metadata(about)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, write_page_checksum=True)
-    assert ledger.store.create(ledger.part_key(generation, shard), sink.getvalue().to_pybytes())
-    return ledger
 
 
 def current(out, **options):
@@ -105,62 +67,6 @@ def test_only_some_columns(out, columns, generations):
     if columns:
         assert table.equals(latest(out).select(list(columns)))
         assert table.num_rows == 2
-
-
-def test_iter_latest_gives_a_table_for_each_part(out):
-    commit_rows(out, 1, 0, a="ok", b="ok")
-    commit_rows(out, 1, 1, c="ok")
-    ledger = commit_rows(out, 2, 0, a="ok", b="ok")
-    assert [table["image_id"].to_pylist() for table in iter_latest(ledger)] == [[], ["c"], ["a", "b"]]
-
-
-def test_parts_are_read_one_by_one_with_what_is_newer(out):
-    commit_rows(out, 1, 0, a="ok", b="ok", x="removed")
-    commit_rows(out, 1, 1, c="ok", d="ok")
-    commit_rows(out, 2, 0, b="ok", d="removed")
-    ledger = commit_rows(out, 4, 0, b="poison", e="ok")
-    parts = committed_parts(ledger)
-    assert list(parts) == [(1, 0), (1, 1), (2, 0), (4, 0)]
-    later = later_rows(ledger, parts)
-    newest = dict(zip(later["image_id"].to_pylist(), later["generation_max"].to_pylist(), strict=True))
-    assert newest == {"b": 4, "d": 2, "e": 4}  # what only the first generation holds is not among them
-    found = [read_latest(ledger, key, later, ["image_id"])["image_id"].to_pylist() for key in parts.values()]
-    assert found == [["a"], ["c"], [], ["b", "e"]]
-    whole = pa.concat_tables([read_latest(ledger, key, later) for key in parts.values()])
-    assert whole.replace_schema_metadata(None).equals(latest(out))
-
-
-def test_one_generation_has_nothing_newer(out):
-    commit_rows(out, 3, 0, a="ok", b="removed")
-    ledger = commit_rows(out, 3, 1, c="ok")
-    parts = committed_parts(ledger)
-    assert later_rows(ledger, parts) is None
-    assert [read_latest(ledger, key, None)["image_id"].to_pylist() for key in parts.values()] == [
-        ["a"],
-        ["c"],
-    ]
-
-
-def test_only_later_generations_are_read_for_what_is_newer(out, tmp_path):
-    commit_rows(out, 1, 0, a="ok", b="ok")
-    ledger = commit_rows(out, 2, 0, b="ok")
-    parts = committed_parts(ledger)
-    (tmp_path / "out" / parts[1, 0]).write_bytes(b"no Parquet")
-    assert later_rows(ledger, parts).to_pylist() == [{"image_id": "b", "generation_max": 2}]
-
-
-def test_the_shape_of_the_maps_of_a_part(out):
-    ledger = commit_rows(out, 1, shape=(3, 5, 6), a="ok", b="poison")
-    assert map_shape(ledger, committed_parts(ledger)[1, 0]) == (5, 6)
-
-
-def test_statuses_are_counted(out):
-    commit_rows(out, 1, 0, a="ok", b="read_error")
-    ledger = commit_rows(out, 1, 1, c="ok", d="poison")
-    keys = list(committed_parts(ledger).values())
-    assert count_statuses(ledger, keys) == {"ok": 2, "read_error": 1, "poison": 1}
-    assert count_statuses(ledger, keys[1:]) == {"ok": 1, "poison": 1}
-    assert count_statuses(ledger, []) == {}
 
 
 def test_several_recipes(out):

@@ -137,7 +137,7 @@ def generations(tmp_path, monkeypatch):
         pq.write_table(part(*rows, generation=generation), file)
         ledger = Ledger(LocalStore("out"), recipe)
         ledger.write_recipe(make_recipe())
-        ledger.store.create(ledger.part_key(generation, 0), file.getvalue())
+        ledger.store.create(ledger.layout.part_key(generation, 0), file.getvalue())
     table = latest("out", RECIPE)
     assert set(zip(*table.select(["image_id", "generation"]).to_pydict().values(), strict=True)) == LATEST
 

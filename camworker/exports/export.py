@@ -16,8 +16,8 @@ from camworker.exports.provenance import ExportInfo
 from camworker.exports.voc import write_voc
 from camworker.exports.weak_labels import Counts, LabelledImage, LabelSelection, labelled_images
 from camworker.exports.yolo import write_yolo
-from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
+from camworker.ledger.snapshot import Snapshot
 from camworker.storage.atomic import write_then_rename
 
 
@@ -49,7 +49,7 @@ _FORMATS: Final = {
 
 
 def export(
-    ledger: Ledger,
+    snapshot: Snapshot,
     format_name: str,
     target: Path,
     selection: LabelSelection,
@@ -60,7 +60,7 @@ def export(
     Until the export is complete, it lies next to the target under a name that begins with a dot.
 
     Args:
-        ledger: The recipe's ledger.
+        snapshot: What the recipe holds.
         format_name: One of `FORMATS`.
         target: The file or folder to create; an empty folder is replaced.
         selection: Which boxes are exported.
@@ -74,15 +74,14 @@ def export(
     """
     format_ = _FORMATS[format_name]
     _check_target(target, format_name)
-    recipe = ledger.read_recipe()
-    selection = _checked(selection, recipe)
-    info = _info(ledger, recipe, selection)
+    selection = _checked(selection, snapshot.recipe)
+    info = _info(snapshot, selection)
     if format_.is_xml:
         check_xml_names(info.names, format_name)
     counts = Counts()
 
     def images() -> Iterator[LabelledImage]:
-        for image in labelled_images(ledger, recipe, selection, counts, with_bytes=format_.with_bytes):
+        for image in labelled_images(snapshot, selection, counts, with_bytes=format_.with_bytes):
             yield image
             on_image(counts)
 
@@ -108,13 +107,13 @@ def _checked(selection: LabelSelection, recipe: Recipe) -> LabelSelection:
     return replace(selection, box_rule=check_rule(selection.box_rule, maxboxacc=True))
 
 
-def _info(ledger: Ledger, recipe: Recipe, selection: LabelSelection) -> ExportInfo:
-    names = distinct_names(recipe.classes)
+def _info(snapshot: Snapshot, selection: LabelSelection) -> ExportInfo:
+    names = distinct_names(snapshot.recipe.classes)
     classes = range(len(names)) if selection.classes is None else sorted(selection.classes)
     return ExportInfo(
-        recipe=ledger.recipe,
-        network=recipe.network,
-        box_rule=selection.box_rule or recipe.box_rule,
+        recipe=snapshot.ledger.recipe,
+        network=snapshot.recipe.network,
+        box_rule=selection.box_rule or snapshot.recipe.box_rule,
         labels="known" if selection.targets else f"predicted, rank 1 to {selection.ranks}",
         min_score=selection.min_score,
         classes={index: names[index] for index in classes},

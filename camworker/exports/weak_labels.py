@@ -12,12 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from camworker.boxes.rules import boxes_from_cam
-from camworker.dataset import iter_latest
 from camworker.errors import Failure
 from camworker.frame import CORNERS, FrameSpec
 from camworker.inputs.fetch import open_fetchers
-from camworker.ledger.ledger import Ledger
-from camworker.ledger.recipe import Recipe
+from camworker.ledger.snapshot import Snapshot
 
 _IMAGE: Final = ("image_id", "uri", "source_row", "identity", "width", "height")
 
@@ -133,8 +131,7 @@ class _Labels:
 
 
 def labelled_images(
-    ledger: Ledger,
-    recipe: Recipe,
+    snapshot: Snapshot,
     selection: LabelSelection,
     counts: Counts,
     *,
@@ -143,8 +140,7 @@ def labelled_images(
     """Yield the images that have a selected box, part by part.
 
     Args:
-        ledger: The recipe's ledger.
-        recipe: The recipe.
+        snapshot: What the recipe holds.
         selection: Which boxes become labels.
         counts: Updated while images are yielded.
         with_bytes: Read every image again. An image that has changed or cannot be read is left out.
@@ -153,13 +149,13 @@ def labelled_images(
         UsageError: Nothing is committed yet.
     """
     before = 0  # number of rows with predictions in earlier parts
-    for part in iter_latest(ledger, _columns(selection)):
+    for part in snapshot.iter_latest(_columns(selection)):
         ok = pc.equal(part["status"], pa.scalar("ok"))
         counts.failed.update(cast(list[str], part["status"].filter(pc.invert(ok)).to_pylist()))
         rows = part.filter(ok).combine_chunks()
         if rows.num_rows:
-            selected = select_boxes(rows, selection, recipe.frame_spec, counts)
-            yield from _images(ledger, rows, before, selected, counts, with_bytes)
+            selected = select_boxes(rows, selection, snapshot.recipe.frame_spec, counts)
+            yield from _images(snapshot, rows, before, selected, counts, with_bytes)
         before += rows.num_rows
 
 
@@ -175,7 +171,7 @@ def _columns(selection: LabelSelection) -> list[str]:
 
 
 def _images(
-    ledger: Ledger, rows: pa.Table, before: int, selected: SelectedBoxes, counts: Counts, with_bytes: bool
+    snapshot: Snapshot, rows: pa.Table, before: int, selected: SelectedBoxes, counts: Counts, with_bytes: bool
 ) -> Iterator[LabelledImage]:
     """Yield the images of one part that have a selected box, numbered after the `before` earlier rows."""
     row_M, boxes_per_row_M = np.unique(selected.row_N, return_counts=True)
@@ -183,7 +179,7 @@ def _images(
     images = rows.select(_IMAGE).take(row_M)
     contents: Iterable[bytes | Failure] = repeat(b"", len(row_M))
     if with_bytes:
-        plan = ledger.read_plan(rows["generation"][0].as_py())
+        plan = snapshot.plan(rows["generation"][0].as_py())
         contents = (fetch() for fetch in open_fetchers(images, plan.policy))
     end = 0
     for image, row, boxes, data in zip(images.to_pylist(), row_M, boxes_per_row_M, contents, strict=True):

@@ -16,9 +16,10 @@ from camworker.inference.out_of_memory import AdaptiveForward
 from camworker.inference.pipeline import localize_items
 from camworker.inference.predictions import Predictions
 from camworker.inference.stage_timer import StageTimer, StageTimes
-from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.parts import adopt_part, commit_part, planned_metadata
 from camworker.ledger.plan import read_shard
+from camworker.ledger.records import Part, Plan
 from camworker.storage.uris import Connections
 
 _LOG: Final = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def run_shard(
         OSError: The output cannot be read or written.
     """
     items = read_shard(ledger, plan, shard)
-    if ledger.store.exists(ledger.part_key(plan.generation, shard)):
+    if ledger.store.exists(ledger.layout.part_key(plan.generation, shard)):
         return ShardResult(adopt_part(ledger, plan, shard, items), 0.0)
     stage_timer = stage_timer or StageTimer()
     started, times_before = time.perf_counter(), stage_timer.spent

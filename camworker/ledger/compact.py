@@ -14,10 +14,9 @@ from typing import IO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from camworker.dataset import iter_latest
 from camworker.errors import CorruptedError, UsageError
 from camworker.ledger.inventory import sha256_of
-from camworker.ledger.ledger import Ledger
+from camworker.ledger.snapshot import Snapshot
 from camworker.storage.atomic import write_then_rename
 from camworker.storage.uris import is_s3, open_store
 
@@ -42,7 +41,7 @@ class DataFile:
 
 
 def compact(
-    ledger: Ledger,
+    snapshot: Snapshot,
     to: str,
     rows_per_file: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
@@ -55,13 +54,13 @@ def compact(
     already or cannot be written, CorruptedError for a part that is not as it was committed.
     """
     check_target(to)
-    tables = iter_latest(ledger, hashed=True)
+    tables = snapshot.iter_latest(hashed=True)
     first = next(tables)
     kept = {name: value for name, value in (first.schema.metadata or {}).items() if name in _METADATA}
     schema = first.schema.with_metadata(kept)
     groups = row_groups(_alike(first, tables, schema), rows_per_file)
     try:
-        with _prefix(to, ledger.recipe) if is_s3(to) else _folder(to) as (open_file, written):
+        with _prefix(to, snapshot.ledger.recipe) if is_s3(to) else _folder(to) as (open_file, written):
             written += _write_files(groups, schema, rows_per_file, open_file, on_rows)
     except OSError as error:
         raise UsageError(f"{to} cannot be written: {error}") from error

@@ -1,37 +1,47 @@
-"""What a recipe has committed: its parts as listed and as its run records name them, and which are lost."""
+"""The parts of a recipe: those that are present, those that its run records name, and those that are lost."""
 
 import hashlib
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Final
+from functools import cached_property
+from typing import IO, Final
 
 import pyarrow.compute as pc
 
 from camworker.errors import CommitError, CorruptedError
-from camworker.ledger.ledger import Ledger, Part
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import read_shard
+from camworker.ledger.records import Part
 from camworker.storage.parquet import READ_ERRORS, open_parquet
 
 _CHUNK: Final = 4 * 2**20  # bytes hashed at a time
-_THREADS: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PartInventory:
-    """What is there beside what was: listed, bytes by key; recorded, parts by (generation, shard)."""
+    """The parts of a recipe that are present, beside those that its run records name.
+
+    Attributes:
+        listed: Size in bytes of everything in the folder of the parts, by key.
+        named: The parts that the run record of each complete generation names.
+    """
 
     listed: Mapping[str, int]
-    recorded: Mapping[tuple[int, int], Part]
+    named: Mapping[int, Sequence[Part]]
+
+    @cached_property
+    def recorded(self) -> dict[tuple[int, int], Part]:
+        """The parts that run records name, by (generation, shard)."""
+        return {(number, part.shard): part for number, parts in self.named.items() for part in parts}
 
     @property
     def absent(self) -> dict[tuple[int, int], Part]:
-        """Recorded and not there."""
+        """The recorded parts that are not present."""
         return {place: part for place, part in self.recorded.items() if part.key not in self.listed}
 
     @property
-    def misshapen(self) -> dict[tuple[int, int], Part]:
-        """Recorded and there, with another number of bytes."""
+    def wrong_size(self) -> dict[tuple[int, int], Part]:
+        """The recorded parts that are present with another number of bytes."""
         return {
             place: part
             for place, part in self.recorded.items()
@@ -39,39 +49,15 @@ class PartInventory:
         }
 
 
-def inventory_parts(ledger: Ledger) -> PartInventory:
-    """List a recipe's parts beside its run records. Raises CorruptedError where a record cannot be read."""
-    # Records before the listing: what they name was there already, and parts are never taken away.
-    recorded = recorded_parts(ledger)
-    return PartInventory(list_parts(ledger), recorded)
-
-
 def list_parts(ledger: Ledger) -> dict[str, int]:
-    """Bytes of everything in the folder of a recipe's parts, by key."""
-    return {entry.key: entry.size for entry in ledger.store.list(ledger.parts_folder)}
-
-
-def recorded_parts(ledger: Ledger) -> dict[tuple[int, int], Part]:
-    """Parts by (generation, shard), as the run records of complete generations say. Raises CorruptedError."""
-    generations = ledger.generations()
-    with ThreadPoolExecutor(_THREADS) as threads:
-        runs = list(threads.map(lambda generation: _parts_of(ledger, generation), generations))
-    return {
-        (generation, part.shard): part
-        for generation, parts in zip(generations, runs, strict=True)
-        for part in parts
-    }
-
-
-def parts_in(record: dict[str, Any]) -> list[Part]:
-    """The parts that a run record names. Raises KeyError or TypeError where it is none."""
-    return [Part(**part) for part in record["parts"]]
+    """Return the size in bytes of everything in the folder of a recipe's parts, by key."""
+    return {entry.key: entry.size for entry in ledger.store.list(ledger.layout.parts_folder)}
 
 
 def planned_again(ledger: Ledger, generation: int, shard: int) -> bool:
-    """Whether generations after this one hold every image of the shard: then its part is not missed.
+    """Return whether later generations hold every image of a shard, so that its part is not needed any more.
 
-    False where the plans do not tell, because they are damaged.
+    Damaged plans give False.
     """
     try:
         missing = read_shard(ledger, ledger.read_plan(generation), shard)["image_id"]
@@ -82,23 +68,13 @@ def planned_again(ledger: Ledger, generation: int, shard: int) -> bool:
                         ids = open_parquet(opened).read(["image_id"])
                     missing = missing.filter(pc.invert(pc.is_in(missing, ids["image_id"])))
         return not len(missing)
-    except (*READ_ERRORS, CommitError):
+    except (*READ_ERRORS, CommitError, CorruptedError):
         return False
 
 
 def sha256_of(file: IO[bytes]) -> str:
-    """The SHA-256 of a file from here to its end, a few MB at a time."""
+    """Return the SHA-256, as hex digits, of a file from its current position to its end."""
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def _parts_of(ledger: Ledger, generation: int) -> list[Part]:
-    try:
-        record = ledger.read_run(generation)
-        return parts_in(record) if record else []
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptedError(
-            f"the run record of generation {generation} cannot be read: run camworker verify OUT"
-        ) from error

@@ -1,15 +1,13 @@
-"""Run lease: a chain of links, each created once, so that two runs do not compute the same recipe at a time.
+"""The lease of a recipe: it keeps two runs from computing the same images at the same time.
 
-OUT/ledger/recipe=R/lease/NNNNNNNN.json   taking, renewing and releasing each append the next number
-
-Only the last link counts. A link is appended by creating the number after it, which one writer alone can do.
-It spares work and is no lock: what keeps outputs right is that parts and plans are created once.
+A lease is a chain of records, each created once under the next number; acquiring, renewing and releasing
+append one. Only the last record counts, and only one writer can create the record after it. The lease saves
+work, it is not a lock: outputs are correct without it because parts and plans are created once.
 """
 
 import contextlib
 import json
 import os
-import re
 import socket
 import threading
 import time
@@ -21,17 +19,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from camworker.errors import LeaseHeldError
+from camworker.ledger.layout import Layout
 from camworker.storage.store import Store
 
-# A dead run's lease blocks others for _LEASE_SECONDS + SKEW_SECONDS at most.
+# The lease of a run that died blocks others for at most _LEASE_SECONDS + SKEW_SECONDS.
 _LEASE_SECONDS: Final = 120.0
 _RENEW_SECONDS: Final = 60.0
 _RETRY_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 2.0
-# How far the clocks of two machines may be apart before a living run's lease can be taken.
+# If the clocks of two machines differ by more, the lease of a running run can be taken over.
 SKEW_SECONDS: Final = 60.0
 
-_LINK: Final = re.compile(r"(\d{8})\.json")
 _PROC: Final = Path("/proc")
 
 Clock = Callable[[], float]
@@ -39,9 +37,16 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """One object of the chain. Times are seconds since the epoch by the holder's clock.
+    """A record of the chain. Times are in seconds since the epoch, by the clock of the holder.
 
-    holder: of one run, never used again. process: see process_name; None where that cannot be told.
+    Attributes:
+        holder: Random id of the run.
+        host: Name of its machine.
+        pid: Number of its process.
+        process: Unique name of its process, see `process_name`; None if it is not known.
+        since: When the lease was acquired.
+        until: When it expires unless it is renewed.
+        released: Whether the run has ended.
     """
 
     holder: str
@@ -53,7 +58,11 @@ class LeaseRecord:
     released: bool = False
 
     def holds(self, now: float) -> bool:
-        """Whether a run that finds this link last has to keep away."""
+        """Return whether the holder still has the lease, if this is the last record.
+
+        Args:
+            now: The current time, in seconds since the epoch.
+        """
         return not self.released and now <= self.until + SKEW_SECONDS and not is_gone(self.process)
 
     def __str__(self) -> str:
@@ -64,14 +73,15 @@ class LeaseRecord:
 
 
 class Lease:
-    """A lease that was taken, to be used as a context manager: renewed inside, released at its end.
+    """An acquired lease. As a context manager it renews itself in a thread, and releases itself at the end.
 
-    lost: None, or the link of the run that took over because this one could not renew in time.
+    Attributes:
+        lost: None, or the record of the run that took over because this one could not renew in time.
     """
 
-    def __init__(self, store: Store, folder: str, number: int, link: LeaseRecord, clock: Clock) -> None:
-        self._store, self._folder, self._clock = store, folder, clock
-        self._number, self._link = number, link
+    def __init__(self, store: Store, layout: Layout, number: int, record: LeaseRecord, clock: Clock) -> None:
+        self._store, self._layout, self._clock = store, layout, clock
+        self._number, self._record = number, record
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self.lost: LeaseRecord | None = None
@@ -85,29 +95,40 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join(_JOIN_SECONDS)
-        # Without a release the lease runs out by itself: no reason to hide what the run came to.
+        # A lease that is not released expires; an error here must not hide the outcome of the run.
         if not self._thread.is_alive():
             with contextlib.suppress(OSError):
                 self.release()
 
     def renew(self) -> bool:
-        """Append the next link; False, and lost is set, where another run has. Raises OSError."""
-        return self._append(replace(self._link, until=self._clock() + _LEASE_SECONDS))
+        """Append a record that extends the lease.
+
+        Returns:
+            False if another run has taken over; `lost` is then set.
+
+        Raises:
+            OSError: The store cannot be written.
+        """
+        return self._append(replace(self._record, until=self._clock() + _LEASE_SECONDS))
 
     def release(self) -> None:
-        """Append the link that lets the next run in at once. Raises OSError."""
-        if self.lost is None:
-            self._append(replace(self._link, until=self._clock(), released=True))
+        """Append a record that lets another run acquire the lease at once.
 
-    def _append(self, link: LeaseRecord) -> bool:
-        while not self._store.create(_key(self._folder, self._number + 1), _encode(link)):
-            there = _decode(self._store.read(_key(self._folder, self._number + 1)))
-            if there.holder != link.holder:
-                self.lost = there
+        Raises:
+            OSError: The store cannot be written.
+        """
+        if self.lost is None:
+            self._append(replace(self._record, until=self._clock(), released=True))
+
+    def _append(self, record: LeaseRecord) -> bool:
+        while not self._store.create(self._layout.lease_key(self._number + 1), _encode(record)):
+            existing = _decode(self._store.read(self._layout.lease_key(self._number + 1)))
+            if existing.holder != record.holder:
+                self.lost = existing
                 return False
-            # Ours: a create whose answer was lost, this one or one before it.
+            # This run created the record: the answer to this create or to an earlier one was lost.
             self._number += 1
-            if there == link:
+            if existing == record:
                 return True
         self._number += 1
         return True
@@ -119,55 +140,70 @@ class Lease:
                 self.renew()
                 wait = _RENEW_SECONDS
             except OSError:
-                wait = _RETRY_SECONDS  # until it works or another run takes over: see lost
+                wait = _RETRY_SECONDS  # until it succeeds or another run takes over, see `lost`
 
 
 class LeaseObserver:
-    """Who holds a recipe's lease, for who looks again and again: the chain is listed once, then followed."""
+    """Polls the lease of a recipe. The chain is listed once; later polls only look for the next records."""
 
     def __init__(self, store: Store, recipe: str) -> None:
-        self._store, self._folder = store, _folder(recipe)
-        self._number = _last(store, self._folder)
-        self._link = self._read() if self._number else None
+        self._store, self._layout = store, Layout(recipe)
+        self._number = _last_number(store, self._layout)
+        self._record = self._read() if self._number else None
 
-    def look(self, now: float) -> LeaseRecord | None:
-        """The last link of the run that holds it now, in seconds since the epoch; None: no run does."""
-        while self._store.exists(_key(self._folder, self._number + 1)):
+    def poll(self, now: float) -> LeaseRecord | None:
+        """Return the last record of the run that holds the lease, or None if no run does.
+
+        Args:
+            now: The current time, in seconds since the epoch.
+        """
+        while self._store.exists(self._layout.lease_key(self._number + 1)):
             self._number += 1
-            self._link = self._read()
-        return self._link if self._link and self._link.holds(now) else None
+            self._record = self._read()
+        return self._record if self._record and self._record.holds(now) else None
 
     def _read(self) -> LeaseRecord:
-        return _decode(self._store.read(_key(self._folder, self._number)))
+        return _decode(self._store.read(self._layout.lease_key(self._number)))
 
 
 def acquire(store: Store, recipe: str, *, clock: Clock = time.time) -> Lease:
-    """Take the lease of a recipe. Raises LeaseHeldError while another run holds it, OSError."""
-    folder = _folder(recipe)
+    """Acquire the lease of a recipe.
+
+    Args:
+        store: The store of the output.
+        recipe: Id of the recipe.
+        clock: The time, in seconds since the epoch.
+
+    Raises:
+        LeaseHeldError: Another run holds it.
+        OSError: The store cannot be read or written.
+    """
+    layout = Layout(recipe)
     process = process_name(os.getpid())
-    number = _last(store, folder)
+    number = _last_number(store, layout)
     while True:
-        if number and (last := _decode(store.read(_key(folder, number)))).holds(clock()):
+        if number and (last := _decode(store.read(layout.lease_key(number)))).holds(clock()):
             raise LeaseHeldError(f"another run holds recipe {recipe} of this output: {last}")
         now = clock()
-        link = LeaseRecord(
+        record = LeaseRecord(
             uuid.uuid4().hex, socket.gethostname(), os.getpid(), process, now, now + _LEASE_SECONDS
         )
         number += 1
-        key = _key(folder, number)
-        if store.create(key, _encode(link)) or _decode(store.read(key)).holder == link.holder:
-            return Lease(store, folder, number, link, clock)
+        key = layout.lease_key(number)
+        if store.create(key, _encode(record)) or _decode(store.read(key)).holder == record.holder:
+            return Lease(store, layout, number, record, clock)
 
 
 def process_name(pid: int) -> str | None:
-    """A name that no other process has had: boot, process namespace, pid, start. None where none is told.
+    """Return a name that no other process has or had, or None if the process or /proc does not exist.
 
-    Containers of one machine share its boot but not their pids, so that the namespace belongs to it.
+    The name holds the boot, the process namespace, the pid and the start time of the process. Containers on
+    one machine share its boot but not their pids, hence the namespace.
     """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink(_PROC / "self/ns/pid")
-        # The command's name stands in parentheses and may hold anything; state is the first field after it.
+        # The command's name is in parentheses and may hold anything; the state is the first field after it.
         state, *fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
@@ -175,29 +211,21 @@ def process_name(pid: int) -> str | None:
 
 
 def is_gone(process: str | None) -> bool:
-    """Whether a process is known to have ended: it was of this boot and namespace, and is not there."""
-    ours = process_name(os.getpid())
-    if process is None or ours is None or process.rsplit(" ", 2)[0] != ours.rsplit(" ", 2)[0]:
+    """Return whether a process is known to have ended: it ran in this boot and namespace and is gone."""
+    this_process = process_name(os.getpid())
+    if process is None or this_process is None or process.rsplit(" ", 2)[0] != this_process.rsplit(" ", 2)[0]:
         return False
     return process_name(int(process.split()[-2])) != process
 
 
-def _folder(recipe: str) -> str:
-    return f"ledger/recipe={recipe}/lease"
+def _last_number(store: Store, layout: Layout) -> int:
+    """Return the number of the last record, or 0 if there is none."""
+    numbers = (layout.parse_lease_key(entry.key) for entry in store.list(layout.lease_folder))
+    return max((number for number in numbers if number is not None), default=0)
 
 
-def _last(store: Store, folder: str) -> int:
-    """The number of the last link; 0 where there is none."""
-    names = (entry.key.removeprefix(f"{folder}/") for entry in store.list(folder))
-    return max((int(match[1]) for name in names if (match := _LINK.fullmatch(name))), default=0)
-
-
-def _key(folder: str, number: int) -> str:
-    return f"{folder}/{number:08d}.json"
-
-
-def _encode(link: LeaseRecord) -> bytes:
-    return json.dumps(asdict(link), indent=1).encode()
+def _encode(record: LeaseRecord) -> bytes:
+    return json.dumps(asdict(record), indent=1).encode()
 
 
 def _decode(data: bytes) -> LeaseRecord:

@@ -1,89 +1,46 @@
-"""Ledger: where everything of one recipe lies in OUT, and its records, each created once.
-
-OUT/predictions/recipe=R/part-GGGG-SSSSSS.parquet   what the shards committed
-OUT/ledger/recipe=R/recipe.json                     what made these rows, in full
-OUT/ledger/recipe=R/plan-GGGG/N.parquet             items of a generation
-OUT/ledger/recipe=R/plan-GGGG.json                  commits the plan
-OUT/ledger/recipe=R/run-GGGG.json                   written last: the generation is complete
-"""
+"""`Ledger`: the records of one recipe in an output. Each is created once and never changed."""
 
 import json
-import re
-from dataclasses import asdict, dataclass
-from typing import Any, Final
 
 from camworker.errors import CorruptedError, UsageError, first_line
-from camworker.inputs import ReadPolicy
-from camworker.ledger.recipe import Recipe, json_digest
+from camworker.ledger.layout import LEDGERS, Layout, part_prefix, recipe_of
+from camworker.ledger.recipe import Recipe
+from camworker.ledger.records import Plan, RunRecord
 from camworker.storage.store import Store
-
-_PLAN: Final = re.compile(r"plan-(\d{4})\.json")
-_RECIPE: Final = re.compile(r"ledger/recipe=(r[0-9a-f]{12})/recipe\.json")
-_PART: Final = re.compile(r"part-(\d{4})-(\d{6})\.parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class PlanFile:
-    """One Parquet file of planned items: key, SHA-256, and its shards, a row group each."""
-
-    key: str
-    sha256: str
-    first_shard: int
-    rows: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A committed generation.
-
-    Attributes:
-        policy: How the files of the items are read. Its roots are not recorded: they were enforced when the
-            items were listed.
-    """
-
-    recipe: str
-    generation: int
-    files: tuple[PlanFile, ...]
-    policy: ReadPolicy
-
-    @property
-    def items(self) -> int:
-        return sum(sum(file.rows) for file in self.files)
-
-    @property
-    def shards(self) -> int:
-        return sum(len(file.rows) for file in self.files)
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 over the recipe, the generation and the hashes of the files."""
-        return json_digest([self.recipe, self.generation, [file.sha256 for file in self.files]])
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a run record says of one committed part. images: count by status."""
-
-    shard: int
-    key: str
-    rows: int
-    bytes: int
-    sha256: str
-    images: dict[str, int]
 
 
 class Ledger:
-    """One recipe's keys and records in an output's store."""
+    """The records of one recipe.
+
+    Attributes:
+        store: The store of the output.
+        recipe: Id of the recipe.
+        layout: The keys of its objects.
+    """
 
     def __init__(self, store: Store, recipe: str) -> None:
         self.store = store
         self.recipe = recipe
-        self._home = f"ledger/recipe={recipe}"
-        self.parts_folder = f"predictions/recipe={recipe}"
+        self.layout = Layout(recipe)
+
+    @staticmethod
+    def recipes(store: Store, *, damaged: bool = False) -> list[str]:
+        """Return the ids of the recipes in an output, sorted.
+
+        Args:
+            store: The store of the output.
+            damaged: Whether to include recipes of which recipe.json is missing.
+        """
+        found = set()
+        for entry in store.list(LEDGERS):
+            recipe = recipe_of(entry.key)
+            if recipe and (damaged or entry.key == Layout(recipe).recipe_key):
+                found.add(recipe)
+        return sorted(found)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write recipe.json, unless it exists already."""
-        self.store.create(f"{self._home}/recipe.json", _json(recipe.to_json()))
+        self.store.create(self.layout.recipe_key, _encode(recipe.to_json()))
 
     def read_recipe(self) -> Recipe:
         """Read recipe.json.
@@ -92,7 +49,7 @@ class Ledger:
             UsageError: Another version of camworker wrote it, with other columns.
             CorruptedError: It is missing, or it does not describe a recipe.
         """
-        key = f"{self._home}/recipe.json"
+        key = self.layout.recipe_key
         try:
             return Recipe.from_json(json.loads(self.store.read(key)))
         except FileNotFoundError as error:
@@ -104,80 +61,97 @@ class Ledger:
         except UsageError as error:
             raise UsageError(f"{key} cannot be read: {error}") from error
 
-    def part_key(self, generation: int, shard: int) -> str:
-        return f"{self.parts_folder}/part-{generation:04d}-{shard:06d}.parquet"
-
     def parts(self, generation: int | None = None) -> dict[tuple[int, int], str]:
-        """Committed parts, of one generation or of all: (generation, shard) -> key, ascending."""
-        found = {}
-        start = "" if generation is None else f"part-{generation:04d}-"
-        for entry in self.store.list(self.parts_folder, start):
-            if match := _PART.fullmatch(entry.key.removeprefix(f"{self.parts_folder}/")):
-                found[int(match[1]), int(match[2])] = entry.key
-        return dict(sorted(found.items()))
+        """List the committed parts of one generation, or of all.
+
+        Returns:
+            The key of each part by (generation, shard), in ascending order.
+        """
+        start = "" if generation is None else part_prefix(generation)
+        entries = self.store.list(self.layout.parts_folder, start)
+        return self.layout.parts_among(entry.key for entry in entries)
 
     def generations(self) -> list[int]:
-        """Committed plans, ascending."""
-        names = (entry.key.removeprefix(f"{self._home}/") for entry in self.store.list(self._home, "plan-"))
-        return sorted(int(match[1]) for name in names if (match := _PLAN.fullmatch(name)))
+        """Return the numbers of the committed plans, in ascending order."""
+        keys = (entry.key for entry in self.store.list(self.layout.folder, "plan-"))
+        return sorted(number for key in keys if (number := self.layout.parse_plan_key(key)) is not None)
 
     def unfinished(self) -> list[Plan]:
-        """The generations that are planned and have no run record."""
-        return [self.read_plan(g) for g in self.generations() if self.read_run(g) is None]
-
-    def plan_file_key(self, generation: int, number: int) -> str:
-        return f"{self._home}/plan-{generation:04d}/{number}.parquet"
+        """Return the plans that have no run record."""
+        return [self.read_plan(number) for number in self.generations() if not self.is_complete(number)]
 
     def commit_plan(self, plan: Plan) -> bool:
-        """Make plan its generation's. False if another planner was first: read_plan gives theirs."""
-        record = {
-            "recipe": plan.recipe,
-            "generation": plan.generation,
-            "files": [asdict(file) for file in plan.files],
-            "verify": plan.policy.check_identity,
-            "tables": dict(plan.policy.tables),
-            "items": plan.items,
-            "shards": plan.shards,
-            "hash": plan.hash,
-        }
-        return self.store.create(f"{self._home}/plan-{plan.generation:04d}.json", _json(record))
+        """Commit a plan as that of its generation.
+
+        Returns:
+            False if another planner was first; `read_plan` returns its plan.
+        """
+        return self.store.create(self.layout.plan_key(plan.generation), _encode(plan.to_json()))
 
     def read_plan(self, generation: int) -> Plan:
-        record = json.loads(self.store.read(f"{self._home}/plan-{generation:04d}.json"))
-        files = (PlanFile(**{**file, "rows": tuple(file["rows"])}) for file in record["files"])
-        policy = ReadPolicy(record["verify"], tables=record["tables"])
-        return Plan(record["recipe"], record["generation"], tuple(files), policy)
+        """Read a committed plan.
 
-    def commit_run(self, generation: int, record: dict[str, Any]) -> bool:
-        """Declare a generation complete. False if somebody has already."""
-        return self.store.create(f"{self._home}/run-{generation:04d}.json", _json(record))
-
-    def read_run(self, generation: int) -> dict[str, Any] | None:
-        """A complete generation's record; None while it is unfinished."""
+        Raises:
+            CorruptedError: The record does not describe a plan.
+            FileNotFoundError: The generation is not planned.
+        """
+        key = self.layout.plan_key(generation)
+        data = self.store.read(key)
         try:
-            return json.loads(self.store.read(f"{self._home}/run-{generation:04d}.json"))
+            return Plan.from_json(json.loads(data))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptedError(f"{key} cannot be read: run camworker verify OUT") from error
+
+    def commit_run(self, record: RunRecord) -> bool:
+        """Declare a generation complete.
+
+        Returns:
+            False if it was complete already; its first record stays.
+        """
+        return self.store.create(self.layout.run_key(record.generation), _encode(record.to_json()))
+
+    def is_complete(self, generation: int) -> bool:
+        """Return whether a generation has a run record."""
+        return self.store.exists(self.layout.run_key(generation))
+
+    def read_run(self, generation: int) -> RunRecord | None:
+        """Read a run record, or return None while the generation is unfinished.
+
+        Raises:
+            CorruptedError: The record cannot be read.
+        """
+        try:
+            data = self.store.read(self.layout.run_key(generation))
         except FileNotFoundError:
             return None
-
-
-def recipes(store: Store) -> list[str]:
-    """The recipes that an output holds."""
-    matches = (_RECIPE.fullmatch(entry.key) for entry in store.list("ledger"))
-    return sorted(match[1] for match in matches if match)
+        try:
+            return RunRecord.from_json(json.loads(data))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptedError(
+                f"the run record of generation {generation} cannot be read: run camworker verify OUT"
+            ) from error
 
 
 def open_ledger(store: Store, recipe: str | None, where: str) -> Ledger:
-    """The ledger of a recipe, or of the only one. Raises UsageError when that names none or several."""
-    have = recipes(store)
-    if not have:
+    """Open the ledger of a recipe, or of the only one that an output holds.
+
+    Args:
+        store: The store of the output.
+        recipe: Id of the recipe, or None.
+        where: The location of the output, for messages.
+
+    Raises:
+        UsageError: The output does not hold that recipe, or `recipe` is None and it holds none or several.
+    """
+    ids = Ledger.recipes(store)
+    if not ids:
         raise UsageError(f"{where} holds no predictions: run camworker localize INPUT --output {where}")
-    if recipe is None and len(have) > 1:
-        raise UsageError(f"{where} holds several recipes: choose one with --recipe ({', '.join(have)})")
-    if recipe is not None and recipe not in have:
-        raise UsageError(f"{where} holds no recipe {recipe}: it holds {', '.join(have)}")
-    return Ledger(store, recipe or have[0])
+    if recipe is None and len(ids) > 1:
+        raise UsageError(f"{where} holds several recipes ({', '.join(ids)}): choose one", parameter="recipe")
+    if recipe is not None and recipe not in ids:
+        raise UsageError(f"{where} holds no recipe {recipe}: it holds {', '.join(ids)}")
+    return Ledger(store, recipe or ids[0])
 
 
-def _json(content: object) -> bytes:
+def _encode(content: object) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=False).encode()
-

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.errors import CommitError
-from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import Part, Plan
 from camworker.schemas import SCHEMA_VERSION, CamShape, predictions_schema
 from camworker.storage.parquet import open_parquet
 
@@ -58,7 +59,7 @@ def commit_part(ledger: Ledger, plan: Plan, shard: int, items: pa.Table, table: 
     """
     data = encode_part(table)
     statuses = validate_part(data, plan, shard, items)
-    key = ledger.part_key(plan.generation, shard)
+    key = ledger.layout.part_key(plan.generation, shard)
     if not ledger.store.create(key, data):
         return adopt_part(ledger, plan, shard, items)
     return _record(key, shard, data, statuses)
@@ -73,7 +74,7 @@ def adopt_part(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:
     Raises:
         CommitError: The part is not the planned one.
     """
-    key = ledger.part_key(plan.generation, shard)
+    key = ledger.layout.part_key(plan.generation, shard)
     data = ledger.store.read(key)
     return _record(key, shard, data, validate_part(data, plan, shard, items))
 

@@ -20,11 +20,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from camworker.dataset import read_latest
 from camworker.errors import CorruptedError
 from camworker.inputs.duckdb_scratch import ItemsFile, TableWriter, copy, open_duckdb, parquet, quoted
-from camworker.ledger.inventory import PartInventory, inventory_parts
-from camworker.ledger.ledger import Ledger, PlanFile
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import PlanFile
+from camworker.ledger.snapshot import Snapshot, read_latest
 from camworker.schemas import PLAN
 from camworker.storage.atomic import write_then_rename
 
@@ -90,7 +90,7 @@ def find_pending(
     retry_failed: bool = False,
     remove_missing: bool = False,
     unfinished: Iterable[tuple[int, int]] = (),
-    again: bool = True,
+    include_retries: bool = True,
 ) -> ItemsFile:
     """The items that no generation holds as they are now, in their order, in a file beside that of items.
 
@@ -98,17 +98,17 @@ def find_pending(
     planned it with other labels, or a later one removed the image; and when its row of that generation is
     lost with its part, or is a "read_error" that fewer than three generations have met, or with
     retry_failed any failure. remove_missing: what is current and not listed comes last, without an
-    identity. unfinished: (generation, shard) whose items are told too. again: False leaves out what is lost
+    identity. unfinished: (generation, shard) whose items are told too. include_retries: False leaves out what is lost
     or failed. Raises CorruptedError where a plan, a run record or a part is not as it was written.
     """
     folder = items.path.parent
-    stock = inventory_parts(ledger)
+    snapshot = Snapshot.load(ledger)
     with open_duckdb(folder) as connection:
         connection.execute(f"create view items as from {parquet(items.path)}").fetchall()
-        _create_planned(connection, ledger, folder)
-        _create_shards(connection, "lost", stock.absent if again else ())
+        _create_planned(connection, snapshot, folder)
+        _create_shards(connection, "lost", snapshot.inventory.absent if include_retries else ())
         _create_shards(connection, "unfinished", unfinished)
-        keys = _failed_parts(ledger, stock, retry_failed=retry_failed) if again else []
+        keys = _failed_parts(snapshot, retry_failed=retry_failed) if include_retries else []
         with TableWriter(folder / "failed.parquet", _FAILED) as writer:
             for table in _failed_rows(ledger, keys):
                 writer.write(table)
@@ -137,14 +137,14 @@ def unfinished_shards(ledger: Ledger, *, committed: bool) -> list[tuple[int, int
     ]
 
 
-def _create_planned(connection: duckdb.DuckDBPyConnection, ledger: Ledger, folder: Path) -> None:
+def _create_planned(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, folder: Path) -> None:
     """Copy the plans that are not in folder yet: DuckDB reads them there, again and again."""
     home = folder / "planned"
     with ThreadPoolExecutor(_THREADS) as threads:
-        plans = threads.map(ledger.read_plan, ledger.generations())
+        plans = threads.map(snapshot.plan, snapshot.generations)
         files = [(plan.generation, file) for plan in plans for file in plan.files]
         targets = [home / f"generation={g}" / Path(file.key).name for g, file in files]
-        list(threads.map(partial(_fetch, ledger), (file for _, file in files), targets))
+        list(threads.map(partial(_fetch, snapshot.ledger), (file for _, file in files), targets))
     if files:
         rows = (
             f"read_parquet('{quoted(home)}/*/*.parquet', hive_partitioning = true, "
@@ -181,11 +181,11 @@ def _create_shards(
     connection.register(name, pa.table(columns))
 
 
-def _failed_parts(ledger: Ledger, stock: PartInventory, *, retry_failed: bool) -> list[str]:
+def _failed_parts(snapshot: Snapshot, *, retry_failed: bool) -> list[str]:
     """Keys of the parts that may hold rows to be tried again: by their run records, or for want of one."""
     keys = []
-    for place, key in ledger.parts().items():
-        recorded = stock.recorded.get(place)
+    for place, key in snapshot.parts.items():
+        recorded = snapshot.inventory.recorded.get(place)
         statuses = recorded.images.keys() - _NO_FAILURE if recorded else {"read_error"}
         if statuses and (retry_failed or "read_error" in statuses):
             keys.append(key)

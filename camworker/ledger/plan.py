@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from camworker.errors import CommitError, UsageError
 from camworker.inputs import ReadPolicy
-from camworker.ledger.ledger import Ledger, Plan, PlanFile
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import Plan, PlanFile
 from camworker.schemas import ITEMS, PLAN, CamShape
 from camworker.storage.parquet import open_parquet
 
@@ -60,7 +61,7 @@ def write_generation(
         data, rows = some
         # A number may be taken by a planner that died or that races with us; what it left is never
         # referred to unless it also commits the plan.
-        while not ledger.store.create(key := ledger.plan_file_key(generation, number), data):
+        while not ledger.store.create(key := ledger.layout.plan_file_key(generation, number), data):
             number += 1
         files.append(PlanFile(key, hashlib.sha256(data).hexdigest(), first_shard, rows))
         number += 1

@@ -4,13 +4,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final
 
 from camworker.inference.shard import ShardResult
 from camworker.inference.stage_timer import StageTimes
 from camworker.ledger.lease import Lease
-from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import Part, Plan, RunRecord
 from jobs.console import Console
 from jobs.driver.driver import Driver
 from jobs.driver.json_logs import LOG, log_context
@@ -138,8 +139,8 @@ class Runner:
         if outcome.stopped or outcome.lost:
             return False
         record = _run_record(plan, outcome, seconds)
-        self.ledger.commit_run(plan.generation, record)
-        _log.info("generation done", extra={name: record[name] for name in _LOGGED})
+        self.ledger.commit_run(record)
+        _log.info("generation done", extra={name: getattr(record, name) for name in _LOGGED})
         if failed := excess_failures(outcome.images, self.max_error_rate, plan.items):
             self._print(f"{failed} of {plan.items} images failed: more than --max-error-rate allows")
             self.stopped = True
@@ -195,27 +196,27 @@ def _count_failed(images: Mapping[str, int]) -> int:
     return sum(count for status, count in images.items() if status not in ("ok", "removed"))
 
 
-def _run_record(plan: Plan, outcome: Outcome[ShardResult], seconds: float) -> dict[str, object]:
+def _run_record(plan: Plan, outcome: Outcome[ShardResult], seconds: float) -> RunRecord:
     """Return the run record; its costs (seconds, stages, bytes, attempts) are those of this run only."""
-    parts = [outcome.done[task].part for task in sorted(outcome.done)]
+    parts = tuple(outcome.done[task].part for task in sorted(outcome.done))
     spent = sum((done.stage_times for done in outcome.done.values()), StageTimes())
-    return {
-        "recipe": plan.recipe,
-        "generation": plan.generation,
-        "plan_hash": plan.hash,
-        "items": plan.items,
-        "images": dict(_count_images(parts)),
-        "seconds": round(seconds, 3),
-        "images_per_second": outcome.images_per_second,
-        "stages": rounded(spent.seconds),
-        "read_bytes": spent.read_bytes,
-        "failed_attempts": outcome.failed_attempts,
-        "restarts": outcome.restarts,
-        "resolved": outcome.runtime_info,
-        "versions": outcome.runtime_info.get("versions", {}),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "parts": [asdict(part) for part in parts],
-    }
+    return RunRecord(
+        recipe=plan.recipe,
+        generation=plan.generation,
+        plan_hash=plan.hash,
+        items=plan.items,
+        images=dict(_count_images(parts)),
+        seconds=round(seconds, 3),
+        images_per_second=outcome.images_per_second,
+        stages=rounded(spent.seconds),
+        read_bytes=spent.read_bytes,
+        failed_attempts=outcome.failed_attempts,
+        restarts=outcome.restarts,
+        resolved=outcome.runtime_info,
+        versions=outcome.runtime_info.get("versions", {}),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        parts=parts,
+    )
 
 
 def _count_images(parts: Iterable[Part]) -> Counter[str]:

@@ -13,8 +13,9 @@ from camworker.inference.localizer import Localizer
 from camworker.inference.prefetch import ThreadBudget, divide_threads
 from camworker.inference.shard import ShardResult, run_shard
 from camworker.inference.stage_timer import StageTimer
-from camworker.ledger.ledger import Ledger, Plan
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
+from camworker.ledger.records import Plan
 from camworker.storage.uris import Connections, open_store
 from jobs.driver.json_logs import LOG, log_context, write_json_lines
 from jobs.driver.telemetry import WorkerMetrics

@@ -18,6 +18,7 @@ from jobs.options import (
 )
 
 if TYPE_CHECKING:
+    from camworker.ledger.snapshot import Snapshot
     from camworker.metrics.summary import TruthFacts
     from camworker.metrics.tally import EvaluationConfig
 
@@ -76,28 +77,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> int:
     ledgers = _open(args)
 
+    from camworker.ledger.snapshot import Snapshot
     from camworker.metrics.summary import METRICS, compare, compute
     from camworker.metrics.tally import Tally
     from jobs.summarize.tally_parts import tally_all
 
     found = []
     for ledger in ledgers:
-        recipe = ledger.read_recipe()
-        measure = _measure(args, ledger, recipe)
+        snapshot = Snapshot.load(ledger)
+        recipe = snapshot.recipe
+        snapshot.check()
+        measure = _measure(args, snapshot)
         tally = Tally()
-        facts, shown = tally_all(args, console, ledger, recipe, measure, tally)
+        facts, shown = tally_all(args, console, snapshot, measure, tally)
         names = recipe.classes.names
         places = 5 if len(names) <= recipe.top_k else recipe.top_k
         summary: dict[str, Any] = {
             "recipe": ledger.recipe,
-            "complete": all(ledger.read_run(generation) for generation in ledger.generations()),
+            "complete": snapshot.complete,
             "box_rule": args.box_rule or recipe.box_rule,
             "iou_convention": args.iou_convention,
             "select_threshold_on": args.select_threshold_on,
             **compute(tally, facts, measure, places),
         }
-        found.append((ledger, recipe, tally, facts, shown, summary))
-    ledger, recipe, tally, facts, shown, summary = found[0]
+        found.append((snapshot, recipe, tally, facts, shown, summary))
+    snapshot, recipe, tally, facts, shown, summary = found[0]
     summary["compared"] = [
         {
             "recipe": other["recipe"],
@@ -112,7 +116,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
         page = write_report(
             args.report,
-            ledger,
+            snapshot,
             [recipe for _, recipe, *_ in found],
             tally,
             facts,
@@ -139,16 +143,14 @@ def _open(args: argparse.Namespace) -> list[Ledger]:
     return [open_ledger(store, name, args.output) for name in names]
 
 
-def _measure(args: argparse.Namespace, ledger: Ledger, recipe: Recipe) -> "EvaluationConfig":
-    from camworker.dataset import committed_parts, map_shape
-    from camworker.ledger.inventory import recorded_parts
+def _measure(args: argparse.Namespace, snapshot: "Snapshot") -> "EvaluationConfig":
     from camworker.metrics.matching import Criteria
     from camworker.metrics.tally import EvaluationConfig
 
-    place, first = next(iter(committed_parts(ledger).items()))
+    recipe, shape = snapshot.recipe, snapshot.cam_shape()
     criteria = Criteria.of_recipe(
         recipe,
-        map_shape(ledger, first, recorded_parts(ledger).get(place)),
+        (shape.h, shape.w),
         box_rule=args.box_rule if args.box_rule != recipe.box_rule else None,
         inclusive=args.iou_convention == "inclusive",
     )

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from camworker.boxes.rules import boxes_from_cam
 from camworker.errors import UsageError
 from camworker.frame import CORNERS
-from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
+from camworker.ledger.snapshot import Snapshot
 from camworker.metrics.summary import TruthFacts
 from camworker.reports.cards import Card, Section, make_known_card
 from camworker.reports.summary_page import write_summary
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def write_report(
     folder: str,
-    ledger: Ledger,
+    snapshot: Snapshot,
     recipes: Sequence[Recipe],
     tally: "Tally",
     facts: TruthFacts,
@@ -51,9 +51,9 @@ def write_report(
     true_boxes: of the images that are shown. output, truth: where these were read, for the page. Raises
     UsageError where folder cannot be written.
     """
-    full = full_summary(summary, tally, facts, recipes[0]["class_names"])
+    full = full_summary(summary, tally, facts, recipes[0].classes.names)
     classes = full["per_class"]
-    sections = _sections(ledger, recipes[0], tally, full, true_boxes)
+    sections = _sections(snapshot, tally, full, true_boxes)
     home = Path(folder)
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,7 @@ def write_report(
 
 
 def _sections(
-    ledger: Ledger,
-    recipe: Recipe,
+    snapshot: Snapshot,
     tally: "Tally",
     summary: dict[str, Any],
     true_boxes: "ShownBoxes",
@@ -80,7 +79,7 @@ def _sections(
     if not tally.best:
         return []
     worst = [example for example in tally.worst if example not in tally.best]
-    cards = _cards(ledger, recipe, [*tally.best, *worst], summary["box_rule"], true_boxes)
+    cards = _cards(snapshot, [*tally.best, *worst], summary["box_rule"], true_boxes)
     found = [
         (title, [cards[image_id, label] for _, _, image_id, label in examples if (image_id, label) in cards])
         for title, examples in (
@@ -92,8 +91,7 @@ def _sections(
 
 
 def _cards(
-    ledger: Ledger,
-    recipe: Recipe,
+    snapshot: Snapshot,
     examples: "Sequence[Example]",
     box_rule: str,
     true_boxes: "ShownBoxes",
@@ -102,12 +100,12 @@ def _cards(
     labels: dict[str, list[tuple[int, float]]] = {}
     for iou, _, image_id, label in examples:
         labels.setdefault(image_id, []).append((label, iou))
-    rule = None if box_rule == recipe.box_rule else box_rule
+    rule = None if box_rule == snapshot.recipe.box_rule else box_rule
     cards = {}
-    for photo in photographs(ledger, recipe, list(labels)):
+    for photo in photographs(snapshot, list(labels)):
         image_id = photo.row["image_id"]
         for label, iou in labels[image_id]:
-            name = recipe.classes.names[label]
+            name = snapshot.recipe.classes.names[label]
             cards[image_id, label] = _card(photo, name, label, iou, rule, true_boxes[image_id, label])
     return cards
 

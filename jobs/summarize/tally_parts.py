@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from camworker.dataset import committed_parts, later_rows
 from camworker.errors import CamworkerError
-from camworker.ledger.inventory import recorded_parts
-from camworker.ledger.ledger import Ledger, Part
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
+from camworker.ledger.records import Part
+from camworker.ledger.snapshot import Snapshot, read_latest
 from camworker.storage.uris import open_store
 from jobs.console import Console
 from jobs.progress import ImageProgress
@@ -27,20 +27,20 @@ ShownBoxes = dict[tuple[str, int], Any]
 def tally_all(
     args: argparse.Namespace,
     console: Console,
-    ledger: Ledger,
-    recipe: Recipe,
+    snapshot: Snapshot,
     measure: "EvaluationConfig",
     tally: "Tally",
 ) -> "tuple[TruthFacts, ShownBoxes]":
     """Merge the tallies of all parts into tally."""
-    parts, recorded = committed_parts(ledger), recorded_parts(ledger)
-    size = sum(entry.size for entry in ledger.store.list(ledger.parts_folder))
+    parts, recorded = snapshot.parts, snapshot.inventory.recorded
+    size = sum(snapshot.inventory.listed.values())
+    recipe, name = snapshot.recipe, snapshot.ledger.recipe
     if not args.address and size <= HERE_BYTES:
         truth = _read_truth(args, recipe)
-        later = later_rows(ledger, parts)
+        later = snapshot.later_rows()
         for place, key in parts.items():
             record = recorded.get(place)
-            tally.merge(_tally_part(args.output, ledger.recipe, key, record, later, truth, measure))
+            tally.merge(_tally_part(args.output, name, key, record, later, truth, measure))
         return _facts(truth, tally)
 
     import ray
@@ -53,13 +53,13 @@ def tally_all(
         try:
             # The truth and the later rows lie in Ray's store, each once a machine, and never in here.
             truth = task(_read_truth).remote(args, recipe)
-            later = task(later_rows).remote(ledger, parts)
+            later = task(Snapshot.later_rows).remote(snapshot)
             remote = task(_tally_part)
             calls = (
-                remote.remote(args.output, ledger.recipe, key, recorded.get(place), later, truth, measure)
+                remote.remote(args.output, name, key, recorded.get(place), later, truth, measure)
                 for place, key in parts.items()
             )
-            with ImageProgress(_rows(ledger)) as progress:
+            with ImageProgress(snapshot.planned) as progress:
                 for part in _in_any_order(calls, args.workers):
                     tally.merge(part)
                     progress.update(tally.images, sum(tally.failed.values()))
@@ -81,7 +81,6 @@ def _tally_part(
     measure: "EvaluationConfig",
 ) -> "Tally":
     """One part's tally: what a Ray task does. record: what every byte of the part is compared with."""
-    from camworker.dataset import read_latest
     from camworker.metrics.tally import Tally
 
     rows = read_latest(Ledger(open_store(output), recipe), key, later, measure.columns, record)
@@ -126,8 +125,3 @@ def _read_truth(args: argparse.Namespace, recipe: Recipe) -> Any:
         masks=args.masks,
         exclude=args.exclude,
     )
-
-
-def _rows(ledger: Ledger) -> int:
-    """How many rows are planned: what the bar runs to."""
-    return sum(ledger.read_plan(generation).items for generation in ledger.generations())

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from camworker.classes import Classes
-from camworker.dataset import iter_latest
 from camworker.errors import UsageError
 from camworker.frame import FrameSpec
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import check_location, open_source
-from camworker.ledger.ledger import Ledger, open_ledger, recipes
+from camworker.ledger.ledger import Ledger, open_ledger
 from camworker.ledger.recipe import Recipe
+from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import Precision
 from camworker.storage.uris import open_store
 from camworker.units.top_activations import units_of_classes
@@ -130,7 +130,7 @@ def build_request(options: UnitsOptions) -> Request:
     path = check_location(location)  # before torch is imported, which takes seconds
     recipe: Recipe | None = None
     ledger: Ledger | None = None
-    if os.path.isdir(path) and recipes(open_store(path)):
+    if os.path.isdir(path) and Ledger.recipes(open_store(path)):
         ledger = open_ledger(open_store(path), options.recipe_id, location)
         recipe = ledger.read_recipe()
         if options.input_size not in (None, recipe.frame_spec.input_size):
@@ -171,20 +171,20 @@ def build_request(options: UnitsOptions) -> Request:
         units_U=np.unique(units_KU),
         count=options.patches,
     )
-    sources = _output_sources(options, ledger) if ledger else _input_sources(options, package.classes)
+    sources = _output_sources(options, Snapshot.load(ledger)) if ledger else _input_sources(options, package.classes)
     return Request(package, sources, labels, units_KU, weights_KC, map_size, settings)
 
 
-def _output_sources(options: UnitsOptions, ledger: Ledger) -> list[ImageBatchSource]:
+def _output_sources(options: UnitsOptions, snapshot: Snapshot) -> list[ImageBatchSource]:
     """Return the images whose current rows have predictions, with a source for each generation."""
     rows = pa.concat_tables(
         table.filter(pc.equal(table["status"], pa.scalar("ok"))).replace_schema_metadata(None)
-        for table in iter_latest(ledger, [*_COLUMNS, "generation", "status"])
+        for table in snapshot.iter_latest([*_COLUMNS, "generation", "status"])
     )
     rows = _numbered(_selected(rows, options))
     sources = []
     for generation in cast(list[int], pc.unique(rows["generation"]).to_pylist()):
-        plan = ledger.read_plan(generation)
+        plan = snapshot.plan(generation)
         in_generation = pc.equal(rows["generation"], pa.scalar(generation))
         items = rows.filter(in_generation).select([*_COLUMNS, "number"])
         sources.append(ImageBatchSource(items, plan.policy))

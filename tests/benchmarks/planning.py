@@ -30,6 +30,7 @@ from camworker.inputs.sources import list_source
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.pending import find_pending
 from camworker.ledger.plan import write_generation
+from camworker.ledger.records import RunRecord
 from camworker.storage.local import LocalStore
 
 RECIPE, SHARD, ROWS_AT_ONCE = "r0123456789ab", 4096, 1_000_000
@@ -112,7 +113,7 @@ def plan(home: Path, step: str) -> dict[str, float]:
         if count := measure(pending).count:
             number = max(ledger.generations(), default=0) + 1
             write_generation(ledger, number, pending.batches(), SHARD, ReadPolicy())
-            ledger.commit_run(number, {"parts": []})
+            ledger.commit_run(RunRecord(ledger.recipe, number, "", 0, {}, ()))
         release_memory()
         disk = sum(path.stat().st_size for path in Path(scratch).rglob("*") if path.is_file())
     ended = time.monotonic()

@@ -18,7 +18,8 @@ from simulated_workers import rss_mb
 
 from camworker.inference.shard import ShardResult
 from camworker.inference.stage_timer import STAGES, StageTimes
-from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import Part, Plan
 from camworker.storage.local import LocalStore
 from jobs.driver.outcome import Outcome
 from jobs.localize.generation_runner import _run_record
@@ -41,7 +42,7 @@ def measure(count: int) -> dict[str, Any]:
         held = rss_mb() - before
         del received
         started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ledger.commit_run(1, _run_record(Plan(ledger.recipe, 1, (), True), outcome, 1.0))
+        ledger.commit_run(_run_record(Plan(ledger.recipe, 1, (), True), outcome, 1.0))
         return {
             "shards": count,
             "held_mb": round(held, 1),
@@ -58,7 +59,9 @@ def result(ledger: Ledger, shard: int) -> ShardResult:
     spent = StageTimes(
         {stage: shard + number / 10 for number, stage in enumerate(STAGES)}, 437_000_000 + shard
     )
-    return ShardResult(Part(shard, ledger.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0, spent)
+    return ShardResult(
+        Part(shard, ledger.layout.part_key(1, shard), 4096, 3_500_000, sha256, images), 40.0, spent
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from simulated_workers import Host, LogicalWorker, Settings, rss_mb
 
 from camworker.inputs import ReadPolicy
 from camworker.ledger import plan as plans
-from camworker.ledger.ledger import Ledger, Plan
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import Plan
 from camworker.schemas import ITEMS
 from camworker.storage.local import identity_of_file
 from camworker.storage.uris import open_store
@@ -232,7 +233,7 @@ def account_of_shards(
 ) -> dict[str, Any]:
     """Return whether each shard was done once, and what the run record takes."""
     started = time.monotonic()
-    ledger.commit_run(1, _run_record(plan or Plan(RECIPE, 1, (), True), outcome, took))
+    ledger.commit_run(_run_record(plan or Plan(RECIPE, 1, (), True), outcome, took))
     seconds = time.monotonic() - started
     run = next(entry for entry in ledger.store.list() if entry.key.endswith("run-0001.json"))
     return {

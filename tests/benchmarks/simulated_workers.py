@@ -12,7 +12,8 @@ from typing import Any
 import ray
 
 from camworker.inference.stage_timer import StageTimes
-from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import Part, Plan
 from jobs.driver.worker_process import RayWorker, RuntimeInfo
 from jobs.driver.worker_progress import WorkerProgress
 
@@ -87,7 +88,7 @@ class Host:
 
     def _make_up(self, generation: int, shard: int) -> MadeUp:
         sha256 = hashlib.sha256(str(shard).encode()).hexdigest()
-        key = self._settings.ledger.part_key(generation, shard)
+        key = self._settings.ledger.layout.part_key(generation, shard)
         return MadeUp(Part(shard, key, 4096, 2_000_000, sha256, {"ok": 4095, "decode_error": 1}), 1.0)
 
     def _commit(self, progress: WorkerProgress, shard: int) -> Any:

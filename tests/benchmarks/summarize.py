@@ -133,7 +133,7 @@ def write(folder: Path, rows: int) -> None:
     writer = None
     for shard, first in enumerate(range(0, rows, PART)):
         table, truth = part(rng, first, min(PART, rows - first))
-        path = folder / "out" / ledger.part_key(1, shard)
+        path = folder / "out" / ledger.layout.part_key(1, shard)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path, compression="zstd")
         truth = pa.Table.from_pandas(truth, preserve_index=False)

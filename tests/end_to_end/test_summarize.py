@@ -4,7 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,15 @@ import pytest
 
 from camworker.classes import Classes
 from camworker.inputs import ReadPolicy
-from camworker.ledger.ledger import Ledger, Part, Plan
+from camworker.ledger.ledger import Ledger
+from camworker.ledger.records import Part, Plan
 from camworker.metrics.confidence import wilson
 from camworker.storage.local import LocalStore
 from jobs.cli import main
 from jobs.summarize import tally_parts as tallying
 from support.prediction_rows import FAR, Row, broken, known, part, row
 from support.recipes import make_recipe
+from support.run_records import make_run_record
 
 FIRST, SECOND = "r000000000001", "r000000000002"
 RECIPE = make_recipe("abcdefgh", input_size=4, top_k=5)
@@ -58,17 +60,17 @@ def commit(out: Path, parts: dict[tuple[int, int], list[Row]], recipe: str = FIR
     """An output of these rows, by generation and shard; its generations are complete."""
     ledger = Ledger(LocalStore(str(out)), recipe)
     ledger.write_recipe(replace(RECIPE, **changes))
-    records: dict[int, list[dict[str, Any]]] = {}
+    parts_of: dict[int, list[Part]] = {}
     for (generation, shard), rows in parts.items():
         sink = pa.BufferOutputStream()
         pq.write_table(part(*rows, shape=(5, 4, 4), generation=generation), sink, write_page_checksum=True)
-        data, key = sink.getvalue().to_pybytes(), ledger.part_key(generation, shard)
+        data, key = sink.getvalue().to_pybytes(), ledger.layout.part_key(generation, shard)
         assert ledger.store.create(key, data)
         made = Part(shard, key, len(rows), len(data), hashlib.sha256(data).hexdigest(), {})
-        records.setdefault(generation, []).append(asdict(made))
-    for generation, made_parts in records.items():
+        parts_of.setdefault(generation, []).append(made)
+    for generation, made_parts in parts_of.items():
         ledger.commit_plan(Plan(recipe, generation, (), ReadPolicy(check_identity=False)))
-        ledger.commit_run(generation, {"parts": made_parts})
+        ledger.commit_run(make_run_record(ledger, generation, made_parts))
     return ledger
 
 

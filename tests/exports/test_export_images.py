@@ -18,6 +18,7 @@ from camworker.exports.weak_labels import LabelSelection
 from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import ITEMS
 from camworker.storage.local import LocalStore
 from camworker.storage.memory import MemoryStore
@@ -130,7 +131,7 @@ def test_hugging_face_files_and_row_groups_are_bounded(tmp_path, photographs, mo
 
 
 def test_an_empty_export_still_has_its_columns(tmp_path, photographs):
-    export(photographs, "hugging-face", tmp_path / "hf", LabelSelection(min_score=1.0))
+    export(Snapshot.load(photographs), "hugging-face", tmp_path / "hf", LabelSelection(min_score=1.0))
     (path,) = (tmp_path / "hf/data").iterdir()
     read = pq.read_table(path)
     assert read.num_rows == 0
@@ -143,7 +144,7 @@ def test_changed_and_deleted_images_are_left_out(tmp_path, photographs, form):
     first, second, *_ = stored(photographs).values()
     Path(first.uri).write_bytes(photograph(99))
     os.unlink(second.uri)
-    counts = export(photographs, form, tmp_path / "to", LabelSelection())
+    counts = export(Snapshot.load(photographs), form, tmp_path / "to", LabelSelection())
     assert counts.unreadable == {"changed": 1, "read_error": 1}
     assert (counts.images, counts.seen) == (len(IDS) - 2, len(IDS))
     if form == "yolo":

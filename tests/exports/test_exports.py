@@ -21,6 +21,7 @@ from camworker.exports.file_names import check_xml_names, distinct_names
 from camworker.exports.provenance import FORMATS
 from camworker.exports.weak_labels import LabelSelection
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.snapshot import Snapshot
 from camworker.storage.memory import MemoryStore
 from support.export_rows import (
     NAMES,
@@ -168,7 +169,7 @@ def test_label_studio_needs_files(tmp_path):
     ledger.write_recipe(recipe())
     commit(ledger, {"a": ROWS["a"]}, uri="/in/table.parquet", source_row=7)
     with pytest.raises(UsageError, match=r"'a' is a row of /in/table\.parquet"):
-        export(ledger, "label-studio", tmp_path / "tasks", LabelSelection())
+        export(Snapshot.load(ledger), "label-studio", tmp_path / "tasks", LabelSelection())
     assert not list(tmp_path.iterdir())
 
 
@@ -177,9 +178,14 @@ def test_class_names_that_xml_cannot_hold_are_refused(tmp_path):
     names = ("cat", "a\0b", "dog", "bird")
     for form in ("voc", "label-studio"):
         with pytest.raises(UsageError, match=r"'a\\x00b'") as refusal:
-            export(ledger_of(ROWS, names=names), form, tmp_path / form, LabelSelection())
+            export(Snapshot.load(ledger_of(ROWS, names=names)), form, tmp_path / form, LabelSelection())
         assert refusal.value.parameter == "classes"
-        export(ledger_of(ROWS, names=names), form, tmp_path / form, LabelSelection(classes=frozenset({0, 2})))
+        export(
+            Snapshot.load(ledger_of(ROWS, names=names)),
+            form,
+            tmp_path / form,
+            LabelSelection(classes=frozenset({0, 2})),
+        )
 
 
 @pytest.mark.parametrize("form", [form for form in FORMATS if form not in ("yolo", "hugging-face")])
@@ -192,7 +198,7 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, form):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(ledger_of(ROWS), form, target, LabelSelection(), interrupt)
+        export(Snapshot.load(ledger_of(ROWS)), form, target, LabelSelection(), interrupt)
     assert len(drafts) == 1
     assert re.fullmatch(r"\.to\.[0-9a-f]{32}\.draft", drafts[0])
     assert not list(target.parent.iterdir())
@@ -206,9 +212,9 @@ def test_an_existing_target_is_not_replaced(tmp_path, form):
     (tmp_path / "link").symlink_to("nowhere")
     for name in ("file", "folder", "link"):
         with pytest.raises(UsageError, match="name"):
-            export(ledger_of(ROWS), form, tmp_path / name, LabelSelection())
+            export(Snapshot.load(ledger_of(ROWS)), form, tmp_path / name, LabelSelection())
     with pytest.raises(UsageError, match="is a file"):
-        export(ledger_of(ROWS), form, tmp_path / "file/below", LabelSelection())
+        export(Snapshot.load(ledger_of(ROWS)), form, tmp_path / "file/below", LabelSelection())
     assert (tmp_path / "file").read_text() == (tmp_path / "folder/file").read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -229,39 +235,44 @@ def test_a_target_that_appears_during_the_export_is_not_replaced(tmp_path):
 
 def test_an_empty_folder_is_accepted_as_target(tmp_path):
     (tmp_path / "voc").mkdir()
-    export(ledger_of(ROWS), "voc", tmp_path / "voc", LabelSelection())
+    export(Snapshot.load(ledger_of(ROWS)), "voc", tmp_path / "voc", LabelSelection())
     assert len(list((tmp_path / "voc/Annotations").iterdir())) == 2
 
 
 def test_a_folder_is_refused_where_a_file_is_written(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"empty/boxes\.json"):
-        export(ledger_of(ROWS), "coco", tmp_path / "empty", LabelSelection())
+        export(Snapshot.load(ledger_of(ROWS)), "coco", tmp_path / "empty", LabelSelection())
 
 
 def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)  # root may write everywhere
     with pytest.raises(UsageError, match=f"no permission to write in {tmp_path}$"):
-        export(ledger_of(ROWS), "voc", tmp_path / "new/voc", LabelSelection())
+        export(Snapshot.load(ledger_of(ROWS)), "voc", tmp_path / "new/voc", LabelSelection())
     assert not list(tmp_path.iterdir())
 
 
 def test_unsupported_selections_are_refused(tmp_path):
     ledger = ledger_of({"c": ROWS["c"]})
     with pytest.raises(UsageError, match="have 2 labels each"):
-        export(ledger, "coco", tmp_path / "to", LabelSelection(ranks=3))
+        export(Snapshot.load(ledger), "coco", tmp_path / "to", LabelSelection(ranks=3))
     with pytest.raises(UsageError, match="box rule"):
-        export(ledger, "coco", tmp_path / "to", LabelSelection(box_rule="cam:2"))
+        export(Snapshot.load(ledger), "coco", tmp_path / "to", LabelSelection(box_rule="cam:2"))
     with pytest.raises(UsageError, match="no image has known labels"):
-        export(ledger, "coco", tmp_path / "to", LabelSelection(targets=True))
+        export(Snapshot.load(ledger), "coco", tmp_path / "to", LabelSelection(targets=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_an_export_without_boxes_is_valid(tmp_path):
-    export(ledger_of(ROWS), "coco", tmp_path / "boxes.json", LabelSelection(min_score=1.0))
+    export(Snapshot.load(ledger_of(ROWS)), "coco", tmp_path / "boxes.json", LabelSelection(min_score=1.0))
     read = read_coco(tmp_path / "boxes.json")
     assert (read.imgs, read.anns, len(read.cats)) == ({}, {}, len(NAMES))
-    export(ledger_of(ROWS), "coco-results", tmp_path / "results.json", LabelSelection(min_score=1.0))
+    export(
+        Snapshot.load(ledger_of(ROWS)),
+        "coco-results",
+        tmp_path / "results.json",
+        LabelSelection(min_score=1.0),
+    )
     assert json.loads((tmp_path / "results.json").read_text()) == []
 
 

@@ -9,6 +9,7 @@ from camworker.inference.localizer import Localizer
 from camworker.inference.predictions import FailedPrediction
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import ITEMS
 from camworker.storage.memory import MemoryStore
 from support.export_rows import HOT, RECIPE, ROWS, commit, known, ledger_of, recipe, seen
@@ -18,7 +19,7 @@ from support.factories import TINY_CLASSES, run_generation, tiny_package
 def selected_boxes(ledger, **selection):
     """Return (image id, label, corners) of every box, and the counts."""
     counts = Counts()
-    images = list(labelled_images(ledger, ledger.read_recipe(), LabelSelection(**selection), counts))
+    images = list(labelled_images(Snapshot.load(ledger), LabelSelection(**selection), counts))
     boxes = [
         (image.image_id, label, tuple(box))
         for image in images
@@ -81,7 +82,7 @@ def test_numbers_are_independent_of_the_selection():
     ):
         numbers = {
             image.image_id: image.number
-            for image in labelled_images(ledger, ledger.read_recipe(), selection, Counts())
+            for image in labelled_images(Snapshot.load(ledger), selection, Counts())
         }
         assert numbers
         assert {"a": 1, "c": 2, "d": 3}.items() >= numbers.items()
@@ -104,7 +105,7 @@ def test_parts_are_read_lazily(monkeypatch):
     opened = []
     read = ledger.store.open
     monkeypatch.setattr(ledger.store, "open", lambda key: opened.append(key) or read(key))
-    images = labelled_images(ledger, ledger.read_recipe(), LabelSelection(), Counts())
+    images = labelled_images(Snapshot.load(ledger), LabelSelection(), Counts())
     for number in range(1, 6):
         assert next(images).number == number
         assert len(opened) == number

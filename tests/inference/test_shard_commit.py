@@ -102,7 +102,7 @@ def test_a_part_that_does_not_fit_is_not_adopted(ledger, folder, tiny_localizer,
     run(elsewhere, plan_of(elsewhere, folder), tiny_localizer)
     buffer = io.BytesIO()
     pq.write_table(change(read(elsewhere)), buffer)
-    ledger.store.create(ledger.part_key(1, 0), buffer.getvalue())
+    ledger.store.create(ledger.layout.part_key(1, 0), buffer.getvalue())
     before = stored(ledger)
     with pytest.raises(CommitError):
         run(ledger, plan, tiny_localizer)
@@ -116,6 +116,8 @@ def test_a_part_that_is_not_whole_is_not_adopted(ledger, folder, tiny_localizer,
     plan = plan_of(ledger, folder)
     elsewhere = Ledger(MemoryStore(), RECIPE)
     run(elsewhere, plan_of(elsewhere, folder), tiny_localizer)
-    ledger.store.create(ledger.part_key(1, 0), damage(elsewhere.store.read(ledger.part_key(1, 0))))
+    ledger.store.create(
+        ledger.layout.part_key(1, 0), damage(elsewhere.store.read(ledger.layout.part_key(1, 0)))
+    )
     with pytest.raises(CommitError, match="does not reopen"):
         adopt_part(ledger, plan, 0, read_shard(ledger, plan, 0))

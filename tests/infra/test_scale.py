@@ -47,7 +47,7 @@ def test_requests_of_a_shard(tiny_localizer: Localizer) -> None:
         run_shard(
             ledger, plan, 1, tiny_localizer, decode_threads=2, runtime_info={}, on_batch=lambda rows: None
         )
-    part = f"bucket/out/{ledger.part_key(1, 1)}"
+    part = f"bucket/out/{ledger.layout.part_key(1, 1)}"
     assert Counter(s3.requests) == {
         f"HEAD {part}": 1,
         f"GET bucket/out/{plan.files[0].key}": 1,

@@ -13,12 +13,14 @@ from camworker.exports.weak_labels import Counts, LabelSelection, labelled_image
 from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import ITEMS
 from camworker.storage.local import LocalStore
 from jobs.cli import main
 from support.cli_runner import camworker
 from support.export_rows import recipe
 from support.factories import TINY_CLASSES, photograph, run_generation, tiny_package
+from support.run_records import make_run_record
 
 RECIPE = "r0123456789ab"
 
@@ -38,13 +40,13 @@ def out(tmp_path_factory):
     ledger.write_recipe(recipe(TINY_CLASSES.names, top_k=3))
     localizer = Localizer(tiny_package(), device="cpu", precision="float32")
     run_generation(ledger, localizer, items, size=4)
-    ledger.commit_run(1, {"generation": 1, "parts": []})
+    ledger.commit_run(make_run_record(ledger, 1))
     return root / "out"
 
 
 def images(out, **selection):
     ledger = Ledger(LocalStore(out), RECIPE)
-    return list(labelled_images(ledger, ledger.read_recipe(), LabelSelection(**selection), Counts()))
+    return list(labelled_images(Snapshot.load(ledger), LabelSelection(**selection), Counts()))
 
 
 def results(capsys, out, tmp_path, *options):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from camworker.ledger.lease import LeaseRecord
-from camworker.ledger.ledger import Plan, PlanFile
+from camworker.ledger.records import Plan, PlanFile
 from jobs.localize.generation_runner import Runner, excess_failures
 
 

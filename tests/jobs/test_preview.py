@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from camworker.dataset import iter_latest
 from camworker.inference.localizer import Localizer
+from camworker.ledger import snapshot as snapshots
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.snapshot import Snapshot
 from jobs.cli import main
 from jobs.photographs import photographs
 from support.factories import photograph
@@ -23,7 +24,7 @@ def output(folder: Path, tmp_path: Path, tiny_localizer: Localizer) -> Ledger:
 
 
 def test_photographs_have_their_rows_and_maps(output: Ledger, folder: Path) -> None:
-    photos = {p.row["image_id"]: p for p in photographs(output, output.read_recipe(), ["07.png", "02.png"])}
+    photos = {p.row["image_id"]: p for p in photographs(Snapshot.load(output), ["07.png", "02.png"])}
     assert sorted(photos) == ["02.png", "07.png"]
     for name, photo in photos.items():
         assert photo.photo_HW3 is not None
@@ -31,7 +32,7 @@ def test_photographs_have_their_rows_and_maps(output: Ledger, folder: Path) -> N
         assert (photo.frame.width, photo.frame.height, photo.frame.input_size) == (20 + int(name[:2]), 40, 32)
         stored = next(
             table["cams"].combine_chunks().to_numpy_ndarray()[table["image_id"].to_pylist().index(name)]
-            for table in iter_latest(output)
+            for table in Snapshot.load(output).iter_latest()
             if name in table["image_id"].to_pylist()
         )
         np.testing.assert_array_equal(photo.cams_khw, stored)
@@ -41,24 +42,22 @@ def test_photographs_have_their_rows_and_maps(output: Ledger, folder: Path) -> N
 def test_only_parts_with_one_of_the_images_are_read_completely(
     output: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import jobs.photographs as photographs_module
+    read, whole = snapshots._read, []
 
-    read, whole = photographs_module.read_latest, []
-
-    def counting(ledger, key, later, columns=None):  # type: ignore[no-untyped-def]
+    def counting(ledger, key, columns, record=None):  # type: ignore[no-untyped-def]
         if columns is None:
             whole.append(key)
-        return read(ledger, key, later, columns)
+        return read(ledger, key, columns, record)
 
-    monkeypatch.setattr(photographs_module, "read_latest", counting)
-    assert len(list(photographs(output, output.read_recipe(), ["05.png"]))) == 1
+    monkeypatch.setattr(snapshots, "_read", counting)
+    assert len(list(photographs(Snapshot.load(output), ["05.png"]))) == 1
     assert len(whole) == 1
     assert len(output.parts()) == 3
 
 
 def test_unknown_images_have_no_photographs(output: Ledger) -> None:
-    assert list(photographs(output, output.read_recipe(), [])) == []
-    assert list(photographs(output, output.read_recipe(), ["no such.png"])) == []
+    assert list(photographs(Snapshot.load(output), [])) == []
+    assert list(photographs(Snapshot.load(output), ["no such.png"])) == []
 
 
 def test_the_row_of_the_latest_generation_is_shown(
@@ -66,7 +65,7 @@ def test_the_row_of_the_latest_generation_is_shown(
 ) -> None:
     (folder / "03.png").write_bytes(photograph(99, width=50))
     localized(tmp_path / "out", folder, tiny_localizer, generation=2)
-    photos = list(photographs(output, output.read_recipe(), ["03.png"]))
+    photos = list(photographs(Snapshot.load(output), ["03.png"]))
     assert [(p.row["generation"], p.frame.width) for p in photos] == [(2, 50)]
     assert photos[0].photo_HW3 is not None
 
@@ -74,7 +73,7 @@ def test_the_row_of_the_latest_generation_is_shown(
 def test_replaced_and_deleted_photographs_are_not_shown(output: Ledger, folder: Path) -> None:
     (folder / "03.png").write_bytes(photograph(99, width=50))
     (folder / "04.png").unlink()
-    photos = {p.row["image_id"]: p for p in photographs(output, output.read_recipe(), ["03.png", "04.png"])}
+    photos = {p.row["image_id"]: p for p in photographs(Snapshot.load(output), ["03.png", "04.png"])}
     assert photos["03.png"].photo_HW3 is photos["04.png"].photo_HW3 is None
     assert photos["03.png"].error == (
         "the photograph cannot be shown: the file was replaced after it was planned"

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,15 @@ import pytest
 from camworker.inference.localizer import Localizer
 from camworker.inputs import ReadPolicy
 from camworker.ledger.lease import acquire
-from camworker.ledger.ledger import Ledger, Plan
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
+from camworker.ledger.records import Plan
 from camworker.storage.local import LocalStore
 from jobs import cli, status
 from support.cli_runner import start
 from support.factories import photograph, photographs_of, run
 from support.recipes import make_recipe
+from support.run_records import make_run_record
 
 RECIPE = "r0123456789ab"
 
@@ -34,7 +37,7 @@ def begun(tmp_path: Path, folder: Path) -> tuple[Ledger, Plan]:
 
 
 def finish(ledger: Ledger) -> None:
-    ledger.commit_run(1, {"images": {"ok": 10, "decode_error": 1}})
+    ledger.commit_run(replace(make_run_record(ledger, 1), images={"ok": 10, "decode_error": 1}))
 
 
 def test_without_a_terminal_a_line_at_a_time_until_it_is_complete(

@@ -17,6 +17,7 @@ from camworker.dataset import latest
 from camworker.errors import CorruptedError, UsageError
 from camworker.ledger import compact as compacting
 from camworker.ledger.compact import compact, row_groups
+from camworker.ledger.snapshot import Snapshot
 from camworker.storage.uris import open_store
 from jobs import cli
 from support.factories import photographs_of
@@ -93,8 +94,8 @@ def test_readers(out, tmp_path):
 
 def test_removed_images_are_left_out_and_nothing_is_left(out, tmp_path, monkeypatch):
     empty = latest(str(out)).slice(0, 0)
-    monkeypatch.setattr(compacting, "iter_latest", lambda ledger, hashed: iter([empty, empty]))
-    (file,) = compact(open_output(out), str(tmp_path / "rows"))
+    monkeypatch.setattr(Snapshot, "iter_latest", lambda snapshot, hashed: iter([empty, empty]))
+    (file,) = compact(Snapshot.load(open_output(out)), str(tmp_path / "rows"))
     assert (file.name, file.rows) == ("part-000000.parquet", 0)
     assert pq.read_table(tmp_path / "rows").schema.equals(empty.schema)
 
@@ -113,7 +114,7 @@ def test_row_groups_end_where_files_do(sizes, rows_per_file):
 def test_large_rows_make_more_groups_and_files(out, tmp_path, monkeypatch):
     monkeypatch.setattr(compacting, "_GROUP_BYTES", 1)
     monkeypatch.setattr(compacting, "_FILE_BYTES", 5_000)
-    files = compact(open_output(out), str(tmp_path / "rows"))
+    files = compact(Snapshot.load(open_output(out)), str(tmp_path / "rows"))
     assert sum(file.rows for file in files) == 11
     assert 1 < len(files) < 4
     for file in files[:-1]:
@@ -155,7 +156,7 @@ def test_a_damaged_part_is_not_copied(out, tmp_path):
     data[0] ^= 1  # no page's checksum tells
     part.write_bytes(data)
     with pytest.raises(CorruptedError, match=part.name):
-        compact(open_output(out), str(tmp_path / "rows"), rows_per_file=2)
+        compact(Snapshot.load(open_output(out)), str(tmp_path / "rows"), rows_per_file=2)
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
 
 
@@ -182,7 +183,7 @@ def test_it_appears_whole(out, tmp_path):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        files = compact(open_output(out), str(to), rows_per_file=1)
+        files = compact(Snapshot.load(open_output(out)), str(to), rows_per_file=1)
         while not seen:
             pass
     finally:
@@ -194,7 +195,7 @@ def test_it_appears_whole(out, tmp_path):
 def test_one_that_appears_meanwhile_is_not_replaced(out, tmp_path):
     to = tmp_path / "rows"
     with pytest.raises(UsageError, match="exists already"):
-        compact(open_output(out), str(to), on_rows=lambda rows: to.mkdir(exist_ok=True))
+        compact(Snapshot.load(open_output(out)), str(to), on_rows=lambda rows: to.mkdir(exist_ok=True))
     assert os.listdir(to) == []
     assert sorted(os.listdir(tmp_path)) == ["in", "out", "rows"]
 
@@ -223,7 +224,7 @@ def test_in_s3(in_s3, out, capsys):
     race = open_store(f"s3://{BUCKET}/race")
     with pytest.raises(UsageError, match="something else writes there"):
         compact(
-            open_output(out),
+            Snapshot.load(open_output(out)),
             f"s3://{BUCKET}/race",
             on_rows=lambda rows: race.create("part-000000.parquet", b"theirs"),
         )

@@ -7,10 +7,12 @@ import pytest
 
 from camworker.errors import UsageError
 from camworker.inputs import ReadPolicy
-from camworker.ledger.ledger import Ledger, Part, Plan, PlanFile, open_ledger, recipes
+from camworker.ledger.ledger import Ledger, open_ledger
+from camworker.ledger.records import Part, Plan, PlanFile
 from camworker.storage.local import LocalStore
 from camworker.storage.memory import MemoryStore
 from support.recipes import make_recipe
+from support.run_records import make_run_record
 
 RECIPE = "r0123456789ab"
 OTHER = "rba9876543210"
@@ -23,8 +25,8 @@ def ledger(request, tmp_path):
 
 def make_plan(ledger, generation=1, **changes):
     files = (
-        PlanFile(ledger.plan_file_key(generation, 0), "aa", 0, (3, 3)),
-        PlanFile(ledger.plan_file_key(generation, 2), "bb", 2, (1,)),
+        PlanFile(ledger.layout.plan_file_key(generation, 0), "aa", 0, (3, 3)),
+        PlanFile(ledger.layout.plan_file_key(generation, 2), "bb", 2, (1,)),
     )
     return dataclasses.replace(Plan(ledger.recipe, generation, files, ReadPolicy()), **changes)
 
@@ -35,12 +37,12 @@ def keys(ledger):
 
 def test_keys(ledger):
     """Readers and other programs know these names: they are spelled out here."""
-    assert ledger.part_key(1, 2) == f"predictions/recipe={RECIPE}/part-0001-000002.parquet"
-    assert ledger.part_key(1234, 567890) == f"predictions/recipe={RECIPE}/part-1234-567890.parquet"
-    assert ledger.plan_file_key(7, 0) == f"ledger/recipe={RECIPE}/plan-0007/0.parquet"
+    assert ledger.layout.part_key(1, 2) == f"predictions/recipe={RECIPE}/part-0001-000002.parquet"
+    assert ledger.layout.part_key(1234, 567890) == f"predictions/recipe={RECIPE}/part-1234-567890.parquet"
+    assert ledger.layout.plan_file_key(7, 0) == f"ledger/recipe={RECIPE}/plan-0007/0.parquet"
     ledger.write_recipe(make_recipe())
     ledger.commit_plan(make_plan(ledger, 7))
-    ledger.commit_run(7, {})
+    ledger.commit_run(make_run_record(ledger, 7))
     assert keys(ledger) == [
         f"ledger/recipe={RECIPE}/plan-0007.json",
         f"ledger/recipe={RECIPE}/recipe.json",
@@ -99,7 +101,7 @@ def test_generations_are_committed_plans(ledger):
     assert ledger.generations() == []
     for generation in (2, 10, 1):
         ledger.commit_plan(make_plan(ledger, generation))
-    ledger.store.create(ledger.plan_file_key(11, 0), b"of a planner that died")
+    ledger.store.create(ledger.layout.plan_file_key(11, 0), b"of a planner that died")
     ledger.store.create(f"ledger/recipe={RECIPE}/plan-0012.json.bak", b"")
     ledger.store.create(f"ledger/recipe={RECIPE}/old/plan-0013.json", b"")
     Ledger(ledger.store, OTHER).commit_plan(make_plan(Ledger(ledger.store, OTHER), 14))
@@ -108,21 +110,21 @@ def test_generations_are_committed_plans(ledger):
 
 def test_run_record_is_written_once(ledger):
     assert ledger.read_run(1) is None
-    part = Part(0, ledger.part_key(1, 0), 3, 100, "aa", {"ok": 2, "read_error": 1})
-    assert ledger.commit_run(1, {"parts": [dataclasses.asdict(part)]}) is True
-    assert ledger.commit_run(1, {"parts": []}) is False
-    assert Part(**ledger.read_run(1)["parts"][0]) == part
+    part = Part(0, ledger.layout.part_key(1, 0), 3, 100, "aa", {"ok": 2, "read_error": 1})
+    assert ledger.commit_run(make_run_record(ledger, 1, [part])) is True
+    assert ledger.commit_run(make_run_record(ledger, 1)) is False
+    assert ledger.read_run(1) == make_run_record(ledger, 1, [part])
     assert ledger.read_run(2) is None
 
 
 def test_parts_ascend(ledger):
     assert ledger.parts() == {}
     for generation, shard in ((2, 0), (1, 10), (1, 2)):
-        ledger.store.create(ledger.part_key(generation, shard), b"")
+        ledger.store.create(ledger.layout.part_key(generation, shard), b"")
     assert list(ledger.parts().items()) == [
-        ((1, 2), ledger.part_key(1, 2)),
-        ((1, 10), ledger.part_key(1, 10)),
-        ((2, 0), ledger.part_key(2, 0)),
+        ((1, 2), ledger.layout.part_key(1, 2)),
+        ((1, 10), ledger.layout.part_key(1, 10)),
+        ((2, 0), ledger.layout.part_key(2, 0)),
     ]
 
 
@@ -141,20 +143,20 @@ def test_parts_ascend(ledger):
     ],
 )
 def test_parts_ignore_foreign_files(ledger, name):
-    ledger.store.create(ledger.part_key(1, 1), b"")
+    ledger.store.create(ledger.layout.part_key(1, 1), b"")
     ledger.store.create(f"predictions/recipe={RECIPE}/{name}", b"")
     ledger.store.create(f"predictions/recipe={OTHER}/part-0001-000009.parquet", b"")
-    assert ledger.parts() == {(1, 1): ledger.part_key(1, 1)}
+    assert ledger.parts() == {(1, 1): ledger.layout.part_key(1, 1)}
 
 
 def test_recipes_of_an_output(ledger):
-    assert recipes(ledger.store) == []
+    assert Ledger.recipes(ledger.store) == []
     for name in (RECIPE, OTHER):
         Ledger(ledger.store, name).write_recipe(make_recipe())
     ledger.store.create("ledger/recipe=r123/recipe.json", b"{}")
     ledger.store.create(f"ledger/copy/ledger/recipe={RECIPE}/recipe.json", b"{}")
     ledger.store.create("ledger/recipe=rffffffffffff/plan-0001.json", b"{}")
-    assert recipes(ledger.store) == sorted([RECIPE, OTHER])
+    assert Ledger.recipes(ledger.store) == sorted([RECIPE, OTHER])
 
 
 def test_open_ledger(ledger):

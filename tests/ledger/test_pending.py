@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict
 
 import duckdb
 import numpy as np
@@ -13,20 +12,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camworker.dataset import iter_latest
 from camworker.errors import CorruptedError
 from camworker.inference.arrow import predictions_table
 from camworker.inference.predictions import FailedPrediction
 from camworker.inputs import ReadPolicy
 from camworker.inputs.duckdb_scratch import ItemsFile
-from camworker.ledger.ledger import Part
 from camworker.ledger.pending import find_pending, pending_query, unfinished_shards
 from camworker.ledger.plan import read_shard, write_generation
+from camworker.ledger.records import Part
+from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import ITEMS, PLAN, CamShape
 from camworker.storage.memory import MemoryStore
 from support.factories import ids, make_items
 from support.prediction_rows import WHOLE, row
 from support.row_tables import columns_of
+from support.run_records import make_run_record
 
 SHAPE = CamShape(1, 2, 2)
 OK = row("", [(0, WHOLE)], cams=np.zeros((1, 2, 2)))[1]
@@ -59,7 +59,7 @@ def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
     made = write_generation(ledger, generation, items, size, ReadPolicy())
     parts = []
     for shard in range(made.shards):
-        planned, key = read_shard(ledger, made, shard), ledger.part_key(generation, shard)
+        planned, key = read_shard(ledger, made, shard), ledger.layout.part_key(generation, shard)
         here = [
             "removed" if item["identity"] is None else statuses.get(item["image_id"], "ok")
             for item in planned.to_pylist()
@@ -72,10 +72,9 @@ def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
         if shard not in gone:
             assert ledger.store.create(key, data)
         digest = hashlib.sha256(data).hexdigest()
-        part = Part(shard, key, len(here), len(data), digest, dict(Counter(here)))
-        parts.append(asdict(part))
+        parts.append(Part(shard, key, len(here), len(data), digest, dict(Counter(here))))
     if recorded:
-        ledger.commit_run(generation, {"parts": parts})
+        ledger.commit_run(make_run_record(ledger, generation, parts))
 
 
 def test_all_is_pending_at_first(pending):
@@ -157,7 +156,7 @@ def test_other_failures_wait_to_be_asked_for(ledger, pending, status):
     complete(ledger, make_items("a", "b"), a=status)
     assert ids(pending(make_items("a", "b"))) == []
     assert ids(pending(make_items("a", "b"), retry_failed=True)) == ["a"]
-    assert ids(pending(make_items("a", "b"), retry_failed=True, again=False)) == []
+    assert ids(pending(make_items("a", "b"), retry_failed=True, include_retries=False)) == []
 
 
 def test_what_succeeded_later_is_not_tried_again(ledger, pending):
@@ -195,7 +194,7 @@ def test_a_part_that_is_gone_is_planned_again_once(ledger, pending):
     complete(ledger, make_items(*"abcde"), gone=(1,))
     again = pending(make_items(*"edcba"))
     assert ids(again) == ["d", "c"]
-    assert ids(pending(make_items(*"edcba"), again=False)) == []
+    assert ids(pending(make_items(*"edcba"), include_retries=False)) == []
     plan(ledger, again)
     assert ids(pending(make_items(*"edcba"))) == []
 
@@ -277,7 +276,7 @@ def test_every_night(ledger, pending):
 
 
 def latest_ids(ledger):
-    return sorted(i for table in iter_latest(ledger, ["image_id"]) for i in ids(table))
+    return sorted(i for table in Snapshot.load(ledger).iter_latest(["image_id"]) for i in ids(table))
 
 
 # Unfinished generations
@@ -303,7 +302,7 @@ def test_what_an_unfinished_generation_holds_is_told_on_demand(ledger, pending):
 @pytest.mark.parametrize("damage", ["altered", "gone"])
 def test_a_damaged_plan_plans_nothing(ledger, pending, damage):
     plan(ledger, make_items(*"abc"))
-    key, store = ledger.plan_file_key(1, 0), MemoryStore()
+    key, store = ledger.layout.plan_file_key(1, 0), MemoryStore()
     for entry in ledger.store.list():
         data = ledger.store.read(entry.key)
         if entry.key != key:

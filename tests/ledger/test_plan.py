@@ -111,9 +111,9 @@ def test_planners_at_the_same_time_agree():
 
 
 def test_what_a_dead_planner_left_does_not_disturb(ledger):
-    ledger.store.create(ledger.plan_file_key(1, 0), b"of a planner that died")
+    ledger.store.create(ledger.layout.plan_file_key(1, 0), b"of a planner that died")
     plan = write_generation(ledger, 1, make_items(*"abc"), 2, ReadPolicy())
-    assert [file.key for file in plan.files] == [ledger.plan_file_key(1, 1)]
+    assert [file.key for file in plan.files] == [ledger.layout.plan_file_key(1, 1)]
     assert ids(read_shard(ledger, plan, 1)) == ["c"]
 
 

@@ -12,6 +12,7 @@ from camworker.ledger.progress import ProgressMonitor
 from camworker.storage.uris import open_store
 from support.factories import photograph, photographs_of, run, run_generation
 from support.recipes import make_recipe
+from support.run_records import make_run_record
 
 pytest_plugins = ["support.s3_fixtures"]
 
@@ -42,63 +43,63 @@ def plan(ledger, folder):
 
 
 def finish(ledger, number):
-    ledger.commit_run(number, {})
+    ledger.commit_run(make_run_record(ledger, number))
 
 
 def test_parts_are_counted_as_they_arrive(ledger, plan, tiny_localizer, clock):
     run(ledger, plan, tiny_localizer, 0)
-    follower = ProgressMonitor(ledger.store, clock=clock)
-    seen = follower.look()[0]
+    monitor = ProgressMonitor(ledger.store, clock=clock)
+    seen = monitor.poll()[0]
     assert (seen.recipe, seen.generation, seen.planned, seen.shards) == (RECIPE, 1, 11, 6)
     assert (seen.parts, seen.done, seen.images) == (1, 2, Counter(ok=2))
     run(ledger, plan, tiny_localizer, 1)
     run(ledger, plan, tiny_localizer, 5)
-    seen = follower.look()[0]
+    seen = monitor.poll()[0]
     assert (seen.parts, seen.done, seen.images) == (3, 5, Counter(ok=4, decode_error=1))
     finish(ledger, 1)
-    assert follower.look() is None
+    assert monitor.poll() is None
 
 
 def test_speed_is_that_of_parts_that_were_seen_to_arrive(ledger, plan, tiny_localizer, clock):
     run(ledger, plan, tiny_localizer, 0)
-    follower = ProgressMonitor(ledger.store, clock=clock)
-    assert follower.look()[0].images_per_second is None
+    monitor = ProgressMonitor(ledger.store, clock=clock)
+    assert monitor.poll()[0].images_per_second is None
     clock.now = 50.0
     run(ledger, plan, tiny_localizer, 1)
-    assert follower.look()[0].images_per_second is None
+    assert monitor.poll()[0].images_per_second is None
     # From here on: two images in ten seconds, then no other for as long.
     clock.now = 60.0
     run(ledger, plan, tiny_localizer, 2)
-    seen = follower.look()[0]
+    seen = monitor.poll()[0]
     assert seen.images_per_second == pytest.approx(0.2)
     assert seen.seconds_left == pytest.approx(25.0)
     clock.now = 70.0
-    seen = follower.look()[0]
+    seen = monitor.poll()[0]
     assert seen.images_per_second == pytest.approx(0.1)
     assert seen.seconds_left == pytest.approx(50.0)
 
 
 def test_it_is_over_when_all_is_complete_and_nobody_is_at_work(ledger, plan, folder, tiny_localizer):
     today = Clock()
-    follower = ProgressMonitor(ledger.store, today=today)
-    assert follower.look()[0].holder is None
+    monitor = ProgressMonitor(ledger.store, today=today)
+    assert monitor.poll()[0].holder is None
     lease = acquire(ledger.store, RECIPE, clock=today)
-    assert follower.look()[0].holder.pid == lease._link.pid
+    assert monitor.poll()[0].holder.pid == lease._record.pid
     for shard in range(plan.shards):
         run(ledger, plan, tiny_localizer, shard)
     finish(ledger, 1)
     # The same run may plan again: it does.
-    assert follower.look() == []
+    assert monitor.poll() == []
     (folder / "new.png").write_bytes(photograph(99))
     items = photographs_of(folder).slice(11)
     again = write_generation(ledger, 2, items, 2, ReadPolicy())
-    seen = follower.look()
+    seen = monitor.poll()
     assert [(each.generation, each.planned, each.done) for each in seen] == [(2, 1, 0)]
     run(ledger, again, tiny_localizer)
-    assert follower.look()[0].done == 1
+    assert monitor.poll()[0].done == 1
     finish(ledger, 2)
     lease.release()
-    assert follower.look() is None
+    assert monitor.poll() is None
 
 
 def test_a_killed_run_elsewhere_counts_as_at_work_until_its_lease_ends(ledger, folder, tiny_localizer):
@@ -106,10 +107,10 @@ def test_a_killed_run_elsewhere_counts_as_at_work_until_its_lease_ends(ledger, f
     run_generation(ledger, tiny_localizer, photographs_of(folder))
     finish(ledger, 1)
     link = acquire(ledger.store, RECIPE, clock=today)
-    follower = ProgressMonitor(ledger.store, today=today)
-    assert follower.look() == []
-    today.now = link._link.until + 61
-    assert follower.look() is None
+    monitor = ProgressMonitor(ledger.store, today=today)
+    assert monitor.poll() == []
+    today.now = link._record.until + 61
+    assert monitor.poll() is None
 
 
 def test_a_look_in_s3_costs_few_requests(small, folder, tiny_localizer):
@@ -121,17 +122,17 @@ def test_a_look_in_s3_costs_few_requests(small, folder, tiny_localizer):
     plan = write_generation(ledger, 2, photographs_of(folder), 2, ReadPolicy())
     run(ledger, plan, tiny_localizer, 0)
     lease = acquire(store, RECIPE)
-    follower = ProgressMonitor(store)
-    assert follower.look()[0].done == 2
+    monitor = ProgressMonitor(store)
+    assert monitor.poll()[0].done == 2
     small.page = 1  # the six parts of the first generation would be as many pages
     small.requests.clear()
-    assert follower.look()[0].done == 2
+    assert monitor.poll()[0].done == 2
     home = f"bucket/out/ledger/recipe={RECIPE}"
-    expected = ["GET bucket", f"GET {home}/run-0002.json", f"HEAD {home}/lease/00000002.json"]
+    expected = ["GET bucket", f"HEAD {home}/lease/00000002.json", f"HEAD {home}/run-0002.json"]
     assert sorted(small.requests) == expected
     assert lease.renew()
     run(ledger, plan, tiny_localizer, 3)
     small.requests.clear()
-    assert follower.look()[0].done == 4
+    assert monitor.poll()[0].done == 4
     parts = {request for request in small.requests if request.endswith(".parquet")}
-    assert parts == {f"GET bucket/out/{ledger.part_key(2, 3)}"}
+    assert parts == {f"GET bucket/out/{ledger.layout.part_key(2, 3)}"}

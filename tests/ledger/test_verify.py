@@ -10,10 +10,11 @@ from camworker.dataset import latest
 from camworker.errors import CorruptedError
 from camworker.ledger.inventory import planned_again
 from camworker.ledger.ledger import Ledger
-from camworker.ledger.verify import check_parts, held_recipes, orphans, survey
+from camworker.ledger.verify import check_parts, survey, unexpected_recipes
 from jobs import cli
 from support.damage import HOME, NAME, PARTS, edit, flip, problems, verify
 from support.factories import photographs_of
+from support.recipes import make_recipe
 from support.recorded_generation import complete_generation, open_output
 
 pytest_plugins = ["support.damage_fixtures"]
@@ -286,12 +287,12 @@ def test_a_run_that_goes_on_meanwhile_is_no_damage(out, tiny_localizer, source, 
 
 
 def test_recipes(out, tmp_path, capsys):
-    assert held_recipes(open_output(out).store) == [NAME]
+    assert Ledger.recipes(open_output(out).store, damaged=True) == [NAME]
     other = Ledger(open_output(out).store, "rffffffffffff")
-    other.write_recipe({})
+    other.write_recipe(make_recipe())
     assert problems(out, capsys).keys() == {"ledger/recipe=rffffffffffff/recipe.json"}
     assert cli.main(["verify", str(out), "--recipe", NAME]) == 0
-    assert orphans(other.store, [NAME]) == []
+    assert unexpected_recipes(other.store, [NAME]) == []
     assert cli.main(["verify", str(out), "--recipe", "r000000000000"]) == 2
     assert f"holds no recipe r000000000000: it holds {NAME}, rffffffffffff" in capsys.readouterr().err
     assert cli.main(["verify", str(tmp_path / "nothing")]) == 2

@@ -10,6 +10,7 @@ from camworker.exports.export import export
 from camworker.exports.weak_labels import Counts, LabelSelection, labelled_images
 from camworker.inference.predictions import TARGET_BOX_DTYPE, FailedPrediction, Prediction, Target
 from camworker.ledger.ledger import Ledger
+from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import ITEMS, CamShape
 from camworker.storage.memory import MemoryStore
 from support.recipes import make_recipe
@@ -67,7 +68,7 @@ def commit(ledger, rows, generation=1, shard=0, **item):
     items = pa.Table.from_pylist([{**item, "image_id": image_id} for image_id in rows], ITEMS)
     buffer = io.BytesIO()
     pq.write_table(predictions_table(items, generation, list(rows.values()), SHAPE), buffer)
-    assert ledger.store.create(ledger.part_key(generation, shard), buffer.getvalue())
+    assert ledger.store.create(ledger.layout.part_key(generation, shard), buffer.getvalue())
 
 
 def ledger_of(rows, **changes):
@@ -91,7 +92,7 @@ ROWS = {
 
 def exported(ledger, form, path, **choice):
     """path, with an export in it that holds something."""
-    counts = export(ledger, form, path, LabelSelection(**choice))
+    counts = export(Snapshot.load(ledger), form, path, LabelSelection(**choice))
     assert counts.images
     return path
 
@@ -108,5 +109,5 @@ def every_class():
 
 def stored(ledger, **choice):
     """What every reader has to find: image id -> LabelledImage."""
-    images = labelled_images(ledger, ledger.read_recipe(), LabelSelection(**choice), Counts())
+    images = labelled_images(Snapshot.load(ledger), LabelSelection(**choice), Counts())
     return {image.image_id: image for image in images}

@@ -14,8 +14,9 @@ from camworker.inference.localizer import Localizer
 from camworker.inference.shard import run_shard
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
-from camworker.ledger.ledger import Ledger, Plan
+from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
+from camworker.ledger.records import Plan
 from camworker.networks.gap import GapNetwork
 from camworker.networks.package import NetworkPackage, Preprocessing
 from camworker.schemas import ITEMS
@@ -123,4 +124,4 @@ def run(ledger, plan, localizer, shard=0, *, about=None, on_batch=lambda statuse
 
 
 def read(ledger, shard=0):
-    return pq.read_table(io.BytesIO(ledger.store.read(ledger.part_key(1, shard))))
+    return pq.read_table(io.BytesIO(ledger.store.read(ledger.layout.part_key(1, shard))))

@@ -1,6 +1,6 @@
 """A generation as localize leaves it: plan, parts and run record, without a cluster."""
 
-from dataclasses import asdict
+from dataclasses import replace
 
 from camworker.inference.shard import run_shard
 from camworker.inputs import ReadPolicy
@@ -8,6 +8,7 @@ from camworker.ledger.ledger import Ledger
 from camworker.ledger.plan import write_generation
 from camworker.storage.local import LocalStore
 from support.recipes import make_recipe
+from support.run_records import make_run_record
 
 RECIPE = make_recipe()
 
@@ -31,16 +32,7 @@ def complete_generation(ledger, localizer, items, *, generation=1, size=4, shard
 
 
 def record_run(ledger, plan, parts):
-    images = {}
-    for part in parts:
-        for status, count in part.images.items():
-            images[status] = images.get(status, 0) + count
-    record = {
-        "recipe": plan.recipe,
-        "generation": plan.generation,
-        "plan_hash": plan.hash,
-        "items": plan.items,
-        "images": images,
-        "parts": [asdict(part) for part in parts],
-    }
-    assert ledger.commit_run(plan.generation, record)
+    """Complete a generation."""
+    assert ledger.commit_run(
+        replace(make_run_record(ledger, plan.generation, parts, plan.hash), items=plan.items)
+    )
