@@ -1,4 +1,4 @@
-"""Scratch: tables that need not fit into memory, as Parquet in a temporary folder, and DuckDB over them."""
+"""Tables that need not fit into memory: Parquet files in a temporary folder, queried with DuckDB."""
 
 import ctypes
 import os
@@ -16,38 +16,48 @@ import pyarrow.parquet as pq
 from camworker.errors import UsageError, first_line
 from camworker.schemas import ITEMS
 
-_MEMORY: Final = "1GB"  # beyond it DuckDB goes on in files
-_MOST_THREADS: Final = 4  # each holds buffers of its own
-_ROWS_AT_ONCE: Final = 65_536
+_MEMORY: Final = "1GB"  # DuckDB spills to disk beyond this limit.
+_MAX_THREADS: Final = 4  # Each thread has buffers of its own.
+_ROWS_PER_BATCH: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class ItemsFile:
-    """Items (schema ITEMS) in a Parquet file of a scratch folder, in their order."""
+    """Items (schema ITEMS) in a Parquet file of a scratch folder.
+
+    Attributes:
+        path: The file; its rows are in the order of the items.
+    """
 
     path: Path
 
     @property
     def count(self) -> int:
+        """Number of items."""
         return pq.read_metadata(self.path).num_rows
 
     def batches(self) -> Iterator[pa.Table]:
-        """The items, some ten thousand at a time."""
+        """Yield the items in tables of some ten thousand rows."""
         with pq.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(_ROWS_AT_ONCE, use_threads=False):
+            for batch in file.iter_batches(_ROWS_PER_BATCH, use_threads=False):
                 yield pa.Table.from_batches([batch]).cast(ITEMS)
 
     def first(self, count: int) -> pa.Table:
-        """The first count items, or all that there are."""
+        """Return the first `count` items, at most one batch."""
         return next(self.batches(), ITEMS.empty_table()).slice(0, count)
 
     def read(self) -> pa.Table:
-        """All items at once, where they are known to be few."""
+        """Return all items in memory."""
         return pa.concat_tables([ITEMS.empty_table(), *self.batches()])
 
 
 class TableWriter:
-    """Writes tables of one schema to a Parquet file, row after row. Use as a context manager."""
+    """Writes tables of one schema to a Parquet file. Use as a context manager.
+
+    Args:
+        path: The file to write.
+        schema: Schema of the file; tables are cast to it.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
@@ -62,22 +72,27 @@ class TableWriter:
         self._writer.close()
 
     def write(self, table: pa.Table) -> None:
-        for start in range(0, table.num_rows, _ROWS_AT_ONCE):
-            self._writer.write_table(table.slice(start, _ROWS_AT_ONCE).cast(self._schema))
+        """Append the rows of a table."""
+        for start in range(0, table.num_rows, _ROWS_PER_BATCH):
+            self._writer.write_table(table.slice(start, _ROWS_PER_BATCH).cast(self._schema))
 
 
 @contextmanager
 def open_duckdb(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """DuckDB with bounded memory, which spills into folder; what it made ends with it.
+    """Open an in-memory DuckDB database with bounded memory.
 
-    Raises UsageError where neither memory nor disk is enough.
+    Args:
+        folder: Folder in which DuckDB spills what exceeds its memory.
+
+    Raises:
+        UsageError: A query needs more than the memory limit and the space in the folder.
     """
     connection = duckdb.connect(
         config={
             "memory_limit": _MEMORY,
-            "threads": min(_MOST_THREADS, len(os.sched_getaffinity(0))),
+            "threads": min(_MAX_THREADS, len(os.sched_getaffinity(0))),
             "temp_directory": str(folder / "spilled"),
-            # Nothing is fetched from anywhere.
+            # DuckDB must not download extensions.
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }
@@ -85,33 +100,36 @@ def open_duckdb(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         yield connection
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        reason = first_line(error)
         raise UsageError(
-            f"planning has no room in {folder}: set TMPDIR to a larger disk ({reason})"
+            f"there is not enough space in {folder} to plan: set TMPDIR to a folder on a larger disk "
+            f"({first_line(error)})"
         ) from error
     finally:
         connection.close()
 
 
 def release_memory() -> None:
-    """Give back what allocators keep for later: a driver is to wait for hours with what it needs."""
+    """Return the free memory of the allocators to the operating system.
+
+    Planning needs much memory for a short time, and the process then waits for workers for hours.
+    """
     pa.default_memory_pool().release_unused()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Only glibc has it.
     if trim is not None:
         trim(0)
 
 
 def parquet(path: Path) -> str:
-    """The SQL that reads a Parquet file, with a column row: the place in it."""
+    """Return an SQL subquery that reads a Parquet file and numbers its rows from 0 in a column row."""
     rows = f"read_parquet('{quoted(path)}', file_row_number = true)"
     return f"(select * exclude file_row_number, file_row_number as row from {rows})"
 
 
 def quoted(path: Path) -> str:
-    """A path inside an SQL string."""
+    """Return a path escaped for use in an SQL string literal."""
     return str(path).replace("'", "''")
 
 
 def copy(connection: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
-    """Write what a query gives to a Parquet file, in its order."""
+    """Write the result of a query to a Parquet file, in order."""
     connection.execute(f"copy ({query}) to '{quoted(path)}' (format parquet)").fetchall()

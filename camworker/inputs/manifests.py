@@ -1,9 +1,9 @@
-"""Rows of Parquet and CSV -> items: images inside Parquet, manifests of URIs, S3 Inventory's too."""
+"""List the items of Parquet and CSV tables: images inside Parquet, manifests, S3 Inventory reports."""
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,11 @@ from camworker.storage.uris import (
     split_s3_uri,
 )
 
-# What S3 Inventory calls them; of a bucket with versions it lists old and deleted ones too.
+# Columns of S3 Inventory. For a bucket with versions it lists old and deleted objects too, marked by flags.
 _INVENTORY: Final = frozenset({"bucket", "key"})
-_FLAGS: Final = {"is_latest": True, "is_delete_marker": False}
+_INVENTORY_FLAGS: Final = {"is_latest": True, "is_delete_marker": False}
+
+_Column: TypeAlias = "pa.Array[Any] | pa.ChunkedArray[Any]"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class TableOptions:
     """How the tables of an input are read.
 
     Attributes:
-        classes: Classes of the network, to look up labels by name.
+        classes: Classes of the network, to look up labels.
         id_column: Column that holds image ids; None takes image_id, id or uri.
         identity_column: Column that holds the identities of the images; None derives them from the files.
         roots: Absolute folders in which a manifest may name local files.
@@ -51,7 +53,7 @@ class TableOptions:
     id_column: str | None
     identity_column: str | None
     roots: tuple[str, ...]
-    connections: Connections
+    connections: Connections = field(default_factory=Connections)
 
 
 @dataclass(frozen=True)
@@ -68,148 +70,238 @@ class TableFacts:
     holds_images: bool
 
 
-def list_table(entry: Entry, options: TableOptions, write: Callable[[pa.Table], None]) -> TableFacts:
-    """Give the items (schema ITEMS) of one Parquet or CSV file to write, some ten thousand at a time.
-
-    entry.key: where it is. Raises UsageError for a missing column, an empty value, a URI that lies where
-    it may not.
-    """
-    columns = _columns(entry.key, options)
-    rows, listed, checkable = (
-        parquet_rows(entry.key, options.connections) if columns.holds_images else 0,
-        0,
-        columns.has_etag,
-    )
-    for table in column_batches(
-        entry.key, columns.needed, text=columns.text, connections=options.connections
-    ):
-        if columns.inventory:
-            table = _images_of_inventory(table, columns.flags)
-        items = _items(table, columns, options, entry, listed, rows)
-        # Of local files nobody knows an ETag.
-        checkable = checkable and bool(pc.all(pc.starts_with(items["uri"], S3_SCHEME)).as_py())
-        write(items)
-        listed += items.num_rows
-    return TableFacts(checkable and options.identity_column is None, columns.holds_images)
-
-
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns of a table say what. text: those that are read as strings."""
+    """The columns of one table that are read.
+
+    Attributes:
+        ids: Column of the image ids; None takes the URIs.
+        text: Columns that are read as strings.
+        flags: Flags of S3 Inventory that the table has.
+        has_labels: Whether there is a column label.
+        holds_images: Whether there is a column image with bytes.
+        is_inventory: Whether the table is an S3 Inventory report.
+        etag: Name of the column of ETags.
+        has_etag: Whether there are columns for the ETag and the size of each object.
+    """
 
     ids: str | None
     text: list[str]
     flags: list[str]
-    labelled: bool
+    has_labels: bool
     holds_images: bool
-    inventory: bool
+    is_inventory: bool
     etag: str
     has_etag: bool
 
     @property
-    def needed(self) -> list[str]:
-        return [*self.text, *(["label"] if self.labelled else []), *self.flags]
+    def names(self) -> list[str]:
+        """Names of all columns to read."""
+        return [*self.text, *(["label"] if self.has_labels else []), *self.flags]
 
 
-def _columns(path: str, options: TableOptions) -> _Columns:
-    have = column_types(path, options.connections)
-    holds_images = not path.lower().endswith(".csv") and bytes_column(have.get("image")) is not None
-    inventory = not holds_images and "uri" not in have and have.keys() >= _INVENTORY
-    if not (holds_images or inventory or "uri" in have):
-        image = f"'image' holds no bytes but {have['image']}" if "image" in have else "there is no 'image'"
-        raise UsageError(f"{path} needs a column 'image' (bytes) or 'uri': {image}; it has {', '.join(have)}")
-    ids = options.id_column or next((name for name in ("image_id", "id") if name in have), None)
+def list_table(entry: Entry, options: TableOptions, write: Callable[[pa.Table], None]) -> TableFacts:
+    """List the items of one Parquet or CSV file.
+
+    Args:
+        entry: The file; its key is the absolute path or URI.
+        options: How tables are read.
+        write: Called with tables of items (schema ITEMS), some ten thousand rows each.
+
+    Raises:
+        UsageError: The file cannot be read, a column is missing, a value is empty, or a URI is refused.
+    """
+    path, connections = entry.key, options.connections
+    columns = _find_columns(path, options)
+    total_rows = parquet_rows(path, connections=connections) if columns.holds_images else 0
+    checkable = columns.has_etag and options.identity_column is None
+    first_row = 0
+    for table in column_batches(path, columns.names, text=columns.text, connections=connections):
+        if columns.is_inventory:
+            table = _images_of_inventory(table, columns.flags)
+        _refuse_empty_values(table, columns.text, path, first_row)
+        if columns.holds_images:
+            items = _items_in_table(table, columns, options, entry, first_row, total_rows)
+        else:
+            items = _items_of_manifest(table, columns, options, path, first_row)
+        # Local files have no ETag to compare with.
+        checkable = checkable and bool(pc.all(pc.starts_with(items["uri"], S3_SCHEME)).as_py())
+        write(items)
+        first_row += items.num_rows
+    return TableFacts(checkable, columns.holds_images)
+
+
+def _find_columns(path: str, options: TableOptions) -> _Columns:
+    present = column_types(path, connections=options.connections)
+    holds_images = not path.lower().endswith(".csv") and bytes_column(present.get("image")) is not None
+    is_inventory = not holds_images and "uri" not in present and present.keys() >= _INVENTORY
+    if not (holds_images or is_inventory or "uri" in present):
+        problem = (
+            f"'image' holds {present['image']}, not bytes" if "image" in present else "there is no 'image'"
+        )
+        raise UsageError(
+            f"{path} needs a column 'image' (bytes) or 'uri': {problem}; it has {', '.join(present)}"
+        )
+    ids = options.id_column or next((name for name in ("image_id", "id") if name in present), None)
     if ids is None and holds_images:
-        raise UsageError(f"{path} has no column 'image_id' or 'id': name one with --id-column")
-    etag = "e_tag" if inventory else "etag"
-    has_etag = not holds_images and {etag, "size"} <= set(have)
+        raise UsageError(
+            f"{path} has no column 'image_id' or 'id': name the column of the image ids",
+            parameter="id_column",
+        )
+    etag = "e_tag" if is_inventory else "etag"
+    has_etag = not holds_images and {etag, "size"} <= present.keys()
     text = {
         *([ids] if ids else []),
-        *(_INVENTORY if inventory else [] if holds_images else ["uri"]),
+        *(_INVENTORY if is_inventory else [] if holds_images else ["uri"]),
         *([options.identity_column] if options.identity_column else []),
         *([etag, "size"] if has_etag else []),
     }
-    labelled = "label" in have and "label" not in text
-    flags = [name for name in _FLAGS if name in have] if inventory else []
-    return _Columns(ids, sorted(text), flags, labelled, holds_images, inventory, etag, has_etag)
+    return _Columns(
+        ids=ids,
+        text=sorted(text),
+        flags=[name for name in _INVENTORY_FLAGS if name in present] if is_inventory else [],
+        has_labels="label" in present and "label" not in text,
+        holds_images=holds_images,
+        is_inventory=is_inventory,
+        etag=etag,
+        has_etag=has_etag,
+    )
+
+
+def _refuse_empty_values(table: pa.Table, names: Sequence[str], path: str, first_row: int) -> None:
+    for name in names:
+        if table[name].null_count:
+            row = first_row + pc.index(pc.is_null(table[name]), True).as_py() + 1
+            raise UsageError(f"{path}: column {name!r} is empty in row {row}")
+
+
+def _items_in_table(
+    table: pa.Table,
+    columns: _Columns,
+    options: TableOptions,
+    entry: Entry,
+    first_row: int,
+    total_rows: int,
+) -> pa.Table:
+    """Return the items of a batch of a Parquet file that holds images.
+
+    Args:
+        table: Rows of the file.
+        columns: Its columns.
+        options: How tables are read.
+        entry: The file.
+        first_row: Number of the first row of the batch in the file.
+        total_rows: Number of rows of the file.
+    """
+    rows = pa.array(np.arange(first_row, first_row + table.num_rows))
+    sizes = pa.repeat(entry.size // max(total_rows, 1), table.num_rows)
+    identities = _join("#", entry.identity, rows.cast(pa.string()))
+    return _items(
+        table, columns, options, entry.key, pa.repeat(entry.key, len(rows)), rows, identities, sizes
+    )
+
+
+def _items_of_manifest(
+    table: pa.Table, columns: _Columns, options: TableOptions, path: str, first_row: int
+) -> pa.Table:
+    """Return the items of a batch of a manifest; first_row is the number of its first row in the manifest."""
+    uris = _absolute_uris(path, table["uri"], options.roots, first_row)
+    source_rows = pa.nulls(table.num_rows, pa.int64())
+    identities: _Column = table["uri"]
+    sizes: _Column = source_rows
+    if columns.has_etag:
+        etags = pc.utf8_trim(table[columns.etag], '"')
+        identities = _join("-", etags, table["size"])
+        sizes = _integers(table["size"], path)
+    return _items(table, columns, options, path, uris, source_rows, identities, sizes)
 
 
 def _items(
-    table: pa.Table, columns: _Columns, options: TableOptions, entry: Entry, first: int, rows: int
+    table: pa.Table,
+    columns: _Columns,
+    options: TableOptions,
+    path: str,
+    uris: _Column,
+    source_rows: _Column,
+    identities: _Column,
+    sizes: _Column,
 ) -> pa.Table:
-    """Items of a piece of a table. first: the place of its first row; rows: of the whole, with images."""
-    path, count = entry.key, table.num_rows
-    for name in columns.text:
-        if table[name].null_count:
-            row = first + pc.index(pc.is_null(table[name]), True).as_py() + 1
-            raise UsageError(f"{path}: column {name!r} is empty in row {row}")
-    sizes = pa.nulls(count, pa.int64())
-    if columns.holds_images:
-        places = pa.array(np.arange(first, first + count))
-        uris, source_rows = pa.repeat(path, count), places
-        identity = pc.binary_join_element_wise(entry.identity, places.cast(pa.string()), "#")
-        sizes = pa.repeat(entry.size // max(rows, 1), count)
-    else:
-        uris = _whole_uris(path, table["uri"], options.roots, first)
-        source_rows, identity = pa.nulls(count, pa.int64()), table["uri"]
-        if columns.has_etag:
-            etags = pc.utf8_trim(table[columns.etag], '"')
-            identity = pc.binary_join_element_wise(etags, table["size"], "-")
-            sizes = _whole_numbers(table["size"], path)
     if options.identity_column:
-        identity = table[options.identity_column]
-    labels = label_lists(table["label"], options.classes, path) if columns.labelled else no_labels(count)
-    found = [table[columns.ids or "uri"], uris, source_rows, identity, labels, sizes]
-    return pa.table([combine_chunks(column) for column in found], schema=ITEMS)
+        identities = table[options.identity_column]
+    if columns.has_labels:
+        labels = label_lists(table["label"], options.classes, path)
+    else:
+        labels = no_labels(table.num_rows)
+    values: list[_Column] = [table[columns.ids or "uri"], uris, source_rows, identities, labels, sizes]
+    return pa.table([combine_chunks(column) for column in values], schema=ITEMS)
 
 
 def _images_of_inventory(table: pa.Table, flags: Sequence[str]) -> pa.Table:
-    """The current objects that are images by their names, with a column uri."""
+    """Return the rows of current objects with the extension of an image, with a column uri."""
     names = pc.utf8_lower(table["key"])
-    wanted = pa.array(np.zeros(table.num_rows, bool))
+    is_image: _Column = pa.array(np.zeros(table.num_rows, bool))
     for extension in IMAGE_EXTENSIONS:
-        wanted = pc.or_(wanted, combine_chunks(pc.ends_with(names, extension)))
+        is_image = pc.or_(is_image, pc.ends_with(names, extension))
     for name in flags:
-        wanted = pc.and_(wanted, combine_chunks(pc.equal(table[name], _FLAGS[name])))
-    table = table.filter(wanted)
-    buckets = pc.binary_join_element_wise(S3_SCHEME, table["bucket"], "")
-    return table.append_column("uri", pc.binary_join_element_wise(buckets, table["key"], "/"))
+        is_image = pc.and_(is_image, pc.equal(table[name], pa.scalar(_INVENTORY_FLAGS[name])))
+    table = table.filter(combine_chunks(is_image))
+    folders = _join("", S3_SCHEME, table["bucket"])
+    return table.append_column("uri", _join("/", folders, table["key"]))
 
 
-def _whole_uris(path: str, uris: pa.ChunkedArray, roots: Sequence[str], first: int) -> pa.Array:
-    """URIs as the table's author meant them: a relative path starts at the table's folder.
+def _absolute_uris(
+    path: str, uris: "pa.ChunkedArray[Any]", roots: Sequence[str], first_row: int
+) -> "pa.Array[Any]":
+    """Return the URIs of a manifest as absolute paths and s3:// URIs.
 
-    first: the place of the first one in the table. Raises UsageError for another scheme, credentials, and
-    a local path that is below none of roots.
+    A relative path is relative to the folder of the manifest.
+
+    Args:
+        path: The manifest.
+        uris: URIs of a batch of its rows.
+        roots: Folders in which local files must lie.
+        first_row: Number of the first row of the batch in the manifest.
+
+    Raises:
+        UsageError: A URI has another scheme or holds credentials, or a local file lies in none of the roots.
     """
-    scheme = pc.and_(pc.match_substring_regex(uris, ANY_SCHEME), pc.invert(pc.starts_with(uris, S3_SCHEME)))
-    refused = pc.or_(scheme, pc.match_substring_regex(uris, CREDENTIALS))
-    refused = pc.or_(refused, pc.match_substring_regex(uris, f"^{S3_SCHEME}(/|$)"))
-    if (row := pc.index(refused, True).as_py()) >= 0:
-        check_location_form(uris[row].as_py(), f"{path}, row {first + row + 1}: ")
+    is_other = pc.and_(pc.match_substring_regex(uris, ANY_SCHEME), pc.invert(pc.starts_with(uris, S3_SCHEME)))
+    is_refused = pc.or_(is_other, pc.match_substring_regex(uris, CREDENTIALS))
+    is_refused = pc.or_(is_refused, pc.match_substring_regex(uris, f"^{S3_SCHEME}(/|$)"))
+    if (row := pc.index(is_refused, True).as_py()) >= 0:
+        # One of the two functions raises the error that says what is wrong.
+        check_location_form(uris[row].as_py(), f"{path}, row {first_row + row + 1}: ")
         split_s3_uri(uris[row].as_py())
     if pc.all(pc.starts_with(uris, S3_SCHEME)).as_py():
         return combine_chunks(uris)
-    base = path.rpartition("/")[0] if is_s3(path) else os.path.dirname(path)
-    whole = [_resolve(base, uri) for uri in uris.to_pylist()]
-    local = [uri for uri in whole if not is_s3(uri)]
-    if (place := find_outside(local, roots)) is not None:
-        row = whole.index(local[place])
+    folder = path.rpartition("/")[0] if is_s3(path) else os.path.dirname(path)
+    absolute = [_resolve(folder, uri) for uri in cast(list[str], uris.to_pylist())]
+    local = [uri for uri in absolute if not is_s3(uri)]
+    if (index := find_outside(local, roots)) is not None:
+        row = absolute.index(local[index])
         raise UsageError(
-            f"{path}, row {first + row + 1}: {local[place]} lies in none of "
-            f"{', '.join(roots) or 'no local folder'}: name its folder with --local-root"
+            f"{path}, row {first_row + row + 1}: {local[index]} lies in none of the folders that may be read "
+            f"({', '.join(roots) or 'none are local'}): name its folder",
+            parameter="local_root",
         )
-    return pa.array(whole, pa.string())
+    return pa.array(absolute, pa.string())
 
 
-def _resolve(base: str, uri: str) -> str:
+def _resolve(folder: str, uri: str) -> str:
     if is_s3(uri):
         return uri
-    joined = uri if os.path.isabs(uri) else join_uri(base, uri)
+    joined = uri if os.path.isabs(uri) else join_uri(folder, uri)
     return joined if is_s3(joined) else os.path.abspath(joined)
 
 
-def _whole_numbers(sizes: pa.ChunkedArray, path: str) -> pa.ChunkedArray:
+def _join(separator: str, *columns: "_Column | str") -> _Column:
+    """Join strings row by row; a str stands for a column of equal values."""
+    # The stubs do not allow a mix of columns and scalars.
+    joined = pc.binary_join_element_wise(*columns, separator)  # type: ignore[call-overload]
+    return cast(_Column, joined)
+
+
+def _integers(sizes: "pa.ChunkedArray[Any]", path: str) -> "pa.ChunkedArray[Any]":
     try:
         return sizes.cast(pa.int64())
     except pa.ArrowInvalid as error:

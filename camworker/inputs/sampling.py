@@ -1,6 +1,7 @@
 """Draw reproducible samples of items."""
 
 import hashlib
+from typing import cast
 
 import pyarrow as pa
 
@@ -20,7 +21,8 @@ def select(items: pa.Table, *, limit: int | None, sample: int | None, seed: int)
     if limit is not None:
         items = items.slice(0, limit)
     if sample is not None and sample < items.num_rows:
-        hashes = [sample_hash(seed, image_id) for image_id in items["image_id"].to_pylist()]
+        image_ids = cast(list[str], items["image_id"].to_pylist())
+        hashes = [sample_hash(seed, image_id) for image_id in image_ids]
         items = items.take(sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:sample]))
     return items
 

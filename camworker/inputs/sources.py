@@ -1,4 +1,4 @@
-"""INPUT -> items: what there is to localize, and its known labels. Their bytes are fetch.py's."""
+"""List the items of an INPUT: what there is to localize, and its known labels."""
 
 import os
 import tempfile
@@ -32,10 +32,9 @@ from camworker.storage.uris import (
     open_store,
 )
 
-_TABLE_SUFFIXES: Final = (".parquet", ".csv")
-_TABLES_AT_ONCE: Final = 8
-_ENTRIES_AT_ONCE: Final = 65_536
-
+_TABLE_EXTENSIONS: Final = (".parquet", ".csv")
+_CONCURRENT_TABLES: Final = 8
+_ENTRIES_PER_BATCH: Final = 65_536
 
 Items = TypeVar("Items", pa.Table, ItemsFile)
 
@@ -123,97 +122,117 @@ def list_source(
     try:
         listing = _list(path, location, options, leave_out, scratch)
     except OSError as error:
-        reason = first_line(error)
         raise UsageError(
-            f"{location} could not be listed to its end, nothing was planned: {reason}"
+            f"{location} could not be listed completely, nothing was planned: {first_line(error)}"
         ) from error
     refuse_duplicates(listing.items, location)
     if image_labels:
-        listing = replace(listing, items=with_labels(listing.items, image_labels, classes))
+        items = with_labels(listing.items, image_labels, classes, connections=connections)
+        listing = replace(listing, items=items)
     return replace(listing, policy=replace(listing.policy, roots=policy.roots))
 
 
 def check_location(location: str, connections: Connections | None = None) -> str:
-    """The absolute path or s3:// URI of what is to be listed. Raises UsageError when nothing is there."""
+    """Return the absolute path or s3:// URI of an input.
+
+    Args:
+        location: The input as the user names it.
+        connections: Connections to object stores; by default they are opened for this call.
+
+    Raises:
+        UsageError: The input does not exist, or its path is not UTF-8.
+    """
     path = normalize_location(location)
     try:
-        there = exists_location(path, connections=connections)
+        exists = exists_location(path, connections=connections)
     except OSError as error:
         raise UsageError(f"cannot list {error}") from error
-    if not there:
+    if not exists:
         raise UsageError(f"{location} does not exist: name a folder of images, a Parquet or a CSV file")
     try:
         path.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{path!r} is no UTF-8, and its rows could not name it: rename it") from error
+        raise UsageError(
+            f"{path!r} is not UTF-8, so it cannot be written to the table of results: rename it"
+        ) from error
     return path
 
 
 def _list(
     path: str, location: str, options: TableOptions, leave_out: str | None, scratch: Path
 ) -> ItemListing[ItemsFile]:
-    if entry := _one_file(path, location, options.connections):
-        return _rows_of_tables([entry], os.path.dirname(path), options, scratch)
-    images, tables = _files_below(path, leave_out, scratch, options.connections)
-    if images.count and (options.id_column or options.identity_column):
-        raise UsageError(
-            f"{location} is a folder of images: --id-column and --identity-column are for tables"
-        )
+    if entry := _table_entry(path, location, options.connections):
+        return _list_tables([entry], os.path.dirname(path), options, scratch)
+    images, tables = _list_files(path, leave_out, scratch, options.connections)
     if images.count:
-        # In S3 no order is promised.
+        for parameter in ("id_column", "identity_column"):
+            if getattr(options, parameter):
+                raise UsageError(
+                    f"{location} is a folder of images, which has no columns", parameter=parameter
+                )
+        # Object stores do not promise an order.
         return ItemListing(by_image_id(images) if is_s3(path) else images, ReadPolicy())
     if tables:
-        return _rows_of_tables(tables, path, options, scratch)
+        return _list_tables(tables, path, options, scratch)
     raise UsageError(f"{location} holds neither images ({', '.join(IMAGE_EXTENSIONS)}) nor .parquet files")
 
 
-def _one_file(path: str, location: str, connections: Connections) -> Entry | None:
-    """The entry of a table that path names; None for a folder. Raises UsageError for another file."""
-    is_table = path.lower().endswith(_TABLE_SUFFIXES)
+def _table_entry(path: str, location: str, connections: Connections) -> Entry | None:
+    """Return the entry of a table, or None for a folder.
+
+    Raises:
+        UsageError: The path is a file of another kind.
+    """
+    is_table = path.lower().endswith(_TABLE_EXTENSIONS)
     if is_s3(path):
         try:
             return entry_of(path, connections=connections) if is_table else None
         except FileNotFoundError:
-            return None  # a prefix may be called so as well
+            return None  # A prefix can have the name of a table.
     if not os.path.isfile(path):
         return None
     if not is_table:
         raise UsageError(f"{location} is one file: name its folder, a Parquet file or a CSV manifest")
-    return entry_of(path, connections=connections)
+    return entry_of(path)
 
 
-def _files_below(
+def _list_files(
     path: str, leave_out: str | None, scratch: Path, connections: Connections
 ) -> tuple[ItemsFile, list[Entry]]:
-    """The images below path as items, as they come, and the Parquet files there, by name."""
+    """Return the images below a folder as items, in listing order, and its Parquet files, sorted in S3."""
     tables: list[Entry] = []
-    images, items = _images_below(path, leave_out, tables, connections), ItemsFile(scratch / "files.parquet")
+    images = _iter_images(path, leave_out, tables, connections)
+    items = ItemsFile(scratch / "files.parquet")
     with TableWriter(items.path, ITEMS) as writer:
-        # Columns at once, not objects.
-        while some := list(islice(images, _ENTRIES_AT_ONCE)):
-            writer.write(_items_of_images(path, some))
+        # Batches keep at most some ten thousand entries as Python objects.
+        while batch := list(islice(images, _ENTRIES_PER_BATCH)):
+            writer.write(_items_of_images(path, batch))
     if is_s3(path):
         tables.sort(key=lambda entry: entry.key)
     return items, tables
 
 
-def _images_below(
+def _iter_images(
     path: str, leave_out: str | None, tables: list[Entry], connections: Connections
 ) -> Iterator[Entry]:
-    """The images below path; the Parquet files on the way go into tables, with whole locations as keys."""
+    """Yield the images below a folder, and append its Parquet files to `tables`, with locations as keys."""
     for entry in open_store(path, connections).list():
         name = entry.key.lower()
-        where = join_uri(path, entry.key) if name.endswith((*IMAGE_EXTENSIONS, ".parquet")) else ""
-        if not where or (leave_out and is_below(where, leave_out)):
+        is_table = name.endswith(".parquet")
+        if not (is_table or name.endswith(IMAGE_EXTENSIONS)):
             continue
-        if name.endswith(".parquet"):
-            tables.append(replace(entry, key=where))
+        location = join_uri(path, entry.key)
+        if leave_out and is_below(location, leave_out):
+            continue
+        if is_table:
+            tables.append(replace(entry, key=location))
         else:
             yield entry
 
 
 def _items_of_images(path: str, images: list[Entry]) -> pa.Table:
-    # A name that is no UTF-8 cannot be a string; escaped it stays one row, which then cannot be read.
+    # A file name that is not UTF-8 cannot be stored as a string. With its bytes escaped, the item keeps its
+    # row, whose status says that the file cannot be read.
     keys = [e.key.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for e in images]
     return pa.table(
         {
@@ -228,10 +247,10 @@ def _items_of_images(path: str, images: list[Entry]) -> pa.Table:
     )
 
 
-def _rows_of_tables(
+def _list_tables(
     entries: list[Entry], folder: str, options: TableOptions, scratch: Path
 ) -> ItemListing[ItemsFile]:
-    """All rows of tables that lie in folder, which URIs may name files in."""
+    """List all rows of tables in a folder; manifests may name local files in this folder."""
     if not is_s3(folder):
         options = replace(options, roots=(folder, *options.roots))
     pieces = [ItemsFile(scratch / f"table-{number:06d}.parquet") for number in range(len(entries))]
@@ -240,7 +259,7 @@ def _rows_of_tables(
         with TableWriter(piece.path, ITEMS) as writer:
             return list_table(entry, options, writer.write)
 
-    with ThreadPoolExecutor(_TABLES_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_CONCURRENT_TABLES) as pool:
         facts = list(pool.map(list_one, entries, pieces))
     policy = ReadPolicy(
         check_identity=all(table.identities_are_checkable for table in facts),

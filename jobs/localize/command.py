@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     if args.dry_run:
         return _dry_run(args, console, request, pending)
     stats = measure(pending)
-    skipped = request.listing.items.count - stats.there
+    skipped = request.listing.items.count - stats.present
     summary = RunSummary(request.recipe.id, out, max(generations, default=None), skipped)
     done = True
     if stats.count or unfinished:
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
             write_json_lines()
         with connected(args.address, verbose=console.verbose):
             workers = plan_workers(args.workers, args.gpus_per_worker)
-            request = request.for_images_per_worker(-(-stats.there // workers.count))
+            request = request.for_images_per_worker(-(-stats.present // workers.count))
             done = _localize(args, console, request, ledger, workers, summary)
     summary.seconds = round(time.monotonic() - started, 3)
     summary.print(console)

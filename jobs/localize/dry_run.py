@@ -37,7 +37,7 @@ def dry_run(
     Returns:
         The exit code.
     """
-    count = stats.there
+    count = stats.present
     settings = replace(settings, images=-(-count // workers.count))
     rate = _images_per_second(settings, pending, workers.cores) if count else None
     rate = rate * workers.count if rate else None

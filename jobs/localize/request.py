@@ -66,7 +66,7 @@ class LocalizeRequest:
         from camworker.ledger.plan import choose_shard_size, row_bytes
 
         return choose_shard_size(
-            items.count, workers, row_bytes(items.labels, self.cam_shape), self.shard_size
+            items.count, workers, row_bytes(items.max_labels, self.cam_shape), self.shard_size
         )
 
     def for_images_per_worker(self, images: int) -> "LocalizeRequest":

@@ -88,5 +88,5 @@ def test_what_memory_cannot_hold_goes_to_disk(tmp_path, many):
 
 
 def test_where_there_is_no_room_either_one_line_says_so(tmp_path, many):
-    with pytest.raises(UsageError, match=r"^planning has no room in .*: set TMPDIR"):
+    with pytest.raises(UsageError, match=r"^there is not enough space in .* to plan: set TMPDIR"):
         sort(tmp_path, many, memory_limit="32MB", threads=1, max_temp_directory_size="1MB")

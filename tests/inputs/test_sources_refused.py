@@ -16,7 +16,7 @@ from support.factories import items_of, write_table
         ({"id": [1, 2, 1], "image": [b""] * 3}, {}, "1 image ids occur more than once.*'1'"),
         ({"uri": ["a", "b", "a"]}, {}, "more than once"),
         ({"id": [1], "picture": [b""]}, {}, "there is no 'image'; it has id, picture"),
-        ({"image": [b""]}, {}, "no column 'image_id' or 'id'.*--id-column"),
+        ({"image": [b""]}, {}, "no column 'image_id' or 'id': name the column"),
         ({"id": [1], "image": [b""]}, {"id_column": "key"}, "no column 'key'"),
         ({"id": [1], "image": [b""]}, {"identity_column": "etag"}, "no column 'etag'"),
         ({"id": [1, None], "image": [b"", b""]}, {}, "'id' is empty in row 2"),

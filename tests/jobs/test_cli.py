@@ -74,7 +74,7 @@ BAD_USAGE = {
     "a sheet of no images": (["preview", "{tmp}/out", "--to", "x", "--count", "0"], "at least 1"),
     "columns of a folder": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--id-column", "name"],
-        "are for tables",
+        "which has no columns (--id-column)",
     ),
     "removals by the first images": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--remove-missing", "--limit", "1"],

@@ -165,7 +165,7 @@ def test_of_a_listing_that_breaks_off_nothing_is_planned(small, fault):
     assert open_source("s3://bucket/p", CLASSES).items.num_rows == 30
     asked_before = len(small.requests)
     small.fault = lambda method, name, count: fault if len(small.requests) > asked_before + 2 else None
-    with pytest.raises(UsageError, match="could not be listed to its end, nothing was planned"):
+    with pytest.raises(UsageError, match="could not be listed completely, nothing was planned"):
         open_source("s3://bucket/p", CLASSES)
 
 
