@@ -144,7 +144,7 @@ def check_parts(ledger: Ledger, parts: Iterable[PresentPart]) -> Iterator[tuple[
 
 def unexpected_recipes(store: Store, recipes: Iterable[str]) -> list[Problem]:
     """Return the Parquet files in predictions/ that belong to none of these recipes."""
-    known = tuple(f"{Layout(recipe).layout.parts_folder}/" for recipe in recipes)
+    known = tuple(f"{Layout(recipe).parts_folder}/" for recipe in recipes)
     return [
         Problem(entry.key, "belongs to no recipe of the ledger", _UNEXPECTED)
         for entry in store.list(PREDICTIONS)
