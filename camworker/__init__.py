@@ -1,4 +1,4 @@
-"""What one worker does: images in, class activation maps and boxes out. No Ray, no command line."""
+"""Class activation maps and boxes at scale: a library without Ray and without a command line."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["Localizer", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the package must stay cheap: torch is loaded by whoever asks for the Localizer.
+    # Importing the package has to stay cheap, so that torch is loaded only on the first use of Localizer.
     if name == "Localizer":
         from camworker.inference.localizer import Localizer
 

@@ -149,7 +149,7 @@ class Predictions:
         return ["ok" if failure is None else failure.status for failure in self.failures]
 
     def rows(self) -> list[AnyPrediction]:
-        """Return a prediction for each of the B images; its arrays are views of the columns (boxes are not)."""
+        """Return a prediction for each of the B images; its arrays, not its boxes, are views of columns."""
         localized = iter(self._localized())
         return [next(localized) if f is None else FailedPrediction.from_failure(f) for f in self.failures]
 
