@@ -1,4 +1,4 @@
-"""What of a summary is drawn: accuracy against threshold, IoU, calibration, and classes by their accuracy."""
+"""Charts of a summary: accuracy against threshold, IoU, calibration, and classes by accuracy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from camworker.ledger.recipe import Recipe
 from camworker.metrics.summary import FIXED_THRESHOLD
 from camworker.reports.charts import ChartLine, Dot, histogram, line_chart, reliability_diagram
 
-_V2_KINDS: Final = {"0.3": "low", "0.5": "half", "0.7": "high"}  # IoU -> class in the page's style
+_V2_KINDS: Final = {"0.3": "low", "0.5": "half", "0.7": "high"}  # IoU -> class in the style sheet
 
-# The first of these that is supported ranks the classes.
+# Classes are ranked by the first of these metrics that is available.
 _RANKED_BY: Final = (
     *("gt_known_localization_accuracy", "top1_localization_accuracy", "top1_classification_accuracy"),
 )
-EACH_END: Final = 15  # classes shown at either end where not all are
+EACH_END: Final = 15  # number of best and of worst classes that are shown if not all are
 _ENOUGH_UNITS: Final = 5  # of a class that is ranked, if there are enough such classes
 
 

@@ -1,4 +1,4 @@
-"""Charts: values stand where the axes say, every mark says its numbers, names are escaped."""
+"""Charts: positions agree with the axes, marks have tooltips with their numbers, and names are escaped."""
 
 import xml.etree.ElementTree as ET
 from itertools import pairwise
@@ -14,17 +14,17 @@ HOSTILE = '</svg><script>alert("x")</script>'
 
 
 def parsed(markup: Markup) -> ET.Element:
-    """The chart as XML: raises where it is not well formed."""
+    """Parse the chart, which must be well-formed XML."""
     return ET.fromstring(markup)
 
 
 def tick_x(svg: ET.Element) -> dict[str, float]:
-    """Where each label of the axis x stands."""
+    """The position of each label of the x axis."""
     return {e.text or "": float(e.get("x", "")) for e in svg if e.get("class") == "tick middle"}
 
 
 def grid_y(svg: ET.Element) -> list[float]:
-    """Heights of the grid's lines, the lowest value first."""
+    """The positions of the grid lines, by ascending value."""
     return [float(e.get("y1", "")) for e in svg if e.get("class") == "grid"]
 
 
@@ -33,7 +33,7 @@ def titles(svg: ET.Element) -> list[str]:
 
 
 def a_line_chart(**changes: object) -> ET.Element:
-    given = {
+    arguments = {
         "title": "a title",
         "lines": [ChartLine("half", "half", [(0.0, 0.0), (0.2, 1.0), (1.0, 0.4)], best=(0.2, 1.0))],
         "x_title": "threshold",
@@ -42,10 +42,10 @@ def a_line_chart(**changes: object) -> ET.Element:
         "level": (0.6, "Gaussian"),
         **changes,
     }
-    return parsed(line_chart(given.pop("title"), given.pop("lines"), **given))  # type: ignore[arg-type]
+    return parsed(line_chart(arguments.pop("title"), arguments.pop("lines"), **arguments))  # type: ignore[arg-type]
 
 
-def test_curves_run_through_the_places_of_their_values() -> None:
+def test_curves_run_through_their_points() -> None:
     svg = a_line_chart()
     curve = next(e for e in svg if e.tag == "polyline")
     points = [tuple(map(float, pair.split(","))) for pair in curve.get("points", "").split()]
@@ -56,7 +56,7 @@ def test_curves_run_through_the_places_of_their_values() -> None:
     assert (float(mark.get("cx", "")), float(mark.get("cy", ""))) == pytest.approx(expected[1], abs=0.06)
 
 
-def test_the_fixed_threshold_stands_upright_and_the_baseline_lies_level() -> None:
+def test_the_fixed_threshold_is_vertical_and_the_baseline_horizontal() -> None:
     svg = a_line_chart()
     fixed = next(e for e in svg if e.get("class") == "fixed")
     assert float(fixed.get("x1", "")) == float(fixed.get("x2", "")) == tick_x(svg)["0.2"]
@@ -65,14 +65,14 @@ def test_the_fixed_threshold_stands_upright_and_the_baseline_lies_level() -> Non
     assert not [e for e in a_line_chart(level=None) if e.get("class") == "gaussian"]
 
 
-def test_a_chart_and_its_marks_have_titles_and_are_escaped() -> None:
+def test_charts_and_marks_have_escaped_titles() -> None:
     svg = a_line_chart(title=HOSTILE, x_title=HOSTILE, y_title=HOSTILE, fixed=(0.2, HOSTILE))
     assert svg.get("role") == "img"
     assert titles(svg) == [HOSTILE, "half: 100.00% at 0.20"]
     assert [e.tag for e in svg.iter("script")] == []
 
 
-def test_bars_are_as_high_as_their_counts_and_right_ones_are_marked() -> None:
+def test_the_heights_of_bars_are_their_counts() -> None:
     markup = histogram(
         "t", [0.0, 0.5, 1.0], [10, 20], x_title="x", y_title="y", counted="labels", right_from=0.5
     )
@@ -86,12 +86,12 @@ def test_bars_are_as_high_as_their_counts_and_right_ones_are_marked() -> None:
     assert titles(svg) == ["t", "0.00 to 0.50: 10 labels", "0.50 to 1.00: 20 labels"]
 
 
-def test_a_histogram_of_nothing_is_a_chart() -> None:
+def test_a_histogram_without_counts() -> None:
     svg = parsed(histogram("t", [0, 1], [0], x_title="x", y_title="y", counted="labels", right_from=0.5))
     assert float(next(e for e in svg if e.tag == "rect").get("height", "")) == 0
 
 
-def test_dots_of_a_reliability_diagram_lie_by_score_and_accuracy() -> None:
+def test_the_positions_of_dots_are_score_and_accuracy() -> None:
     dots = [Dot(0.8, 0.4, 0.25, "few"), Dot(1.0, 1.0, 0.75, HOSTILE)]
     svg = parsed(reliability_diagram("t", dots, x_title="score", y_title="right"))
     few, many = (e for e in svg if e.tag == "circle")
@@ -102,17 +102,17 @@ def test_dots_of_a_reliability_diagram_lie_by_score_and_accuracy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("most", "ticks"),
+    ("maximum", "ticks"),
     [(0, [0, 1]), (1, [0, 1]), (5, [0, 1, 2, 3, 4, 5]), (7, [0, 2, 4, 6, 8]), (35, [0, 10, 20, 30, 40])],
 )
-def test_ticks_are_round(most: int, ticks: list[int]) -> None:
-    assert count_ticks(most) == ticks
+def test_ticks_are_round(maximum: int, ticks: list[int]) -> None:
+    assert count_ticks(maximum) == ticks
 
 
 @given(st.integers(0, 10**12))
-def test_ticks_reach_the_highest_count_in_few_steps(most: int) -> None:
-    ticks = count_ticks(most)
+def test_ticks_reach_the_highest_count_in_few_steps(maximum: int) -> None:
+    ticks = count_ticks(maximum)
     assert ticks[0] == 0
-    assert ticks[-1] >= most
+    assert ticks[-1] >= maximum
     assert 2 <= len(ticks) <= 6
     assert len({b - a for a, b in pairwise(ticks)}) == 1

@@ -1,4 +1,4 @@
-"""Pages: what users named is escaped, nothing is fetched, heat lies where the map says."""
+"""Pages and pictures: user text is escaped, nothing is loaded, and heat is where the map has its maximum."""
 
 import base64
 import re
@@ -19,18 +19,18 @@ FACTS = {"recipe": "r0123456789ab", "images": 2, "failed": {"decode_error": 1}, 
 
 
 class Page(HTMLParser):
-    """Tags and addresses of a page."""
+    """The tags and URLs of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.addresses: list[str] = []
+        self.urls: list[str] = []
         self.text = path.read_text(encoding="utf-8")
         self.feed(self.text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action")]
+        self.urls += [value or "" for name, value in attrs if name in ("src", "href", "action")]
 
 
 def a_row(width: int, height: int, name: str = "cat") -> dict:
@@ -53,12 +53,12 @@ def a_card(name: str = "cat") -> object:
     return make_card(a_row(60, 80, name), cams, photo, Frame(60, 80, 32), [(0, 0, 10, 10)], ("cat", HOSTILE))
 
 
-def test_a_contact_sheet_escapes_names_and_fetches_nothing(tmp_path: Path) -> None:
+def test_a_contact_sheet_escapes_names_and_loads_nothing(tmp_path: Path) -> None:
     failures = [{"image_id": HOSTILE, "status": "decode_error", "error": HOSTILE}]
     page = Page(write_contact_sheet(tmp_path, [Section(HOSTILE, [a_card(HOSTILE)])], failures, **FACTS))
     assert "script" not in page.tags
     assert page.tags.count("img") == 3  # photograph, top class, known class
-    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert all(url.startswith("data:image/jpeg;base64,") for url in page.urls)
     assert "default-src 'none'" in page.text
     assert page.text.count("&lt;script&gt;") >= 5
 
@@ -80,10 +80,10 @@ def test_failures_are_listed_with_their_reasons(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("width", "height", "resize"), [(90, 60, "squash"), (90, 60, "crop"), (60, 90, "crop")]
 )
-def test_heat_lies_where_the_map_says(width: int, height: int, resize: str) -> None:
+def test_heat_is_where_the_map_has_its_maximum(width: int, height: int, resize: str) -> None:
     frame = Frame(width, height, 32, resize)  # type: ignore[arg-type]
     cam = np.zeros((4, 4), np.float32)
-    cam[3, 0] = 2.0  # bottom left of what the network saw
+    cam[3, 0] = 2.0  # bottom left of the network's input
     black = np.zeros((height, width, 3), np.uint8)
     heat = heat_map(black, cam, frame).astype(int)
     red, blue = heat[..., 0], heat[..., 2]
@@ -91,7 +91,7 @@ def test_heat_lies_where_the_map_says(width: int, height: int, resize: str) -> N
     xmin, _, _, ymax = frame.to_original(np.array([[0, 0, 32, 32]]))[0]
     assert xmin <= x <= xmin + min(width, height) / 3
     assert ymax - min(width, height) / 3 <= y <= ymax
-    assert (red[:, 0] == 0).all() == (xmin > 0)  # what was cropped away stays cold
+    assert (red[:, 0] == 0).all() == (xmin > 0)  # the parts that the network does not see are cold
 
 
 def test_a_map_without_a_positive_value_is_cold_everywhere() -> None:
@@ -112,13 +112,13 @@ def test_the_card_of_a_known_label_has_its_map_and_its_boxes() -> None:
         drawn = [(box.kind, box.xmin, box.ymin, box.xmax, box.ymax) for box in picture.boxes]
         assert drawn == [("predicted", 1, 2, 3, 4), ("true", 5, 6, 7, 8)]
     sizes = [_decoded(picture.source).shape for picture in card.pictures]
-    assert sizes == [(213, 320, 3)] * 2  # as small as a page needs
+    assert sizes == [(213, 320, 3)] * 2  # scaled down to thumbnails
     plain, heated = (_decoded(picture.source) for picture in card.pictures)
     assert plain.max() < 20
-    assert heated[..., 2].mean() > 50  # an even map is red everywhere (BGR)
+    assert heated[..., 2].mean() > 50  # a constant map is red everywhere (BGR)
 
 
-def test_a_card_without_pictures_says_why(tmp_path: Path) -> None:
+def test_a_card_without_pictures_shows_the_error(tmp_path: Path) -> None:
     card = Card("a", (), error=HOSTILE, note="tabby")
     text = write_contact_sheet(tmp_path, [Section("All", [card])], [], **FACTS).read_text()
     assert "<img" not in text
