@@ -122,7 +122,7 @@ def _classes(text: str | None, recipe: Recipe) -> frozenset[int] | None:
     labels = [label.strip() for label in labels if label.strip()]
     if not labels:
         raise UsageError(f"--classes: {text!r} names no class")
-    indices = recipe.classes.indices(pa.array(labels, pa.string()), "--classes")
+    indices = recipe.classes.resolve(pa.array(labels, pa.string()), "--classes")
     return frozenset(indices.tolist())
 
 

@@ -11,14 +11,14 @@ CLASSES = Classes(("cat", "crane", "dog", "crane", "7"), ("n10", "n11", "n12", "
 
 
 def indices(labels: pa.Array | pa.ChunkedArray, classes: Classes = CLASSES) -> list[int]:
-    found = classes.indices(labels, "labels.csv, column label")
+    found = classes.resolve(labels, "labels.csv, column label")
     assert found.dtype == np.int32
     return found.tolist()
 
 
 def refusal(labels: pa.Array, classes: Classes = CLASSES) -> str:
     with pytest.raises(UsageError) as caught:
-        classes.indices(labels, "labels.csv, column label")
+        classes.resolve(labels, "labels.csv, column label")
     message = str(caught.value)
     assert message.startswith("labels.csv, column label: ")
     assert "\n" not in message
@@ -124,7 +124,7 @@ def test_other_types(labels):
 
 
 def find(labels, classes=CLASSES):
-    found, unknown = classes.find(labels, "truth.csv, column label")
+    found, unknown = classes.lookup(labels, "truth.csv, column label")
     assert found.dtype == np.int32
     return found.tolist(), unknown
 

@@ -31,7 +31,7 @@ def read_labels(path: str, classes: Classes, *, connections: Connections | None 
         UsageError: The file cannot be read, a column is missing or a label is not among the classes.
     """
     for table in column_batches(path, LABELS.names, text=["image_id"], connections=connections):
-        labels = classes.indices(table["label"], f"{path}, column 'label'")
+        labels = classes.resolve(table["label"], f"{path}, column 'label'")
         yield pa.table([combine_chunks(table["image_id"]), pa.array(labels)], schema=LABELS)
 
 
@@ -57,7 +57,7 @@ def label_lists(
     if isinstance(labels, pa.ListArray | pa.LargeListArray):
         rows = np.repeat(rows, combine_chunks(pc.list_value_length(labels)).fill_null(0).to_numpy())
         labels = labels.flatten()
-    return _grouped(rows, classes.indices(labels, f"{path}, column 'label'"), count)
+    return _grouped(rows, classes.resolve(labels, f"{path}, column 'label'"), count)
 
 
 def no_labels(count: int) -> "pa.ListArray[Any]":

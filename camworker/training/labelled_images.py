@@ -166,7 +166,7 @@ def _labelled_by_folder(
         )
     folders = [image_id.split("/", 1)[0] for image_id in image_ids]
     classes = classes or Classes(tuple(sorted(set(folders))))
-    indices = classes.indices(pa.array(folders), f"{location}, folders")
+    indices = classes.resolve(pa.array(folders), f"{location}, folders")
     labels = pa.array([[index] for index in indices], ITEMS.field("labels").type)
     return replace(listing, items=listing.items.set_column(_LABELS, ITEMS.field(_LABELS), labels)), classes
 

@@ -155,7 +155,7 @@ def build_request(options: UnitsOptions) -> Request:
     map_size = check_gap_head(package.network, spec.input_size)
     labels = np.arange(len(package.classes), dtype=np.int32)
     if options.classes:
-        labels = package.classes.indices(pa.array(options.classes, pa.string()), "--class")
+        labels = package.classes.resolve(pa.array(options.classes, pa.string()), "--class")
         labels = labels[np.sort(np.unique(labels, return_index=True)[1])]
     weights_KC = package.network.weights_KC.detach().float().cpu().numpy()
     units_KU = units_of_classes(weights_KC, labels, options.units)

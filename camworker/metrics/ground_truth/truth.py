@@ -152,7 +152,7 @@ def read_truth(
     notes = dict(annotations.notes)
     if table["image_id"].null_count or table["label"].null_count:
         raise UsageError(f"{path} has rows without image_id or label")
-    labels, unknown = classes.find(table["label"], f"{path}, column 'label'")
+    labels, unknown = classes.lookup(table["label"], f"{path}, column 'label'")
     if len(labels) and (labels < 0).all():
         named = ", ".join(repr(label) for label in list(unknown)[:_NAMED])
         raise UsageError(f"{path}: none of its labels ({named}, ...) is a class of this network")
