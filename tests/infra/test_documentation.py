@@ -1,6 +1,5 @@
 """The documents: their links, commands, options and Python examples are those of the code."""
 
-import argparse
 import ast
 import importlib
 import re
@@ -40,16 +39,12 @@ def command_lines(document: str) -> Iterator[str]:
             yield from code.split(" && ")
 
 
-def parser_of(command: str) -> argparse.ArgumentParser:
-    (commands,) = (
-        action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    )
-    parser: argparse.ArgumentParser = commands.choices[command]
-    return parser
-
-
 def options_of(command: str) -> set[str]:
-    return {name for action in parser_of(command)._actions for name in action.option_strings}
+    """Return the options in the help of a command."""
+    columns = re.findall(
+        r"^  (-.*?)(?:\s{2,}|$)", make_parser().commands[command].format_help(), re.MULTILINE
+    )
+    return {name for column in columns for name in re.findall(r"(?<!\S)--?[a-z][a-z-]*", column)}
 
 
 def sections(document: str) -> dict[str, str]:
