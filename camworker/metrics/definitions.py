@@ -172,10 +172,6 @@ _CLASS, _CLASS_AND_BOX = "Class", "Class and box"
 _BOX, _MAP = "Box of the known label", "Map of the known label"
 _BOXES: Final = frozenset({Need.BOXES})
 _OWN_MAP_AND_BOXES: Final = frozenset({Need.BOXES, Need.OWN_MAP})
-_LOCALIZED: Final = (
-    "None of the first {k} pairs of class and box has the right class and an IoU of at least 0.5 with a "
-    "true box of that class (Russakovsky et al., ILSVRC, IJCV 2015)."
-)
 
 GT_KNOWN: Final = Metric(
     name="gt_known_localization_accuracy",
@@ -232,7 +228,11 @@ def _localization_error(k: int, column: int) -> Metric:
         name=f"top{k}_localization_error",
         title=f"top-{k} localization error",
         group=_CLASS_AND_BOX,
-        definition=_LOCALIZED.format(k=k),
+        definition=f"None of the {k} best ranked pairs of class and box has the right class and an IoU of at "
+        "least 0.5 with a true box of that class (Russakovsky et al., ILSVRC, IJCV 2015)."
+        if k > 1
+        else "The best ranked pair of class and box has a wrong class, or an IoU below 0.5 with every true "
+        "box of that class (Russakovsky et al., ILSVRC, IJCV 2015).",
         numerator=Sum(f"top{k}_localized", lambda e: e.matches.localized[:, column]),
         denominator=WITH_BOXES,
         aggregate=share,

@@ -14,8 +14,9 @@ from camworker.boxes.maxboxacc import SIDE, largest_contour_box, scaled_truth, s
 from camworker.frame import Frame
 from camworker.metrics.ground_truth.masks import object_pixels, read_mask
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import Criteria, Matches, Targets, one_chunk
+from camworker.metrics.matching import Criteria, Matches, Targets
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
+from camworker.storage.parquet import combine_chunks
 
 SweepRule = Literal["maxboxacc", "cam"]
 SWEEP_RULES: Final[tuple[SweepRule, ...]] = get_args(SweepRule)
@@ -212,7 +213,7 @@ def _masks_of_instances(
         return {}
     files: dict[int, tuple[list[str], list[str]]] = {}
     instances = {pair: n for n, pair in enumerate(zip(matches.rows, matches.labels, strict=True))}
-    rows, in_truth = truth.rows_of(one_chunk(table["image_id"]))
+    rows, in_truth = truth.rows_of(combine_chunks(table["image_id"]))
     masks = truth.masks.take(pa.array(in_truth)).to_pylist()
     ignores = truth.ignores.take(pa.array(in_truth)).to_pylist() if truth.ignores is not None else []
     for n, (row, label) in enumerate(zip(rows, truth.labels[in_truth], strict=True)):

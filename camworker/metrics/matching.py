@@ -4,7 +4,7 @@ An instance is an image and one label of its ground truth.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -112,10 +112,6 @@ class Targets:
 
 
 def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -> Matches:
-<<<<<<< HEAD
-    """Judge rows (COLUMNS, and cams where boxes are made anew), each image once."""
-    in_rows, in_truth = truth.of(combine_chunks(table["image_id"]))
-=======
     """Match rows of predictions with their ground truth.
 
     A row that failed is wrong in every respect. A box is compared only with true boxes of its own label.
@@ -126,8 +122,7 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
         criteria: How boxes are made and compared.
         targets: The maps of known labels of the table, see `read_targets`.
     """
-    in_rows, in_truth = truth.rows_of(one_chunk(table["image_id"]))
->>>>>>> 9c74e9f (wip)
+    in_rows, in_truth = truth.rows_of(combine_chunks(table["image_id"]))
     named = pd.DataFrame({"row": in_rows, "label": truth.labels[in_truth]})
     instances = named.drop_duplicates(["row", "label"]).sort_values(["row", "label"], ignore_index=True)
     instances["instance"] = np.arange(len(instances))
@@ -188,13 +183,8 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
 
 
 def read_targets(column: pa.ChunkedArray, map_shape: tuple[int, int]) -> Targets:
-<<<<<<< HEAD
-    """The known labels' maps of a column of targets."""
-    lists = combine_chunks(column)
-=======
     """Read the maps of known labels from the column targets, whose maps have the shape (h, w)."""
-    lists = one_chunk(column)
->>>>>>> 9c74e9f (wip)
+    lists = combine_chunks(column)
     targets = lists.flatten()
     cams = targets.field("cam").flatten().to_numpy(zero_copy_only=False)
     return Targets(
@@ -204,20 +194,7 @@ def read_targets(column: pa.ChunkedArray, map_shape: tuple[int, int]) -> Targets
     )
 
 
-<<<<<<< HEAD
-def _predicted(
-=======
-def one_chunk(column: Any) -> Any:
-    """Return a chunked array as one array.
-
-    Typed loosely: the stubs of pyarrow do not know the list and struct methods of what comes out.
-    """
-    array = column.combine_chunks()
-    return array if isinstance(array, pa.Array) else array.chunk(0)
-
-
 def _predicted_pairs(
->>>>>>> 9c74e9f (wip)
     table: pa.Table,
     criteria: Criteria,
     rows: NDArray[np.int64],
@@ -228,22 +205,13 @@ def _predicted_pairs(
     if criteria.box_rule is None:
         pairs = _flatten(table["boxes"], "label")
         return pairs[np.isin(pairs["row"], rows)]
-<<<<<<< HEAD
     labels = combine_chunks(table["labels"])
     maps = combine_chunks(table["cams"]).take(pa.array(rows))
-    there = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
-    cams = maps.storage.flatten().to_numpy(zero_copy_only=False).reshape(len(there), *maps.type.shape)
-    found: list[tuple[float, ...]] = []
-    for row, cams_khw in zip(there, cams, strict=True):
-=======
-    labels = one_chunk(table["labels"])
-    maps = one_chunk(table["cams"]).take(pa.array(rows))
     rows_with_maps = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
     cams = maps.storage.flatten().to_numpy(zero_copy_only=False)
     cams = cams.reshape(len(rows_with_maps), *maps.type.shape)
     pairs: list[tuple[float, ...]] = []
     for row, cams_khw in zip(rows_with_maps, cams, strict=True):
->>>>>>> 9c74e9f (wip)
         frame = criteria.frame(width[row], height[row])
         rank = 0
         for label, cam_hw in zip(labels[int(row)].as_py(), cams_khw, strict=True):
@@ -263,15 +231,9 @@ def _first_target_boxes(
 ) -> Pairs:
     """Return the first box of each known label's own map."""
     if criteria.box_rule is None:
-<<<<<<< HEAD
         lists = combine_chunks(table["targets"]).flatten()
-        first = pc.list_element(lists.field("boxes"), 0).take(pa.array(own["target"].to_numpy()))
-        pairs = own[["row", "label"]].assign(place=0)
-=======
-        lists = one_chunk(table["targets"]).flatten()
         first = pc.list_element(lists.field("boxes"), 0).take(pa.array(known["target"].to_numpy()))
         pairs = known[["row", "label"]].assign(rank=0)
->>>>>>> 9c74e9f (wip)
         for corner in CORNERS:
             pairs[corner] = first.field(corner).to_numpy(zero_copy_only=False)
         return pairs
@@ -307,18 +269,12 @@ def _object_sizes(
     return np.minimum(sizes, 1.0)
 
 
-<<<<<<< HEAD
-def _flat(column: pa.ChunkedArray, label: str | None) -> pd.DataFrame:
-    """A column of lists as a frame: row, place in the list, label and, of structs, the corners."""
-    lists = combine_chunks(column)
-=======
 def _flatten(column: pa.ChunkedArray, label: str | None) -> pd.DataFrame:
     """Return a column of lists as a frame of row, rank in the list and label.
 
     label is the name of the field with the label if the lists hold structs, whose corners are then added.
     """
-    lists = one_chunk(column)
->>>>>>> 9c74e9f (wip)
+    lists = combine_chunks(column)
     row, values = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
     rank = np.arange(len(row)) - np.searchsorted(row, row)
     frame = pd.DataFrame({"row": row, "rank": rank})

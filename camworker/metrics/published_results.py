@@ -13,9 +13,9 @@ _WORDNET_ID: Final = re.compile(r"n\d{8}")
 _IMAGE: Final = re.compile(r"(?:.*/)?ILSVRC2012_val_000\d{5}(?:\.[A-Za-z]+)?")
 
 HOW_MADE: Final = (
-    "The paper's networks were fine-tuned on the labels of the training set and evaluated on ten crops of each "
-    "image. Their boxes were made by the paper's released code (the box rule dtbox here), which differs from the "
-    "rule in its text. A recipe that does this in another way differs by that too."
+    "The paper's networks were fine-tuned on the labels of the training set and evaluated on ten crops of "
+    "each image. Their boxes were made by the paper's released code (the box rule dtbox here), which differs "
+    "from the rule in its text. A recipe that does this in another way differs by that too."
 )
 TEST_SET: Final = (
     "On the test set the paper reports a top-5 localization error of 42.9% for GoogLeNet-GAP, and of 37.1% "

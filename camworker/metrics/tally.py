@@ -25,12 +25,8 @@ from camworker.metrics.matching import (
     match_predictions,
     read_targets,
 )
-<<<<<<< HEAD
-from camworker.metrics.threshold_sweep import THRESHOLDS
-from camworker.storage.parquet import combine_chunks
-=======
 from camworker.metrics.sums import DELTAS, MISSING_MAPS, Evaluation, Sum, mean_over_classes
->>>>>>> 9c74e9f (wip)
+from camworker.storage.parquet import combine_chunks
 
 SIZE_EDGES: Final = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # share of the image's area
 IOU_BINS: Final = 20
@@ -38,9 +34,7 @@ SCORE_BINS: Final = 15
 EXAMPLES: Final = 12  # number of best, and of worst, instances that are kept
 LISTED: Final = 1000  # number of images without ground truth that are listed
 
-_SCORE_UNIT: Final = (
-    2.0**-32
-)  # scores are summed as whole numbers, so that the order of parts does not matter
+_SCORE_UNIT: Final = 2.0**-32  # scores are summed as whole numbers, so that the order of parts does not count
 _FOLD_STREAM: Final = np.uint64(2**40)  # separate from the streams of the replicates
 
 Example = tuple[float, int, str, int]  # IoU, hash of the image id (which breaks ties), image id, label
@@ -123,21 +117,12 @@ class Tally:
         return self
 
 
-<<<<<<< HEAD
-def _tally(table: pa.Table, truth: Truth, measure: EvaluationConfig) -> Tally:
-    ids = combine_chunks(table["image_id"])
-    hashes, place = hash_ids(ids), truth.find(ids)
-    targets = read_targets(table["targets"], measure.criteria.map_shape)
-    judged = match_predictions(table, truth, measure.criteria, targets)
-    maps = judge_maps(table, judged, targets, truth, measure.criteria, measure.sweep)
-=======
 def _tally(table: pa.Table, truth: Truth, config: EvaluationConfig) -> Tally:
-    ids = one_chunk(table["image_id"])
+    ids = combine_chunks(table["image_id"])
     hashes, truth_index = hash_ids(ids), truth.index_of(ids)
     targets = read_targets(table["targets"], config.criteria.map_shape)
     matches = match_predictions(table, truth, config.criteria, targets)
     maps = score_maps(table, matches, targets, truth, config.criteria, config.sweep)
->>>>>>> 9c74e9f (wip)
     statuses = {pair["values"]: pair["counts"] for pair in table["status"].value_counts().to_pylist()}
     statuses.pop("ok", None)
     seen = np.zeros(len(truth.images), bool)
@@ -235,13 +220,8 @@ def _calibration(table: pa.Table, matches: Matches) -> NDArray[np.int64]:
     """Return images, right ones and the sum of scores (in 2^-32) by the best score of a row, [3, bins]."""
     rows = np.unique(matches.rows)
     right = np.zeros(table.num_rows, bool)
-<<<<<<< HEAD
-    right[judged.rows[judged.classified[:, 0]]] = True
-    best = pc.list_element(combine_chunks(table["scores"]).filter(_not_empty(table)), 0).to_numpy()
-=======
     right[matches.rows[matches.classified[:, 0]]] = True
-    best = pc.list_element(one_chunk(table["scores"]).filter(_not_empty(table)), 0).to_numpy()
->>>>>>> 9c74e9f (wip)
+    best = pc.list_element(combine_chunks(table["scores"]).filter(_not_empty(table)), 0).to_numpy()
     scores = np.full(table.num_rows, np.nan)
     scores[_not_empty(table).to_numpy(zero_copy_only=False)] = best
     rows = rows[np.isfinite(scores[rows])]

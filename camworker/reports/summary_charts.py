@@ -1,38 +1,65 @@
 """Charts of a summary: accuracy against threshold, IoU, calibration, and classes by accuracy."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from markupsafe import Markup
 
 from camworker.ledger.recipe import Recipe
-from camworker.metrics.summary import FIXED_THRESHOLD
+from camworker.metrics.definitions import GT_KNOWN, MAX_BOX_ACC
+from camworker.metrics.summary import FIXED_THRESHOLD, ClassResult, ScoreBin, Summary, SweepCurves, Thresholds
+from camworker.metrics.tally import IOU_BINS
 from camworker.reports.charts import ChartLine, Dot, histogram, line_chart, reliability_diagram
 
-_V2_KINDS: Final = {"0.3": "low", "0.5": "half", "0.7": "high"}  # IoU -> class in the style sheet
+_V2_KINDS: Final = {0.3: "low", 0.5: "half", 0.7: "high"}  # IoU -> class in the style sheet
 
 # Classes are ranked by the first of these metrics that is available.
 _RANKED_BY: Final = (
     *("gt_known_localization_accuracy", "top1_localization_accuracy", "top1_classification_accuracy"),
 )
 EACH_END: Final = 15  # number of best and of worst classes that are shown if not all are
-_ENOUGH_UNITS: Final = 5  # of a class that is ranked, if there are enough such classes
+_ENOUGH_LABELS: Final = 5  # number of labels of a class that is ranked, if there are enough such classes
 
 
-@dataclass(frozen=True, slots=True)
-class ClassBars:
-    """Classes by a share of their units. name: of that share. least: units that every ranked class has."""
+class ClassBar(NamedTuple):
+    """A class in a list.
+
+    Attributes:
+        name: Class name.
+        labels: Number of labels.
+        share: Share of them that is right.
+    """
+
+    name: str
+    labels: int
+    share: float
+
+
+class ClassBars(NamedTuple):
+    """Classes ranked by a share of their labels.
+
+    Attributes:
+        name: Name of the share.
+        least: Number of labels that every ranked class has at least.
+        ranked: Number of ranked classes.
+        lists: The lists to show, with their titles.
+    """
 
     name: str
     least: int
     ranked: int
-    lists: Sequence[tuple[str, Sequence[Mapping[str, Any]]]]
+    lists: Sequence[tuple[str, Sequence[ClassBar]]]
 
 
-@dataclass(frozen=True, slots=True)
-class SummaryCharts:
-    """Charts as SVG; None where nothing supports one. lines: the curves of threshold, for its legend."""
+class SummaryCharts(NamedTuple):
+    """The charts of a summary as SVG, None for a chart without data.
+
+    Attributes:
+        threshold: Accuracy against threshold.
+        lines: The curves of that chart, for its legend.
+        iou: Histogram of IoU.
+        calibration: Reliability diagram.
+    """
 
     threshold: Markup | None
     lines: Sequence[ChartLine]
@@ -40,56 +67,62 @@ class SummaryCharts:
     calibration: Markup | None
 
 
-def class_bars(summary: Mapping[str, Any]) -> ClassBars | None:
-    """Classes by GT-known accuracy: all of them, or the best and the worst. None where none has units.
+def class_bars(summary: Summary) -> ClassBars | None:
+    """Rank the classes by accuracy and return all of them, or the best and the worst.
 
-    Where GT-known accuracy is not supported, by top-1 localization accuracy, else by classification's.
-    Of many classes only those are ranked that have 5 units or more; where fewer than 30 have, those that
-    have as many as the thirtieth largest.
+    Classes are ranked by GT-known accuracy; if it has no value by top-1 localization accuracy, else by top-1
+    classification accuracy. Of more than 30 classes, only those with at least 5 labels are ranked; if fewer
+    than 30 have as many, those that have as many as the class with the thirtieth most labels.
+
+    Returns:
+        None if no class has labels.
     """
-    known = summary["gt_known_localization_accuracy"] is not None
+    known = summary.value(GT_KNOWN.name) is not None
     for name in _RANKED_BY[not known :]:
-        if classes := _shares(summary["per_class"], name):
-            return _ends(name, classes)
+        if bars := _bars(summary.per_class, name):
+            return _ends(name, bars)
     return None
 
 
-def _shares(per_class: Sequence[Mapping[str, Any]], name: str) -> list[dict[str, Any]]:
-    """name, units and share of the classes that have such units, the best first."""
-    of = "units" if "classification" in name else "units_with_boxes"
-    there = (row for row in per_class if row[name] is not None)
-    classes = [{"name": row["name"], "units": row[of], "share": row[name]} for row in there]
-    return sorted(classes, key=lambda row: (-row["share"], -row["units"]))
+def _bars(per_class: Sequence[ClassResult], name: str) -> list[ClassBar]:
+    """Return the classes that have a value of this name, the best first."""
+    bars = []
+    for result in per_class:
+        share = result.values[name]
+        if share is not None:
+            labels = result.instances if "classification" in name else result.instances_with_boxes
+            bars.append(ClassBar(result.name, labels, share))
+    return sorted(bars, key=lambda bar: (-bar.share, -bar.labels))
 
 
-def _ends(name: str, classes: list[dict[str, Any]]) -> ClassBars:
-    if len(classes) <= 2 * EACH_END:
-        return ClassBars(name, 1, len(classes), [("All classes", classes)])
-    most = sorted((row["units"] for row in classes), reverse=True)
-    least = min(_ENOUGH_UNITS, most[2 * EACH_END - 1])
-    ranked = [row for row in classes if row["units"] >= least]
+def _ends(name: str, bars: list[ClassBar]) -> ClassBars:
+    if len(bars) <= 2 * EACH_END:
+        return ClassBars(name, 1, len(bars), [("All classes", bars)])
+    most = sorted((bar.labels for bar in bars), reverse=True)
+    least = min(_ENOUGH_LABELS, most[2 * EACH_END - 1])
+    ranked = [bar for bar in bars if bar.labels >= least]
     best, rest = ranked[:EACH_END], ranked[EACH_END:]
-    worst = sorted(rest, key=lambda row: (row["share"], -row["units"]))[:EACH_END]
-    return ClassBars(
-        name, least, len(ranked), [(f"The {EACH_END} best", best), (f"The {EACH_END} worst", worst)]
-    )
+    worst = sorted(rest, key=lambda bar: (bar.share, -bar.labels))[:EACH_END]
+    lists = [(f"The {EACH_END} best", best), (f"The {EACH_END} worst", worst)]
+    return ClassBars(name, least, len(ranked), lists)
 
 
-def summary_charts(summary: Mapping[str, Any], recipe: Recipe) -> SummaryCharts:
-    """The charts of a summary. recipe: in full."""
-    lines = _threshold_lines(summary) if summary["max_box_acc"] is not None else []
+def summary_charts(summary: Summary, recipe: Recipe) -> SummaryCharts:
+    """Return the charts of a summary."""
+    sweep, thresholds = summary.sweep, summary.thresholds
+    lines = [] if sweep is None or thresholds is None else _threshold_lines(summary, sweep, thresholds)
     return SummaryCharts(
         _threshold_chart(summary, lines) if lines else None,
         lines,
-        _iou_histogram(summary) if summary["gt_known_localization_accuracy"] is not None else None,
-        _calibration(summary["calibration"]["bins"], recipe.scoring),
+        None if summary.value(GT_KNOWN.name) is None else _iou_histogram(summary),
+        _calibration(summary.calibration, recipe.scoring),
     )
 
 
-def _threshold_chart(summary: Mapping[str, Any], lines: Sequence[ChartLine]) -> Markup:
+def _threshold_chart(summary: Summary, lines: Sequence[ChartLine]) -> Markup:
     level = None
-    if summary["baselines"] is not None:
-        gaussian = summary["baselines"]["centred_gaussian"]["0.5"]
+    if summary.baselines is not None:
+        gaussian = summary.baselines.gaussian[0.5]
         level = (gaussian, f"Gaussian {gaussian:.1%}")
     return line_chart(
         "Share of labels whose box hits, against the threshold that boxes are made with",
@@ -101,27 +134,26 @@ def _threshold_chart(summary: Mapping[str, Any], lines: Sequence[ChartLine]) -> 
     )
 
 
-def _threshold_lines(summary: Mapping[str, Any]) -> list[ChartLine]:
-    thresholds, sweep = summary["sweep"]["thresholds"], summary["sweep"]
+def _threshold_lines(summary: Summary, sweep: SweepCurves, thresholds: Thresholds) -> list[ChartLine]:
     lines = [
         ChartLine(
             f"IoU {delta}, best of all boxes (V2)",
             kind,
-            list(zip(thresholds, sweep[delta], strict=True)),
-            (summary["optimal_threshold"][delta], summary["max_box_acc_at"][delta]),
+            list(zip(sweep.thresholds, sweep.v2[delta], strict=True)),
+            (thresholds.best_by_delta[delta], thresholds.v2_by_delta[delta]),
         )
         for delta, kind in _V2_KINDS.items()
     ]
-    points = list(zip(thresholds, sweep["max_box_acc"], strict=True))
-    best = (summary["max_box_acc_threshold"], summary["max_box_acc"])
+    points = list(zip(sweep.thresholds, sweep.v1, strict=True))
+    best = (thresholds.best, summary.value(MAX_BOX_ACC.name) or 0.0)
     return [*lines, ChartLine("IoU 0.5, largest box (V1)", "largest", points, best)]
 
 
-def _iou_histogram(summary: Mapping[str, Any]) -> Markup:
+def _iou_histogram(summary: Summary) -> Markup:
     return histogram(
         "Labels by the IoU of their own map's box with the best true box",
-        summary["iou_histogram"]["edges"],
-        summary["iou_histogram"]["units"],
+        [i / IOU_BINS for i in range(IOU_BINS + 1)],
+        summary.iou_histogram,
         x_title="IoU",
         y_title="labels",
         counted="labels",
@@ -129,19 +161,19 @@ def _iou_histogram(summary: Mapping[str, Any]) -> Markup:
     )
 
 
-def _calibration(bins: Sequence[Mapping[str, Any]], scoring: str) -> Markup | None:
-    images = sum(bin["images"] for bin in bins)
+def _calibration(bins: Sequence[ScoreBin], scoring: str) -> Markup | None:
+    images = sum(bin.images for bin in bins)
     if not images:
         return None
     dots = [
         Dot(
-            bin["score"],
-            bin["accuracy"],
-            bin["images"] / images,
-            f"score {bin['score']:.2f}, right {bin['accuracy']:.1%}, {bin['images']:,} images",
+            bin.score,
+            bin.accuracy,
+            bin.images / images,
+            f"score {bin.score:.2f}, right {bin.accuracy:.1%}, {bin.images:,} images",
         )
         for bin in bins
-        if bin["images"]
+        if bin.score is not None and bin.accuracy is not None
     ]
     return reliability_diagram(
         "Share of images whose first class is right, against its score",

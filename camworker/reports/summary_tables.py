@@ -1,113 +1,105 @@
-"""A summary as rows of CSV: all its figures, accuracy by threshold, and what did not match."""
+"""A summary as rows of CSV: all its values, accuracy by threshold, and what did not match."""
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
-from camworker.metrics.summary import TruthFacts, per_class
-from camworker.metrics.tally import Tally
+from camworker.metrics.summary import Summary, SweepCurves
+from camworker.metrics.summary_json import JsonObject, JsonValue, to_json
+from camworker.metrics.tally import IOU_BINS
 
-FIGURE_COLUMNS: Final = ("name", "value", "low", "high")
+VALUE_COLUMNS: Final = ("name", "value", "low", "high")
 UNMATCHED_COLUMNS: Final = ("kind", "name", "count")
-_ELSEWHERE: Final = ("sweep", "per_class", "unmatched")  # they have files of their own
-_CI: Final = "_ci95"
+_INTERVAL: Final = "_ci95"
 
-FigureRow = tuple[str, Any, float | None, float | None]
-UnmatchedRow = tuple[str, str, int]
+ValueRow: TypeAlias = tuple[str, JsonValue, JsonValue, JsonValue]
+UnmatchedRow: TypeAlias = tuple[str, str, int]
 
 
-def full_summary(
-    summary: Mapping[str, Any], tally: Tally, facts: TruthFacts, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """What compute gave, with all else that a report tells: summary.json.
+def value_rows(summary: Summary) -> list[ValueRow]:
+    """Return (name, value, low, high) of every value of a summary.
 
-    sweep_units: the units that thresholds were chosen on, and reported on. mask_pixels: of PxAP. per_class:
-    a row for each class. unmatched: ids by kind, of each kind the first by hash.
+    low and high are the ends of the value's 95% interval, None if it has none. A value inside another object
+    is named by both ("max_box_acc_at.0.5"), one of a bin by the bin's ends ("by_size.0.02-0.05.instances"),
+    one of another recipe by the recipe ("compared.r0123456789ab.corloc"). Accuracy by threshold and by class,
+    and ids that did not match, have files of their own.
     """
-    chosen_on, reported_on = tally.sums["sweep_units"]
-    pixels = tally.sums.get("pixels")
-    return {
-        **summary,
-        "sweep_units": {"chosen_on": int(chosen_on), "reported_on": int(reported_on)},
-        "mask_pixels": int(pixels.sum()) if pixels is not None else 0,
-        "per_class": per_class(tally, tuple(class_names)),
-        "unmatched": {
-            "image_without_truth": [image_id for _, image_id in tally.without_truth],
-            "truth_without_image": list(facts.unseen),
-        },
-    }
+    content = to_json(summary, detailed=True)
+    for name in ("sweep", "per_class", "unmatched"):
+        del content[name]
+    content["iou_histogram"] = [
+        {"from": n / IOU_BINS, "to": (n + 1) / IOU_BINS, "instances": count}
+        for n, count in enumerate(summary.iou_histogram)
+    ]
+    return list(_rows(content, ""))
 
 
-def figure_rows(summary: Mapping[str, Any]) -> list[FigureRow]:
-    """(name, value, low, high) of every figure: low and high are its 95% interval, where it has one.
-
-    A figure inside another is named by both ("max_box_acc_at.0.5"); one of a range by its bounds
-    ("by_size.0.02-0.05.units"), one of another recipe by that ("compared.r0123456789ab.corloc").
-    """
-    histogram = summary["iou_histogram"]
-    bins = zip(histogram["edges"], histogram["edges"][1:], histogram["units"], strict=False)
-    found = {name: value for name, value in summary.items() if name not in _ELSEWHERE}
-    found["iou_histogram"] = [{"from": low, "to": high, "units": units} for low, high, units in bins]
-    return list(_rows(found, ""))
+def class_table(summary: Summary) -> tuple[list[str], list[list[object]]]:
+    """Return the columns and the rows of the results by class."""
+    columns = ["label", "name", "instances", "instances_with_boxes", *summary.per_class[0].values]
+    rows: list[list[object]] = [
+        [result.label, result.name, result.instances, result.instances_with_boxes, *result.values.values()]
+        for result in summary.per_class
+    ]
+    return columns, rows
 
 
-def threshold_table(sweep: Mapping[str, Any] | None) -> tuple[list[str], list[tuple[float, ...]]]:
-    """(columns, rows): the share of hits at each threshold, V1 at IoU 0.5, then V2 at each IoU.
+def threshold_table(sweep: SweepCurves | None) -> tuple[list[str], list[tuple[float, ...]]]:
+    """Return the columns and rows of accuracy by threshold: of MaxBoxAcc, then of MaxBoxAccV2 at each IoU.
 
-    No rows without a sweep.
+    Without a sweep there are no rows.
     """
     if sweep is None:
         return ["threshold"], []
-    names = [name for name in sweep if name not in ("rule", "thresholds")]
-    columns = [name if name == "max_box_acc" else f"max_box_acc_v2_at_{name}" for name in names]
-    rows = zip(sweep["thresholds"], *(sweep[name] for name in names), strict=True)
-    return ["threshold", *columns], list(rows)
+    columns = ["threshold", "max_box_acc", *(f"max_box_acc_v2_at_{delta}" for delta in sweep.v2)]
+    return columns, list(zip(sweep.thresholds, sweep.v1, *sweep.v2.values(), strict=True))
 
 
-def unmatched_rows(summary: Mapping[str, Any]) -> list[UnmatchedRow]:
-    """(kind, name, count) of what has no partner on the other side.
+def unmatched_rows(summary: Summary) -> list[UnmatchedRow]:
+    """Return (kind, name, count) of what has no counterpart on the other side.
 
-    Images that are counted and not listed are one row more, named "", with their count. Classes that the
-    network lacks are counted in rows of the truth.
+    Images that are counted but not listed make one more row with an empty name. Classes that the network does
+    not have are counted in rows of the ground truth.
     """
     rows: list[UnmatchedRow] = []
-    for kind, total in (
-        ("image_without_truth", summary["images_without_truth"]),
-        ("truth_without_image", summary["truth_without_image"]),
+    for kind, total, listed in (
+        ("image_without_truth", summary.images_without_truth, summary.without_truth),
+        ("truth_without_image", summary.truth_without_image, summary.unseen),
     ):
-        listed = summary["unmatched"][kind]
         rows += [(kind, image_id, 1) for image_id in listed]
         if total > len(listed):
             rows.append((f"{kind}_not_listed", "", total - len(listed)))
-    return rows + [("unknown_class", name, count) for name, count in summary["unknown_classes"].items()]
+    return rows + [("unknown_class", name, count) for name, count in summary.unknown_classes.items()]
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV file in UTF-8. None is an empty field."""
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file in UTF-8, with an empty field for None."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)
 
 
-def _rows(found: Mapping[str, Any], inside: str) -> Iterator[FigureRow]:
-    for name, value in found.items():
-        if name.endswith(_CI):
+def _rows(content: JsonObject, prefix: str) -> Iterator[ValueRow]:
+    for name, value in content.items():
+        if name.endswith(_INTERVAL):
             continue
-        full = f"{inside}{name}"
-        if isinstance(value, Mapping):
-            yield from _rows(value, f"{full}.")
+        full_name = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _rows(value, f"{full_name}.")
         elif isinstance(value, list):
             for entry in value:
-                yield from _entry_rows(entry, full)
+                if isinstance(entry, dict):
+                    yield from _entry_rows(entry, full_name)
         else:
-            low, high = found.get(f"{name}{_CI}") or (None, None)
-            yield full, value, low, high
+            interval = content.get(f"{name}{_INTERVAL}")
+            low, high = interval if isinstance(interval, list) else (None, None)
+            yield full_name, value, low, high
 
 
-def _entry_rows(entry: Mapping[str, Any], inside: str) -> Iterator[FigureRow]:
-    """The rows of an entry of a list, which its bounds or its recipe tell from the others."""
+def _entry_rows(entry: JsonObject, prefix: str) -> Iterator[ValueRow]:
+    """Yield the rows of an entry of a list, named by its recipe or by the ends of its bin."""
     name = entry["recipe"] if "recipe" in entry else f"{entry['from']:.2f}-{entry['to']:.2f}"
-    found = {key: value for key, value in entry.items() if key not in ("recipe", "from", "to")}
-    yield from _rows(found, f"{inside}.{name}.")
+    values = {key: value for key, value in entry.items() if key not in ("recipe", "from", "to")}
+    yield from _rows(values, f"{prefix}.{name}.")

@@ -162,7 +162,7 @@ def _true_boxes(truth: TruthOptions | None, examples: Examples, items: pa.Table)
     ground_truth = read_truth(truth.path, examples.classes, truth.corners)
     if ground_truth.corners is None:
         raise UsageError(f"{truth.path} has no boxes: columns xmin, ymin, xmax and ymax are needed")
-    rows, truth_rows = ground_truth.of(items["image_id"].combine_chunks())
+    rows, truth_rows = ground_truth.rows_of(items["image_id"].combine_chunks())
     if not len(rows):
         raise UsageError(
             f"{truth.path} has no boxes of held-back images: its image ids may differ from those of the input"

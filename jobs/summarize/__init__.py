@@ -1,4 +1,4 @@
-"""Judge predictions by truth: parts are tallied where they lie, in parallel, and the tallies merged."""
+"""Evaluate predictions by ground truth: parts are tallied in parallel and the tallies are merged."""
 
 from jobs.summarize.command import HELP, add_arguments, run
 

@@ -1,11 +1,11 @@
 """Arguments and the run of `camworker summarize`."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from camworker.errors import UsageError
 from camworker.ledger.ledger import Ledger, open_ledger
-from camworker.ledger.recipe import Recipe
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import (
@@ -19,13 +19,16 @@ from jobs.options import (
 
 if TYPE_CHECKING:
     from camworker.ledger.snapshot import Snapshot
-    from camworker.metrics.summary import TruthFacts
-    from camworker.metrics.tally import EvaluationConfig
+    from camworker.metrics.map_scores import SweepRule
+    from camworker.metrics.summary import Summary
+    from camworker.metrics.tally import EvaluationConfig, Tally
+    from jobs.summarize.tally_parts import TalliedTruth
 
 HELP = "localization metrics against ground truth"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker summarize`."""
     add_out_argument(parser)
     parser.add_argument(
         "--report", type=output_folder, metavar="DIR", help="write summary.html and tables there too"
@@ -74,64 +77,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_address_option(where, default="start Ray on this machine if there is enough to read")
 
 
+@dataclass(frozen=True)
+class _Evaluated:
+    """A recipe of the output, evaluated."""
+
+    snapshot: "Snapshot"
+    tally: "Tally"
+    truth: "TalliedTruth"
+    summary: "Summary"
+
+
 def run(args: argparse.Namespace, console: Console) -> int:
-    ledgers = _open(args)
+    """Evaluate the predictions of an output by ground truth, print the metrics and write the report."""
+    ledgers = _open_ledgers(args)
 
-    from camworker.ledger.snapshot import Snapshot
-    from camworker.metrics.summary import METRICS, compare, compute
-    from camworker.metrics.tally import Tally
-    from jobs.summarize.tally_parts import tally_all
+    from camworker.metrics.compute import compare
+    from camworker.metrics.summary_json import to_json
+    from jobs.summarize.text import print_summary
 
-    found = []
-    for ledger in ledgers:
-        snapshot = Snapshot.load(ledger)
-        recipe = snapshot.recipe
-        snapshot.check()
-        measure = _measure(args, snapshot)
-        tally = Tally()
-        facts, shown = tally_all(args, console, snapshot, measure, tally)
-        names = recipe.classes.names
-        places = 5 if len(names) <= recipe.top_k else recipe.top_k
-        summary: dict[str, Any] = {
-            "recipe": ledger.recipe,
-            "complete": snapshot.complete,
-            "box_rule": args.box_rule or recipe.box_rule,
-            "iou_convention": args.iou_convention,
-            "select_threshold_on": args.select_threshold_on,
-            **compute(tally, facts, measure, places),
-        }
-        found.append((snapshot, recipe, tally, facts, shown, summary))
-    snapshot, recipe, tally, facts, shown, summary = found[0]
-    summary["compared"] = [
-        {
-            "recipe": other["recipe"],
-            **{name: other[name] for name in METRICS},
-            "difference": compare(tally, others, summary, other),
-        }
-        for _, _, others, _, _, other in found[1:]
-    ]
-    _tell(console, summary, facts)
+    first, *others = [_evaluate(args, console, ledger) for ledger in ledgers]
+    compared = tuple(compare(first.tally, other.tally, first.summary, other.summary) for other in others)
+    summary = replace(first.summary, compared=compared)
+    print_summary(console, summary)
     if args.report:
         from jobs.summarize.report_files import write_report
 
         page = write_report(
             args.report,
-            snapshot,
-            [recipe for _, recipe, *_ in found],
-            tally,
-            facts,
+            first.snapshot,
+            [first.snapshot.recipe, *(other.snapshot.recipe for other in others)],
+            first.tally,
+            first.truth,
             summary,
-            shown,
             output=args.output,
-            truth=args.truth,
+            truth_path=args.truth,
         )
         console.out(f"open {page}")
-    console.result(summary)
+    console.result(to_json(summary))
     return DONE
 
 
-def _open(args: argparse.Namespace) -> list[Ledger]:
-    """The ledgers asked for. Raises UsageError for what cannot be, before anything is read."""
+def _open_ledgers(args: argparse.Namespace) -> list[Ledger]:
+    """Open the recipes to evaluate, after a check of the options."""
     if args.box_rule:
         from camworker.boxes.rules import check_rule
 
@@ -143,70 +130,61 @@ def _open(args: argparse.Namespace) -> list[Ledger]:
     return [open_ledger(store, name, args.output) for name in names]
 
 
-def _measure(args: argparse.Namespace, snapshot: "Snapshot") -> "EvaluationConfig":
+def _evaluate(args: argparse.Namespace, console: Console, ledger: Ledger) -> _Evaluated:
+    from camworker.ledger.snapshot import Snapshot
+    from camworker.metrics.compute import summarize_tally
+    from camworker.metrics.summary import RunSettings
+    from jobs.summarize.tally_parts import TruthSource, tally_parts
+
+    snapshot = Snapshot.load(ledger)
+    recipe = snapshot.recipe
+    snapshot.check()
+    config = _evaluation_config(args, snapshot)
+    source = TruthSource(
+        args.truth, recipe.classes, args.truth_boxes, args.truth_classes, args.masks, args.exclude
+    )
+    tally, truth = tally_parts(
+        args.output,
+        snapshot,
+        source,
+        config,
+        workers=args.workers,
+        address=args.address,
+        verbose=console.verbose,
+    )
+    names = recipe.classes.names
+    settings = RunSettings(
+        recipe=ledger.recipe,
+        box_rule=args.box_rule or recipe.box_rule,
+        # Rows that rank all classes support top-5 metrics even if there are fewer than five.
+        ranked_classes=max(5, recipe.top_k) if len(names) <= recipe.top_k else recipe.top_k,
+        class_names=names,
+        complete=snapshot.complete,
+    )
+    return _Evaluated(snapshot, tally, truth, summarize_tally(tally, truth.facts, config, settings))
+
+
+def _evaluation_config(args: argparse.Namespace, snapshot: "Snapshot") -> "EvaluationConfig":
     from camworker.metrics.matching import Criteria
     from camworker.metrics.tally import EvaluationConfig
 
     recipe, shape = snapshot.recipe, snapshot.cam_shape()
-    criteria = Criteria.of_recipe(
-        recipe,
+    criteria = Criteria(
+        recipe.frame_spec,
         (shape.h, shape.w),
         box_rule=args.box_rule if args.box_rule != recipe.box_rule else None,
         inclusive=args.iou_convention == "inclusive",
     )
-    return EvaluationConfig(
-        criteria, len(recipe.classes), _sweep_rule(args, recipe), args.select_threshold_on
-    )
+    sweep = _sweep_rule(args.box_rule, recipe.box_rule)
+    return EvaluationConfig(criteria, len(recipe.classes), sweep, args.select_threshold_on)
 
 
-def _sweep_rule(args: argparse.Namespace, recipe: Recipe) -> Any:
-    """Whose sweep: Choe et al.'s, unless boxes of the cam rules were asked for; dtbox has none."""
-    if (args.box_rule or recipe.box_rule) == "dtbox":
+def _sweep_rule(new_rule: str | None, stored_rule: str) -> "SweepRule | None":
+    """Return whose boxes are evaluated at every threshold.
+
+    These are the boxes of Choe et al., or those of cam:T if new boxes of a cam rule are asked for. dtbox has
+    no threshold.
+    """
+    if (new_rule or stored_rule) == "dtbox":
         return None
-    return "cam" if args.box_rule and args.box_rule.startswith("cam") else "maxboxacc"
-
-
-def _tell(console: Console, summary: dict[str, Any], facts: "TruthFacts") -> None:
-    from camworker.reports.summary_page import TITLES
-
-    bound = "" if summary["select_threshold_on"] else " (upper bound)"
-    titles = {name: title + bound * name.startswith("max_box_acc") for name, title in TITLES.items()}
-    console.out(
-        f"{summary['images']} images, {sum(summary['failed'].values())} failed; "
-        f"{summary['images_with_truth']} with truth ({summary['units']} labels)"
-    )
-    for name, title in titles.items():
-        value, interval = summary[name], summary[f"{name}_ci95"]
-        if value is not None:
-            console.out(f"{title:<36}{100 * value:5.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]")
-        elif name != "pxap":
-            console.out(f"{title:<36}not supported by these rows and this truth")
-    for other in summary["compared"]:
-        console.out(f"{other['recipe']} less {summary['recipe']}, in points:")
-        for name, title in titles.items():
-            value, interval = other["difference"][name], other["difference"][f"{name}_ci95"]
-            if value is not None:
-                low, high = (100 * end for end in interval)
-                console.out(f"  {title:<34}{100 * value:+6.2f}  [{low:+.2f}, {high:+.2f}]")
-    if summary["units_without_target"]:
-        console.out(
-            f"{summary['units_without_target']} known labels have no map of their own: localize with "
-            "--image-labels to get the figures that need it"
-        )
-    if summary["images_without_truth"] or summary["truth_without_image"]:
-        console.out(
-            f"outside these figures: images without truth: {summary['images_without_truth']}; images of the "
-            f"truth that are not in these predictions: {summary['truth_without_image']}"
-        )
-    if facts.unknown:
-        some = ", ".join(list(facts.unknown)[:3])
-        rest = ", ..." if len(facts.unknown) > 3 else ""
-        console.out(
-            f"rows of the truth left out: {sum(facts.unknown.values())}, of {len(facts.unknown)} classes "
-            f"that this network lacks ({some}{rest})"
-        )
-    for what, count in facts.notes.items():
-        if count:
-            console.out(f"truth: {what}: {count}")
-    if not summary["complete"]:
-        console.out("a generation is unfinished: run localize again to complete it")
+    return "cam" if new_rule and new_rule.startswith("cam") else "maxboxacc"

@@ -1,9 +1,8 @@
-"""What summarize --report writes: summary.html with the best and worst images, and the figures as files."""
+"""The files of `summarize --report`: summary.html with the best and worst images, summary.json and tables."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,90 +12,98 @@ from camworker.errors import UsageError
 from camworker.frame import CORNERS
 from camworker.ledger.recipe import Recipe
 from camworker.ledger.snapshot import Snapshot
-from camworker.metrics.summary import TruthFacts
+from camworker.metrics.summary import Summary
+from camworker.metrics.summary_json import to_json
+from camworker.metrics.tally import Example, Tally
 from camworker.reports.cards import Card, Section, make_known_card
 from camworker.reports.summary_page import write_summary
 from camworker.reports.summary_tables import (
-    FIGURE_COLUMNS,
     UNMATCHED_COLUMNS,
-    figure_rows,
-    full_summary,
+    VALUE_COLUMNS,
+    class_table,
     threshold_table,
     unmatched_rows,
+    value_rows,
     write_csv,
 )
 from jobs.photographs import Photograph, photographs
-
-if TYPE_CHECKING:
-    from camworker.metrics.tally import Example, Tally
-    from jobs.summarize.tally_parts import ShownBoxes
+from jobs.summarize.tally_parts import TalliedTruth
 
 
 def write_report(
     folder: str,
     snapshot: Snapshot,
     recipes: Sequence[Recipe],
-    tally: "Tally",
-    facts: TruthFacts,
-    summary: dict[str, Any],
-    true_boxes: "ShownBoxes",
+    tally: Tally,
+    truth: TalliedTruth,
+    summary: Summary,
     *,
     output: str,
-    truth: str,
+    truth_path: str,
 ) -> Path:
-    """Write the report into folder; returns the path of its page.
+    """Write the report of a summary.
 
-    summary.html; summary.json (all figures, classes, what did not match); figures.csv, per_class.csv,
-    thresholds.csv, unmatched.csv. recipes: in full, the ledger's first, then those it is compared with.
-    true_boxes: of the images that are shown. output, truth: where these were read, for the page. Raises
-    UsageError where folder cannot be written.
+    Its files are summary.html, summary.json, figures.csv, per_class.csv, thresholds.csv and unmatched.csv.
+
+    Args:
+        folder: Where to write them.
+        snapshot: What the summary's recipe holds.
+        recipes: The recipe of the summary, then those that it is compared with.
+        tally: The tally of the summary.
+        truth: What was kept of the ground truth.
+        summary: The summary.
+        output: Where the predictions were read, for the page.
+        truth_path: Where the ground truth was read, for the page.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UsageError: The folder cannot be written.
     """
-    full = full_summary(summary, tally, facts, recipes[0].classes.names)
-    classes = full["per_class"]
-    sections = _sections(snapshot, tally, full, true_boxes)
+    sections = _sections(snapshot, tally, summary.settings.box_rule, truth)
     home = Path(folder)
     try:
         home.mkdir(parents=True, exist_ok=True)
-        (home / "summary.json").write_text(
-            json.dumps(full, allow_nan=False, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        write_csv(home / "figures.csv", FIGURE_COLUMNS, figure_rows(full))
-        write_csv(home / "per_class.csv", list(classes[0]), [list(row.values()) for row in classes])
-        write_csv(home / "thresholds.csv", *threshold_table(full["sweep"]))
-        write_csv(home / "unmatched.csv", UNMATCHED_COLUMNS, unmatched_rows(full))
-        return write_summary(home, full, recipes, facts, sections, output=output, truth=truth)
+        content = json.dumps(to_json(summary, detailed=True), allow_nan=False, indent=1, ensure_ascii=False)
+        (home / "summary.json").write_text(content + "\n", encoding="utf-8")
+        write_csv(home / "figures.csv", VALUE_COLUMNS, value_rows(summary))
+        write_csv(home / "per_class.csv", *class_table(summary))
+        write_csv(home / "thresholds.csv", *threshold_table(summary.sweep))
+        write_csv(home / "unmatched.csv", UNMATCHED_COLUMNS, unmatched_rows(summary))
+        return write_summary(home, summary, recipes, truth.facts, sections, output=output, truth=truth_path)
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error}; give --report another folder") from error
 
 
 def _sections(
     snapshot: Snapshot,
-    tally: "Tally",
-    summary: dict[str, Any],
-    true_boxes: "ShownBoxes",
+    tally: Tally,
+    box_rule: str,
+    truth: TalliedTruth,
 ) -> list[Section]:
-    """The best and the worst images, none in both."""
+    """Return the sections of the best and the worst images; no image is in both."""
     if not tally.best:
         return []
     worst = [example for example in tally.worst if example not in tally.best]
-    cards = _cards(snapshot, [*tally.best, *worst], summary["box_rule"], true_boxes)
-    found = [
+    cards = _cards(snapshot, [*tally.best, *worst], box_rule, truth)
+    sections = [
         (title, [cards[image_id, label] for _, _, image_id, label in examples if (image_id, label) in cards])
         for title, examples in (
             ("Highest IoU" if worst else "All images, the highest IoU first", tally.best),
             ("Lowest IoU", worst),
         )
     ]
-    return [Section(title, shown) for title, shown in found if shown]
+    return [Section(title, shown) for title, shown in sections if shown]
 
 
 def _cards(
     snapshot: Snapshot,
-    examples: "Sequence[Example]",
+    examples: Sequence[Example],
     box_rule: str,
-    true_boxes: "ShownBoxes",
+    truth: TalliedTruth,
 ) -> dict[tuple[str, int], Card]:
-    """The card of each image and label, where the image still has a row."""
+    """Return the card of each image and label, if the image still has a row."""
     labels: dict[str, list[tuple[int, float]]] = {}
     for iou, _, image_id, label in examples:
         labels.setdefault(image_id, []).append((label, iou))
@@ -106,7 +113,7 @@ def _cards(
         image_id = photo.row["image_id"]
         for label, iou in labels[image_id]:
             name = snapshot.recipe.classes.names[label]
-            cards[image_id, label] = _card(photo, name, label, iou, rule, true_boxes[image_id, label])
+            cards[image_id, label] = _card(photo, name, label, iou, rule, truth.boxes[image_id, label])
     return cards
 
 

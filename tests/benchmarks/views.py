@@ -69,7 +69,7 @@ def main() -> None:
 
 def gt_known(items, predictions, truth) -> float:
     """Return the share of (image, label) pairs whose first box has IoU >= 0.5 with a true box."""
-    in_rows, in_truth = truth.of(items["image_id"].combine_chunks())
+    in_rows, in_truth = truth.rows_of(items["image_id"].combine_chunks())
     correct = []
     for row, prediction in enumerate(predictions):
         truth_rows = in_truth[in_rows == row]

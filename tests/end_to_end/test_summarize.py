@@ -20,7 +20,7 @@ from camworker.ledger.records import Part, Plan
 from camworker.metrics.confidence import wilson
 from camworker.storage.local import LocalStore
 from jobs.cli import main
-from jobs.summarize import tally_parts as tallying
+from jobs.summarize import tally_parts
 from support.prediction_rows import FAR, Row, broken, known, part, row
 from support.recipes import make_recipe
 from support.run_records import make_run_record
@@ -137,7 +137,7 @@ def test_the_figures_of_an_output(out: Path, truth: Path, command: Command) -> N
     assert result["top5_classification_error"] == 2 / 4
     assert result["gt_known_localization_accuracy"] == 3 / 4
     assert result["corloc"] == pytest.approx((2 / 3 + 1) / 2)
-    assert result["top1_classification_error_ci95"] == wilson(2, 4)
+    assert result["top1_classification_error_ci95"] == list(wilson(2, 4))
     assert result["compared"] == []
     contract = [
         *("top5_localization_error", "gt_known_localization_accuracy", "max_box_acc", "max_box_acc_v2"),
@@ -156,7 +156,7 @@ def test_what_is_said_to_people(out: Path, truth: Path, command: Command) -> Non
     for line in (
         "5 images, 1 failed; 4 with truth (4 labels)",
         "images without truth: 1; images of the truth that are not in these predictions: 1",
-        "1, of 1 classes that this network lacks (unicorn)",
+        "1, of 1 classes that this network does not have (unicorn)",
     ):
         assert line in said
     assert "50.00%" in said
@@ -192,9 +192,9 @@ def test_boxes_made_anew(out: Path, truth: Path, command: Command) -> None:
     high = command.figures(out, truth, "--box-rule", "cam:0.5")
     assert high["box_rule"] == "cam:0.5"
     assert high["gt_known_localization_accuracy"] == 3 / 4
-    assert high["iou_histogram"]["units"][13] == 2
-    assert high["iou_histogram"]["units"][19] == 1
-    assert stored["iou_histogram"]["units"][19] == 2
+    assert high["iou_histogram"]["instances"][13] == 2
+    assert high["iou_histogram"]["instances"][19] == 1
+    assert stored["iou_histogram"]["instances"][19] == 2
     assert high["sweep"]["rule"] == "cam"
     # TOP up to 0.39, TOP_LEFT from 0.4 on; either reaches 1/2 for three of four.
     assert high["sweep"]["max_box_acc"] == [0.75] * 100
@@ -315,7 +315,7 @@ def test_excluded_images_count_for_classification_only(
     listed = tmp_path / "excluded.txt"
     listed.write_text("bad\nthree\n")
     result = command.figures(out, truth, "--exclude", listed)
-    assert (result["units"], result["units_with_boxes"]) == (4, 2)
+    assert (result["instances"], result["instances_with_boxes"]) == (4, 2)
     assert result["top1_classification_error"] == 2 / 4
     assert result["top1_localization_error"] == 0
     assert result["gt_known_localization_accuracy"] == result["corloc"] == 1
@@ -408,7 +408,7 @@ def test_the_report(out: Path, truth: Path, tmp_path: Path, command: Command) ->
 @pytest.fixture
 def on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small outputs are tallied by Ray too."""
-    monkeypatch.setattr(tallying, "HERE_BYTES", -1)
+    monkeypatch.setattr(tally_parts, "LOCAL_BYTES", -1)
 
 
 @pytest.mark.ray

@@ -16,7 +16,7 @@ from camworker.dataset import latest
 from camworker.frame import Frame
 from camworker.inference.localizer import Localizer
 from camworker.ledger.ledger import Ledger
-from camworker.metrics.summary import METRICS
+from camworker.metrics.definitions import METRICS
 from jobs.cli import main
 from support.factories import photograph
 from support.summaries import localized
@@ -54,16 +54,16 @@ def test_the_files_hold_what_the_command_says(
     kept = json.loads((report / "summary.json").read_text())
     assert {name: kept[name] for name in printed} == printed
     assert kept["failed"] == {"unsupported": 1}
-    assert (kept["images"], kept["units"]) == (11, 9)
+    assert (kept["images"], kept["instances"]) == (11, 9)
 
     figures = {row["name"]: row for row in table(report / "figures.csv")}
-    for name in METRICS:
+    for name in (metric.name for metric in METRICS):
         value, interval = printed[name], printed[f"{name}_ci95"] or ["", ""]
         assert figures[name]["value"] == ("" if value is None else repr(value))
         assert [figures[name]["low"], figures[name]["high"]] == [str(end) for end in interval]
 
     classes = table(report / "per_class.csv")
-    assert [(row["label"], row["name"], row["units"]) for row in classes] == [
+    assert [(row["label"], row["name"], row["instances"]) for row in classes] == [
         ("0", "cat", "3"),
         ("1", "dog", "3"),
         ("2", "bird", "3"),

@@ -45,11 +45,11 @@ def test_wilson_stays_within_0_and_1() -> None:
 def test_percentiles_are_of_the_replicates_that_have_a_value() -> None:
     # 41 values a fortieth apart: their 2.5% and 97.5% quantiles are the second and the last but one.
     drawn = np.arange(41) / 40
-    assert percentile_interval(drawn) == [0.025, 0.975]
+    assert percentile_interval(drawn) == (0.025, 0.975)
     holes = np.full(100, np.nan)
     holes[7:48] = drawn[::-1]
-    assert percentile_interval(holes) == [0.025, 0.975]
-    assert percentile_interval(np.array([np.nan, 0.5])) == [0.5, 0.5]
+    assert percentile_interval(holes) == (0.025, 0.975)
+    assert percentile_interval(np.array([np.nan, 0.5])) == (0.5, 0.5)
     assert percentile_interval(np.full(3, np.nan)) is None
 
 

@@ -19,9 +19,9 @@ from camworker.metrics.map_scores import (
     MapScores,
     gaussian_boxes,
     gaussian_map,
-    judge_maps,
     pixel_histogram,
     points_at,
+    score_maps,
 )
 from camworker.metrics.matching import Criteria, match_predictions, read_targets
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
@@ -37,7 +37,7 @@ FRAME = FOUR.frame(100, 100)
 
 def mapped(rows: Any, true: Truth, how: Criteria = FOUR, rule: Any = "maxboxacc") -> MapScores:
     targets = read_targets(rows["targets"], how.map_shape)
-    return judge_maps(rows, match_predictions(rows, true, how, targets), targets, true, how, rule)
+    return score_maps(rows, match_predictions(rows, true, how, targets), targets, true, how, rule)
 
 
 def mask_file(folder: Path, name: str, pixels: np.ndarray) -> str:
@@ -198,8 +198,8 @@ def test_the_baselines_of_an_image() -> None:
     rows = table(row("a", [(1, WHOLE)], size=(200, 100)), broken("b"))
     true = truth(("a", 1, (0, 0, 20, 10)), ("a", 1, (50, 0, 200, 100)), ("b", 1, WHOLE), ("a", 2, None))
     found = mapped(rows, true, criteria())
-    assert found.whole[0] == 0.75  # the best of the two
-    assert np.isnan(found.whole[1:]).all()
+    assert found.whole_image[0] == 0.75  # the best of the two
+    assert np.isnan(found.whole_image[1:]).all()
     assert found.gaussian.shape == (3, 100)
     assert np.isnan(found.gaussian[1:]).all()
     scaled = np.array([[0, 0, 22, 22], [56, 0, 224, 224]])
@@ -220,7 +220,7 @@ def test_the_whole_image_is_the_same_in_both_conventions() -> None:
     rows = table(row("a", [(1, WHOLE)], size=(10, 10)))
     true = truth(("a", 1, (0, 0, 10, 5)), inclusive=True)  # half of the image
     for how in (criteria(), criteria(inclusive=True)):
-        assert mapped(rows, true, how).whole.tolist() == [0.5]
+        assert mapped(rows, true, how).whole_image.tolist() == [0.5]
 
 
 def test_the_sweep_of_units_is_that_of_their_own_maps() -> None:
@@ -282,8 +282,8 @@ def test_pointing_of_units() -> None:
     )
     found = mapped(rows, true)
     # CAM; its mirror image at 37.5, 62.5; no box; no map; failed.
-    assert found.pointed.tolist() == [True, False, False, False, False]
-    assert found.pointable.tolist() == [True, True, False, True, True]
+    assert found.pointing_hit.tolist() == [True, False, False, False, False]
+    assert found.has_pointing_target.tolist() == [True, True, False, True, True]
 
 
 def test_pixels_of_units(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_pixels_of_units(tmp_path: Path) -> None:
     masks = [mask_file(tmp_path, "top.png", top), mask_file(tmp_path, "right.png", right)]
     ids, labels = ["a", "b", "a", "c"], [1, 1, 2, 1]
 
-    true = Truth.of_rows(
+    true = Truth.from_rows(
         ids,
         labels,
         masks=pa.array([masks[0], masks[0], masks[1], None], pa.string()),
@@ -330,8 +330,8 @@ def test_pixels_of_units(tmp_path: Path) -> None:
         {},
     ]
     # The first maximum is the top left corner: on the top mask, 167 pixels from the right one; "c" has none.
-    assert found.pointable.tolist() == [True, True, True, False]
-    assert found.pointed.tolist() == [True, False, False, False]
+    assert found.has_pointing_target.tolist() == [True, True, True, False]
+    assert found.pointing_hit.tolist() == [True, False, False, False]
 
 
 def test_without_masks_there_are_no_pixels() -> None:

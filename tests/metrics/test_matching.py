@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from camworker.frame import Frame
+from camworker.metrics.error_categories import ERRORS
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import COLUMNS, ERRORS, Criteria, Matches, match_predictions, read_targets
+from camworker.metrics.matching import COLUMNS, Criteria, Matches, match_predictions, read_targets
 from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, row, table, truth
 from support.recipes import make_recipe
 
@@ -26,8 +27,8 @@ def test_units_are_images_and_labels_in_order() -> None:
     found = judged(rows, true)
     assert found.rows.tolist() == [0, 0, 2, 2]
     assert found.labels.tolist() == [1, 4, 2, 3]
-    assert found.boxed.tolist() == [False, True, True, True]
-    boxes = [found.boxes[found.box_units == unit].tolist() for unit in range(4)]
+    assert found.has_boxes.tolist() == [False, True, True, True]
+    boxes = [found.boxes[found.box_instances == unit].tolist() for unit in range(4)]
     assert boxes == [[], [list(WHOLE)], [list(LEFT)], [list(FAR), list(LEFT)]]
 
 
@@ -35,14 +36,14 @@ def test_true_boxes_lie_unit_by_unit() -> None:
     """Their users look for the first of each unit by bisection."""
     rows = table(row("a", [(1, WHOLE)]))
     found = judged(rows, truth(("a", 2, LEFT), ("a", 1, WHOLE), ("a", 2, FAR)))
-    assert found.box_units.tolist() == [0, 1, 1]
+    assert found.box_instances.tolist() == [0, 1, 1]
     assert found.boxes.tolist() == [list(WHOLE), list(LEFT), list(FAR)]
 
 
 def test_right_class_and_right_box() -> None:
     found = judged(table(row("a", [(1, WHOLE)], known(1, WHOLE))), truth(("a", 1, WHOLE)))
     assert found.classified.tolist() == found.localized.tolist() == [[True, True]]
-    assert found.known.tolist() == found.found.tolist() == [True]
+    assert [not found.missing_map[0]] == found.localized_anywhere.tolist() == [True]
     assert found.iou.tolist() == [1]
     assert found.target.tolist() == [0]
 
@@ -53,7 +54,7 @@ def test_right_class_and_right_box() -> None:
 def test_an_iou_of_exactly_one_half_is_a_hit_and_less_is_none(corners: Any, hit: bool) -> None:
     found = judged(table(row("a", [(1, corners)], known(1, corners))), truth(("a", 1, WHOLE)))
     assert found.localized.tolist() == [[hit, hit]]
-    assert found.found.tolist() == [hit]
+    assert found.localized_anywhere.tolist() == [hit]
     assert (found.iou >= 0.5).tolist() == [hit]
 
 
@@ -88,7 +89,7 @@ def test_boxes_of_one_rank_use_up_several_of_the_pairs() -> None:
     found = judged(table(row("a", ranked)), truth(("a", 5, WHOLE)))
     assert found.classified.tolist() == [[False, True]]
     assert found.localized.tolist() == [[False, False]]
-    assert found.found.tolist() == [True]  # the label has a box, whatever its place
+    assert found.localized_anywhere.tolist() == [True]  # the label has a box, whatever its place
     second = judged(table(row("a", [(1, FAR), (1, WHOLE)])), truth(("a", 1, WHOLE)))
     assert second.localized.tolist() == [[False, True]]
 
@@ -96,16 +97,16 @@ def test_boxes_of_one_rank_use_up_several_of_the_pairs() -> None:
 def test_only_the_first_box_of_the_known_label_counts() -> None:
     found = judged(table(row("a", [(1, FAR)], known(1, LEFT, FAR))), truth(("a", 1, FAR)))
     assert found.iou.tolist() == [0]
-    assert found.found.tolist() == [False]
+    assert found.localized_anywhere.tolist() == [False]
     assert found.localized.tolist() == [[True, True]]
 
 
 def test_without_its_own_map_a_label_is_found_by_its_best_place() -> None:
     rows = table(row("a", [(2, FAR), (1, WHOLE), (1, FAR)], known(3, FAR)))
     found = judged(rows, truth(("a", 1, WHOLE), ("a", 2, WHOLE), ("a", 3, FAR), ("a", 4, FAR)))
-    assert found.known.tolist() == [False, False, True, False]
+    assert found.missing_map.tolist() == [True, True, False, True]
     assert found.target.tolist() == [-1, -1, 0, -1]
-    assert found.found.tolist() == [True, False, True, False]
+    assert found.localized_anywhere.tolist() == [True, False, True, False]
     assert found.iou.tolist() == [0, 0, 1, 0]
 
 
@@ -113,11 +114,11 @@ def test_a_failed_row_is_wrong_in_everything() -> None:
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE)), broken("b"))
     found = judged(rows, truth(("b", 1, WHOLE), ("a", 1, WHOLE)))
     assert found.classified.tolist() == found.localized.tolist() == [[True, True], [False, False]]
-    assert found.known.tolist() == [True, True]  # it lacks no map: it failed
+    assert found.missing_map.tolist() == [False, False]  # a failed row does not count as missing
     assert found.target.tolist() == [0, -1]
-    assert found.found.tolist() == [True, False]
+    assert found.localized_anywhere.tolist() == [True, False]
     assert [ERRORS[error] for error in found.error] == ["correct", "no_box"]
-    assert np.isnan(found.share).tolist() == [False, True]
+    assert np.isnan(found.size).tolist() == [False, True]
 
 
 def test_a_label_twice_among_the_targets_counts_once() -> None:
@@ -129,17 +130,17 @@ def test_a_label_twice_among_the_targets_counts_once() -> None:
 def test_a_label_without_a_box_is_classified_and_not_boxed() -> None:
     true = truth(("a", 1, None), ("a", 2, FAR))
     found = judged(table(row("a", [(1, WHOLE)], known(1, WHOLE))), true)
-    assert found.boxed.tolist() == [False, True]
+    assert found.has_boxes.tolist() == [False, True]
     assert found.classified[:, 0].tolist() == [True, False]
     assert not found.localized.any()
-    labels_only = judged(table(row("a", [(1, WHOLE)])), Truth.of_rows(["a"], [1]))
-    assert labels_only.boxed.tolist() == [False]
+    labels_only = judged(table(row("a", [(1, WHOLE)])), Truth.from_rows(["a"], [1]))
+    assert labels_only.has_boxes.tolist() == [False]
     assert labels_only.boxes.shape == (0, 4)
 
 
 def test_nothing_to_judge() -> None:
     for rows in (table(), table(row("stray", [(1, WHOLE)])), table(broken("stray"))):
-        for true in (truth(("a", 1, WHOLE)), truth(), Truth.of_rows([], [])):
+        for true in (truth(("a", 1, WHOLE)), truth(), Truth.from_rows([], [])):
             found = judged(rows, true)
             assert len(found.rows) == len(found.boxes) == 0
             assert found.classified.shape == (0, 2)
@@ -192,7 +193,7 @@ def test_the_error_is_of_the_first_pair_of_its_row() -> None:
     found = judged(rows, true)
     names = [ERRORS[error] for error in found.error]
     assert names[:3] == ["wrong_class", "part", "no_box"]
-    assert found.boxed.tolist() == [True, True, True, False]
+    assert found.has_boxes.tolist() == [True, True, True, False]
 
 
 def test_where_nothing_describes_it_the_box_that_it_meets_most_decides() -> None:
@@ -211,8 +212,8 @@ def test_the_share_of_the_image_is_that_of_the_largest_box() -> None:
     found = judged(
         table(row("a", [(1, WHOLE)], size=(200, 50)), row("b", [(1, WHOLE)], size=(200, 50))), true
     )
-    assert found.share[:2].tolist() == [0.1, 1]  # a box that leaves its image covers it all
-    assert np.isnan(found.share[2])
+    assert found.size[:2].tolist() == [0.1, 1]  # a box that leaves its image covers it all
+    assert np.isnan(found.size[2])
 
 
 def test_the_inclusive_convention_takes_corners_as_they_stood_in_the_file() -> None:
@@ -235,7 +236,7 @@ def test_the_error_of_an_object_of_one_pixel_is_as_in_the_other_convention() -> 
     for how in (criteria(), criteria(inclusive=True)):
         found = judged(rows, true, how)
         assert ERRORS[found.error[0]] == "too_large"
-        assert found.share.tolist() == pytest.approx([1e-4])
+        assert found.size.tolist() == pytest.approx([1e-4])
 
 
 # A map of 4 x 4 cells in a frame of 4 pixels: a cell is 25 pixels of an image of 100.
@@ -258,7 +259,7 @@ def test_boxes_are_made_anew_by_the_rule(rule: str, corners: Any) -> None:
     found = remade(rule, truth(("a", 1, corners), ("a", 3, corners)))
     assert found.localized.tolist() == [[True, True], [False, True]]
     assert found.iou.tolist() == [0, 1]  # class 1 has no map of its own
-    assert found.found.tolist() == [True, True]
+    assert found.localized_anywhere.tolist() == [True, True]
     assert remade(rule, truth(("a", 1, FAR))).localized.tolist() == [[False, False]]
 
 
@@ -276,7 +277,7 @@ def test_a_label_behind_the_fifth_pair_is_found_whether_boxes_are_stored_or_made
     stored = table(row("a", places, cams=[CAM] * 7), shape=(7, 4, 4))
     for rule in (None, "cam20"):
         found = judged(stored, true, criteria(4, (4, 4), box_rule=rule))
-        assert found.found.tolist() == [True, True]
+        assert found.localized_anywhere.tolist() == [True, True]
         assert not found.localized.any()
 
 
@@ -299,8 +300,7 @@ def test_stored_boxes_are_those_that_their_rule_makes(tiny_localizer: Any) -> No
     rows = predictions_table(make_items(*map(str, range(6))), 1, made, shape)
     true = truth(*((str(n), n % 3, (2, 3, 22, 30)) for n in range(6)))
     stored, again = (
-        judged(rows, true, Criteria(32, "squash", "single", (8, 4), box_rule=rule))
-        for rule in (None, "cam20")
+        judged(rows, true, criteria(map_shape=(8, 4), box_rule=rule)) for rule in (None, "cam20")
     )
     assert stored.iou.tolist() == again.iou.tolist()
     assert stored.localized.tolist() == again.localized.tolist()
@@ -342,15 +342,9 @@ def test_a_slice_is_judged_as_its_rows_alone() -> None:
         np.testing.assert_array_equal(getattr(sliced, name), getattr(alone, name), err_msg=name)
 
 
-def test_the_frame_is_the_recipe_s() -> None:
+def test_criteria_map_boxes_through_the_frame_of_the_recipe() -> None:
     recipe = make_recipe(input_size=224, resize="crop", views="ten-crop")
-    how = Criteria.of_recipe(recipe, (32, 32), inclusive=True)
-    assert how.frame(300, 200) == Frame(300, 200, 256, "crop")
-    assert (how.map_shape, how.box_rule, how.inclusive) == ((32, 32), None, True)
-    assert (
-        Criteria.of_recipe(make_recipe(input_size=224, views="flip"), (7, 7)).frame(300, 200).input_size
-        == 224
-    )
+    assert Criteria(recipe.frame_spec, (32, 32)).frame(300, 200) == Frame(300, 200, 256, "crop")
 
 
 def test_the_columns_are_a_part_s() -> None:

@@ -12,8 +12,9 @@ from sklearn.metrics import average_precision_score
 from camworker.boxes.maxboxacc import score_map
 from camworker.errors import UsageError
 from camworker.metrics.confidence import poisson_weights
+from camworker.metrics.definitions import METRICS
 from camworker.metrics.ground_truth.truth import Truth, hash_ids
-from camworker.metrics.summary import METRICS, TruthFacts, compute, details, per_class
+from camworker.metrics.summary_json import to_json
 from camworker.metrics.tally import Tally
 from support.factories import encode
 from support.prediction_rows import (
@@ -32,11 +33,13 @@ from support.prediction_rows import (
     measure,
     row,
     stepped,
+    summary_of,
     table,
     tallied,
     truth,
 )
 
+NAMES = [metric.name for metric in METRICS]
 MAPPED = ("gt_known_localization_accuracy", "max_box_acc", "max_box_acc_v2", "pointing_game_accuracy")
 SWEPT = (
     *("max_box_acc", "max_box_acc_v2", "max_box_acc_at", "optimal_threshold"),
@@ -48,12 +51,12 @@ def test_everything_right() -> None:
     result = figures(
         table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2))))), A, measure(sweep="cam")
     )
-    for name in METRICS:
+    for name in NAMES:
         if name != "pxap":
             assert result[name] == (0 if "error" in name else 1), name
     assert result["max_box_acc_at"] == {"0.3": 1, "0.5": 1, "0.7": 1}
     assert result["optimal_threshold"] == {"0.3": 0, "0.5": 0, "0.7": 0}  # of equals the lowest
-    assert (result["images"], result["failed"], result["units"]) == (1, {}, 1)
+    assert (result["images"], result["failed"], result["instances"]) == (1, {}, 1)
 
 
 def test_shares_are_of_units_and_localization_of_those_with_boxes() -> None:
@@ -71,7 +74,11 @@ def test_shares_are_of_units_and_localization_of_those_with_boxes() -> None:
     assert (result["images"], result["failed"]) == (4, {"decode_error": 1})
     assert (result["images_with_truth"], result["images_without_truth"]) == (3, 1)
     assert result["truth_without_image"] == 1
-    assert (result["units"], result["units_with_boxes"], result["units_without_target"]) == (5, 4, 0)
+    assert (result["instances"], result["instances_with_boxes"], result["instances_without_target"]) == (
+        5,
+        4,
+        0,
+    )
     assert result["top1_classification_error"] == 4 / 5  # a holds 1, 2 and 3; b is taken for 2
     assert result["top5_classification_error"] == 3 / 5
     assert result["top1_localization_error"] == 3 / 4
@@ -84,8 +91,8 @@ def test_shares_are_of_units_and_localization_of_those_with_boxes() -> None:
 def test_a_failed_row_with_truth_is_wrong_by_every_figure() -> None:
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2)))), broken("b"))
     result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)), measure(sweep="cam"))
-    assert result["units_without_target"] == 0
-    for name in METRICS:
+    assert result["instances_without_target"] == 0
+    for name in NAMES:
         if name != "pxap":
             assert result[name] == 0.5, name
 
@@ -93,7 +100,7 @@ def test_a_failed_row_with_truth_is_wrong_by_every_figure() -> None:
 def test_without_its_map_figures_that_need_it_are_null() -> None:
     rows = table(RIGHT, row("b", [(1, WHOLE)]))
     result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)))
-    assert result["units_without_target"] == 1
+    assert result["instances_without_target"] == 1
     for name in MAPPED:
         assert result[name] is result[f"{name}_ci95"] is None
     assert all(result[name] is None for name in SWEPT)
@@ -101,20 +108,22 @@ def test_without_its_map_figures_that_need_it_are_null() -> None:
     assert result["top1_localization_error"] == 0
     # A label without a box needs no map.
     result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, None)))
-    assert result["units_without_target"] == 0
+    assert result["instances_without_target"] == 0
     assert result["gt_known_localization_accuracy"] == 1
 
 
 def test_nothing_beside_them_counts_what_lacks_its_map_as_wrong() -> None:
     rows = table(RIGHT, row("b", [(1, WHOLE)]), row("c", [(2, WHOLE)], known(2, WHOLE)))
-    tally = tallied(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 2, WHOLE)))
-    beside = details(tally, measure())
+    true = truth(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 2, WHOLE))
+    tally = tallied(rows, true)
+    summary = summary_of(tally, true)
+    beside = to_json(summary)
     assert beside["sweep"] is None
-    assert beside["by_size"][-1]["units"] == 3
+    assert beside["by_size"][-1]["instances"] == 3
     assert beside["by_size"][-1]["gt_known_localization_accuracy"] is None
     assert beside["by_size"][-1]["top1_localization_accuracy"] == 1
-    assert sum(beside["iou_histogram"]["units"]) == 2
-    one, two = per_class(tally, tuple("abcdefgh"))[1:3]
+    assert sum(beside["iou_histogram"]["instances"]) == 2
+    one, two = (result.values for result in summary.per_class[1:3])
     assert one["gt_known_localization_accuracy"] is one["pointing_game_accuracy"] is None
     assert one["corloc"] == two["gt_known_localization_accuracy"] == 1
 
@@ -135,20 +144,20 @@ def test_without_a_sweep_its_figures_are_null() -> None:
 
 
 def test_without_boxes_there_is_classification_only() -> None:
-    for true in (truth(("a", 1, None)), Truth.of_rows(["a"], [1])):
+    for true in (truth(("a", 1, None)), Truth.from_rows(["a"], [1])):
         result = figures(table(RIGHT), true)
         assert result["top1_classification_error"] == result["top5_classification_error"] == 0
-        assert all(result[name] is None for name in METRICS if "classification" not in name)
+        assert all(result[name] is None for name in NAMES if "classification" not in name)
         assert result["baselines"] is None
-        assert sum(result["errors"].values()) == sum(result["iou_histogram"]["units"]) == 0
+        assert sum(result["errors"].values()) == sum(result["iou_histogram"]["instances"]) == 0
 
 
 def test_without_anything_to_judge_all_figures_are_null() -> None:
     for rows in (table(), table(row("stray", [(1, WHOLE)])), table(broken("stray"))):
         result = figures(rows, A)
-        assert (result["units"], result["truth_without_image"]) == (0, 1)
+        assert (result["instances"], result["truth_without_image"]) == (0, 1)
         assert result["images_without_truth"] == rows.num_rows
-        assert all(result[name] is result[f"{name}_ci95"] is None for name in METRICS)
+        assert all(result[name] is result[f"{name}_ci95"] is None for name in NAMES)
         assert result["calibration"]["expected_calibration_error"] is None
         json.dumps(result, allow_nan=False)
 
@@ -156,7 +165,7 @@ def test_without_anything_to_judge_all_figures_are_null() -> None:
 def test_a_truth_without_rows() -> None:
     result = figures(table(RIGHT), truth())
     assert (result["images_without_truth"], result["truth_without_image"]) == (1, 0)
-    assert all(result[name] is None for name in METRICS)
+    assert all(result[name] is None for name in NAMES)
 
 
 def test_two_images_of_one_stem_are_one_of_the_truth() -> None:
@@ -236,7 +245,7 @@ def test_choe_s_sweep_by_hand() -> None:
 def is_reported(image_id: str) -> bool:
     """Whether an image is of the half that thresholds are not chosen on."""
     tally = tallied(table(row(image_id, [(1, WHOLE)])), truth((image_id, 1, WHOLE)), measure(select=0.5))
-    return bool(tally.sums["sweep_units"][1])
+    return bool(tally.sums["swept_instances"][1])
 
 
 def halves(count: int) -> tuple[list[str], list[str]]:
@@ -298,7 +307,7 @@ def mask_truth(folder: Path, masks: dict[str, np.ndarray], ignores: dict[str, np
 
     files = [save("mask", i, pixels) for i, pixels in masks.items()]
     left_out = [save("ignore", i, ignores.get(i)) for i in masks]
-    return Truth.of_rows(
+    return Truth.from_rows(
         list(masks),
         [1] * len(masks),
         masks=pa.array(files, pa.string()),
@@ -343,8 +352,7 @@ def test_pxap_is_the_average_precision_of_all_pixels(tmp_path: Path) -> None:
     few = Tally(
         sums=tally.sums, replicates={k: v[:3][weights[:3].any(1)] for k, v in tally.replicates.items()}
     )
-    facts = TruthFacts.of(true, tally.seen)
-    interval = compute(few, facts, measure(), 5)["pxap_ci95"]
+    interval = summary_of(few, true).estimates["pxap"].interval
     assert interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), abs=1e-9)
 
 
@@ -369,7 +377,7 @@ def test_pxap_needs_an_object_a_map_and_a_mask(tmp_path: Path) -> None:
         figures(table(right), mask_truth(tmp_path, {"a": empty}, {}))
     lacking = figures(table(right, row("b", [(1, WHOLE)])), mask_truth(tmp_path, {"a": full, "b": full}, {}))
     assert lacking["pxap"] is lacking["pxap_ci95"] is None
-    assert lacking["units_without_target"] == 1
+    assert lacking["instances_without_target"] == 1
     absent = figures(table(row("b", [(1, WHOLE)])), mask_truth(tmp_path, {"a": empty}, {}))
     assert absent["pxap"] is None
     assert figures(table(right), A)["pxap"] is None

@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.summary import TruthFacts, compute, per_class
+from camworker.metrics.summary import ClassResult, TruthFacts
 from camworker.metrics.tally import LISTED, SIZE_EDGES
 from support.prediction_rows import (
     CLASSES,
@@ -14,8 +14,8 @@ from support.prediction_rows import (
     broken,
     figures,
     known,
-    measure,
     row,
+    summary_of,
     table,
     tallied,
     truth,
@@ -45,7 +45,7 @@ def test_sizes_of_objects() -> None:
     true = truth(*((i, 1, (0, 0, s, s)) for i, s in sides.items()), ("failed", 1, WHOLE))
     by_size = figures(rows, true)["by_size"]
     assert [(size["from"], size["to"]) for size in by_size] == list(pairwise(SIZE_EDGES))
-    assert [size["units"] for size in by_size] == [1, 1, 0, 0, 0, 1, 0, 1]
+    assert [size["instances"] for size in by_size] == [1, 1, 0, 0, 0, 1, 0, 1]
     assert [size["gt_known_localization_accuracy"] for size in by_size] == [
         1,
         1,
@@ -66,7 +66,7 @@ def test_the_histogram_of_iou() -> None:
     true = truth(*((i, 1, WHOLE) for i in "abcdef"), ("a", 2, None))
     histogram = figures(rows, true)["iou_histogram"]
     assert histogram["edges"] == [n / 20 for n in range(21)]
-    assert {n: count for n, count in enumerate(histogram["units"]) if count} == {0: 2, 1: 1, 10: 1, 19: 2}
+    assert {n: count for n, count in enumerate(histogram["instances"]) if count} == {0: 2, 1: 1, 10: 1, 19: 2}
 
 
 def test_the_baselines_are_of_the_same_truth() -> None:
@@ -74,7 +74,7 @@ def test_the_baselines_are_of_the_same_truth() -> None:
     centred = (56, 56, 168, 168)  # a quarter of the image
     true = truth(("a", 1, (0, 0, 224, 112)), ("b", 1, centred), ("c", 1, FAR), ("d", 1, WHOLE))
     baselines = figures(rows, true)["baselines"]
-    assert baselines["units"] == 3  # the size of what failed is unknown
+    assert baselines["instances"] == 3  # the size of what failed is unknown
     assert baselines["whole_image"] == 1 / 3
     # Some threshold gives the centred box; the upper half needs most of the square for 0.3.
     assert baselines["centred_gaussian"]["0.7"] == 1 / 3
@@ -111,14 +111,10 @@ def test_classes() -> None:
         broken("c"),
     )
     true = truth(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 2, None))
-    classes = per_class(tallied(rows, true), tuple("abcdefgh"))
-    assert [c["name"] for c in classes] == list("abcdefgh")
-    assert [c["label"] for c in classes] == list(range(CLASSES))
-    assert classes[1] == {
-        "label": 1,
-        "name": "b",
-        "units": 2,
-        "units_with_boxes": 2,
+    classes = summary_of(tallied(rows, true), true).per_class
+    assert [c.name for c in classes] == list("abcdefgh")
+    assert [c.label for c in classes] == list(range(CLASSES))
+    values = {
         "top1_classification_accuracy": 0.5,
         "top5_classification_accuracy": 1,
         "top1_localization_accuracy": 0.5,
@@ -127,10 +123,11 @@ def test_classes() -> None:
         "corloc": 0.5,
         "pointing_game_accuracy": 1,
     }
-    assert (classes[2]["units"], classes[2]["units_with_boxes"]) == (1, 0)
-    assert classes[2]["top1_classification_accuracy"] == 0
-    assert classes[2]["corloc"] is classes[2]["top1_localization_accuracy"] is None
-    assert all(value is None for name, value in classes[0].items() if name.endswith(("accuracy", "corloc")))
+    assert classes[1] == ClassResult(1, "b", instances=2, instances_with_boxes=2, values=values)
+    assert (classes[2].instances, classes[2].instances_with_boxes) == (1, 0)
+    assert classes[2].values["top1_classification_accuracy"] == 0
+    assert classes[2].values["corloc"] is classes[2].values["top1_localization_accuracy"] is None
+    assert set(classes[0].values.values()) == {None}
 
 
 def test_what_is_told_of_a_truth() -> None:
@@ -140,20 +137,20 @@ def test_what_is_told_of_a_truth() -> None:
         notes={"iscrowd": 3},
     )
     tally = tallied(table(row("b", [(1, WHOLE)]), row("stray", [(1, WHOLE)])), true)
-    facts = TruthFacts.of(true, tally.seen)
+    facts = TruthFacts.from_truth(true, tally.seen)
     assert (facts.images, facts.labels, facts.boxes, facts.masks) == (3, 4, True, False)
     assert sorted(facts.unseen) == ["a", "c"]
-    result = compute(tally, facts, measure(), 5)
-    assert result["unknown_classes"] == {"unicorn": 2}
-    assert result["truth_notes"] == {"iscrowd": 3}
-    nothing = TruthFacts.of(truth(("a", 1, None)), None)
+    summary = summary_of(tally, true)
+    assert summary.unknown_classes == {"unicorn": 2}
+    assert summary.truth_notes == {"iscrowd": 3}
+    nothing = TruthFacts.from_truth(truth(("a", 1, None)), None)
     assert (nothing.unseen, nothing.boxes, nothing.first_image) == (("a",), False, "a")
-    assert TruthFacts.of(truth(), None).first_image is None
+    assert TruthFacts.from_truth(truth(), None).first_image is None
 
 
 def test_images_of_the_truth_are_listed_up_to_a_number() -> None:
     count = LISTED + 20
-    true = Truth.of_rows([str(n) for n in range(count)], [1] * count)
-    facts = TruthFacts.of(true, tallied(table(row("7", [(1, WHOLE)])), true).seen)
+    true = Truth.from_rows([str(n) for n in range(count)], [1] * count)
+    facts = TruthFacts.from_truth(true, tallied(table(row("7", [(1, WHOLE)])), true).seen)
     assert len(facts.unseen) == LISTED
     assert "7" not in facts.unseen

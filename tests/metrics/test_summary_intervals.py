@@ -1,14 +1,16 @@
 """Intervals of a summary's figures, and recipes compared image by image."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from camworker.metrics.compute import compare
 from camworker.metrics.confidence import poisson_weights, wilson
+from camworker.metrics.definitions import METRICS, Estimate
 from camworker.metrics.ground_truth.truth import hash_ids
-from camworker.metrics.summary import METRICS, TruthFacts, compare, compute
+from camworker.metrics.summary import Summary
 from camworker.metrics.tally import Tally
 from support.prediction_rows import (
     BY_CELLS,
@@ -21,6 +23,7 @@ from support.prediction_rows import (
     measure,
     row,
     stepped,
+    summary_of,
     table,
     tallied,
     truth,
@@ -31,16 +34,16 @@ def test_a_share_of_images_has_wilson_s_interval() -> None:
     rows = table(*(row(i, [(1 + (i == "b"), WHOLE)], known(1, WHOLE)) for i in "abcd"))
     result = figures(rows, truth(*((i, 1, WHOLE if i in "ab" else FAR) for i in "abcd")))
     assert result["top1_classification_error"] == 1 / 4
-    assert result["top1_classification_error_ci95"] == wilson(1, 4)
-    assert result["top1_localization_error_ci95"] == wilson(3, 4)
-    assert result["gt_known_localization_accuracy_ci95"] == wilson(2, 4)
+    assert result["top1_classification_error_ci95"] == list(wilson(1, 4))
+    assert result["top1_localization_error_ci95"] == list(wilson(3, 4))
+    assert result["gt_known_localization_accuracy_ci95"] == list(wilson(2, 4))
 
 
 def test_labels_without_a_box_do_not_widen_localization() -> None:
     rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE)) for i in "abcd"))
     result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, FAR), ("c", 1, None), ("d", 1, None)))
-    assert result["top1_classification_error_ci95"] == wilson(0, 4)
-    assert result["top1_localization_error_ci95"] == wilson(1, 2)
+    assert result["top1_classification_error_ci95"] == list(wilson(0, 4))
+    assert result["top1_localization_error_ci95"] == list(wilson(1, 2))
 
 
 def percentiles(drawn: np.ndarray) -> list[float]:
@@ -91,16 +94,17 @@ def test_two_equal_tallies_differ_by_nothing() -> None:
     rows, true = stepped(HALF, CELL, HALF, FAR)
     what = measure(BY_CELLS, sweep="cam")
     tally = tallied(rows, true, what)
-    summary = compute(tally, TruthFacts.of(true, tally.seen), what, 5)
-    difference = compare(tally, tallied(rows, true, what), summary, summary)
-    for name in METRICS:
-        if summary[name] is None:
-            assert difference[name] is difference[f"{name}_ci95"] is None
+    summary = summary_of(tally, true, what)
+    comparison = compare(tally, tallied(rows, true, what), summary, summary)
+    for metric in METRICS:
+        difference = comparison.differences[metric.name]
+        if summary.value(metric.name) is None:
+            assert difference.value is difference.interval is None
         else:
-            assert (difference[name], difference[f"{name}_ci95"]) == (0, [0, 0])
+            assert (difference.value, difference.interval) == (0, (0, 0))
 
 
-def recipes_of(hits: list[np.ndarray]) -> list[tuple[Tally, dict[str, Any]]]:
+def recipes_of(hits: list[np.ndarray]) -> list[tuple[Tally, Summary]]:
     """A tally and its summary for each recipe; hits [N]: whether it localizes an image."""
     found = []
     for of_recipe in hits:
@@ -109,7 +113,7 @@ def recipes_of(hits: list[np.ndarray]) -> list[tuple[Tally, dict[str, Any]]]:
         )
         true = truth(*((str(n), 1, WHOLE) for n in range(len(of_recipe))))
         tally = tallied(rows, true, measure(sweep=None))
-        found.append((tally, compute(tally, TruthFacts.of(true, tally.seen), measure(sweep=None), 5)))
+        found.append((tally, summary_of(tally, true, measure(sweep=None))))
     return found
 
 
@@ -118,23 +122,24 @@ def test_a_paired_interval_is_narrower_where_recipes_agree() -> None:
     second = first | (np.arange(120) % 20 == 0)  # right where the first is, and on two more
     (ours, one), (theirs, two) = recipes_of([first, second])
     name = "gt_known_localization_accuracy"
-    difference = compare(ours, theirs, one, two)
-    assert difference[name] == pytest.approx((second.sum() - first.sum()) / 120)
-    low, high = difference[f"{name}_ci95"]
-    assert 0 <= low < difference[name] < high
-    unpaired = np.hypot(*(np.diff(summary[f"{name}_ci95"])[0] for summary in (one, two)))
+    difference = compare(ours, theirs, one, two).differences[name]
+    assert difference.value == pytest.approx((second.sum() - first.sum()) / 120)
+    low, high = difference.interval
+    assert 0 <= low < difference.value < high
+    unpaired = np.hypot(*(np.diff(summary.estimates[name].interval)[0] for summary in (one, two)))
     assert high - low < 0.5 * unpaired
     weights = poisson_weights(hash_ids(pa.array([str(n) for n in range(120)]))).T.astype(float)
     drawn = (weights * (second.astype(float) - first)).sum(1) / weights.sum(1)
     assert [low, high] == pytest.approx(percentiles(drawn))
-    back = compare(theirs, ours, two, one)
-    assert back[name] == -difference[name]
-    assert back[f"{name}_ci95"] == pytest.approx([-high, -low])
+    back = compare(theirs, ours, two, one).differences[name]
+    assert back.value == -difference.value
+    assert back.interval == pytest.approx((-high, -low))
 
 
 def test_what_either_recipe_lacks_is_not_compared() -> None:
     (ours, one), (theirs, two) = recipes_of([np.array([True, False]), np.array([True, True])])
-    difference = compare(ours, theirs, one, {**two, "corloc": None, "corloc_ci95": None})
-    assert difference["corloc"] is difference["corloc_ci95"] is None
-    assert difference["max_box_acc"] is None
-    assert difference["gt_known_localization_accuracy"] == 0.5
+    two = replace(two, estimates={**two.estimates, "corloc": Estimate(None)})
+    differences = compare(ours, theirs, one, two).differences
+    assert differences["corloc"].value is differences["corloc"].interval is None
+    assert differences["max_box_acc"].value is None
+    assert differences["gt_known_localization_accuracy"].value == 0.5

@@ -21,9 +21,9 @@ from camworker.boxes.maxboxacc import (
 )
 from camworker.metrics import tally as metrics
 from camworker.metrics.confidence import REPLICATES, poisson_weights
+from camworker.metrics.definitions import METRICS
 from camworker.metrics.ground_truth.truth import Truth, hash_ids
 from camworker.metrics.matching import COLUMNS
-from camworker.metrics.summary import METRICS, TruthFacts, compute
 from camworker.metrics.tally import EXAMPLES, EvaluationConfig, Tally
 from camworker.metrics.threshold_sweep import THRESHOLDS
 from support.factories import encode
@@ -38,6 +38,7 @@ from support.prediction_rows import (
     known,
     measure,
     row,
+    summary_of,
     table,
     truth,
 )
@@ -138,7 +139,7 @@ def test_any_split_and_any_order_gives_what_one_pass_gives(
     for n in data.draw(st.permutations(range(len(tallies)))):
         merged.merge(tallies[n])
     assert_equal(merged, whole)
-    ours, theirs = (compute(t, TruthFacts.of(known_truth, t.seen), what, 5) for t in (merged, whole))
+    ours, theirs = (summary_of(t, known_truth, what) for t in (merged, whole))
     assert ours == theirs
 
 
@@ -235,7 +236,8 @@ def by_loops(rows: list[dict[str, Any]], true: list[Any]) -> dict[str, float | N
         of_class["pointing"][label].append(bool(cam) and points(cam, size, corners))
         found["sweep"].append(swept(cam, size, tuple(corners)) if cam else np.zeros((100, 2)))
     sweep = np.array(found.pop("sweep", np.zeros((0, 100, 2))))
-    result = {name: mean(found[name]) for name in METRICS if name in found or "error" in name}
+    names = [metric.name for metric in METRICS]
+    result = {name: mean(found[name]) for name in names if name in found or "error" in name}
     result["corloc"] = mean([mean(some) for some in of_class["corloc"].values()])
     for name in ("gt_known_localization_accuracy", "pointing_game_accuracy", "max_box_acc", "max_box_acc_v2"):
         result.setdefault(name, None)
@@ -254,7 +256,7 @@ def test_figures_are_those_of_plain_loops(drawn: list[Any], true: list[Any]) -> 
     rows = table(*made(drawn), shape=(2, 2, 2))
     result = figures(rows, truth_of(true))
     expected = by_loops(rows.to_pylist(), true)
-    assert result["units_without_target"] == expected.pop("lacking")
+    assert result["instances_without_target"] == expected.pop("lacking")
     assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
@@ -298,28 +300,29 @@ def test_replicates_are_the_sums_under_each_weight() -> None:
     tally = Tally().update(rows, truth(("a", 1, WHOLE), ("a", 2, WHOLE), ("b", 1, WHOLE)), measure())
     a, b = poisson_weights(hash_ids(pa.array(["a", "b"]))).astype(float)
     replicates = tally.replicates
-    np.testing.assert_array_equal(replicates["units"], 2 * a + b)
-    np.testing.assert_array_equal(replicates["classified"], np.stack([a, 2 * a], axis=1))
-    np.testing.assert_array_equal(replicates["gt_known"], 2 * a)
-    np.testing.assert_array_equal(replicates["class_boxed"][:, :4].T, [0 * a, a + b, a, 0 * a])
-    np.testing.assert_array_equal(replicates["class_found"][:, :4].T, [0 * a, a, a, 0 * a])
-    assert replicates["v1"].shape == (REPLICATES, 2, 100)
-    assert replicates["class_found"].shape == (REPLICATES, CLASSES)
+    np.testing.assert_array_equal(replicates["instances"], 2 * a + b)
+    np.testing.assert_array_equal(replicates["top1_classified"], a)
+    np.testing.assert_array_equal(replicates["top5_classified"], 2 * a)
+    np.testing.assert_array_equal(replicates["gt_known_localized"], 2 * a)
+    np.testing.assert_array_equal(replicates["class_instances_with_boxes"][:, :4].T, [0 * a, a + b, a, 0 * a])
+    np.testing.assert_array_equal(replicates["class_localized_anywhere"][:, :4].T, [0 * a, a, a, 0 * a])
+    assert replicates["max_box_acc_hits"].shape == (REPLICATES, 2, 100)
+    assert replicates["class_localized_anywhere"].shape == (REPLICATES, CLASSES)
 
 
 def test_a_share_of_the_images_is_drawn_by_hash_to_choose_on() -> None:
     ids = [f"image {n}" for n in range(400)]
     rows = table(*(row(i, [(1, WHOLE)]) for i in ids))
     true = truth(*((i, label, WHOLE) for i in ids for label in (1, 2)))
-    assert Tally().update(rows, true, measure()).sums["sweep_units"].tolist() == [800, 800]
+    assert Tally().update(rows, true, measure()).sums["swept_instances"].tolist() == [800, 800]
     for select in (0.2, 0.5):
         tally = Tally().update(rows, true, measure(select=select))
-        chosen, reported = tally.sums["sweep_units"].tolist()
+        chosen, reported = tally.sums["swept_instances"].tolist()
         assert chosen + reported == 800
-        assert not (tally.replicates["sweep_units"] % 2).any()  # labels of one image stay together
+        assert not (tally.replicates["swept_instances"] % 2).any()  # labels of one image stay together
         assert abs(chosen / 800 - select) < 5 * (select * (1 - select) / 400) ** 0.5
         # A replicate's weights know nothing of it.
-        mean = tally.replicates["sweep_units"].mean(0)
+        mean = tally.replicates["swept_instances"].mean(0)
         assert abs(mean - [chosen, reported]).max() < 5 * (4 * 400 / REPLICATES) ** 0.5
 
 

@@ -35,7 +35,7 @@ def write(tmp_path: Path, kind: str = "csv", **changes: object) -> str:
 
 def rows_of(truth: Truth, image_id: str) -> list[Any]:
     """(label, corners) of one image, in the truth's order."""
-    _, rows = truth.of(pa.array([image_id]))
+    _, rows = truth.rows_of(pa.array([image_id]))
     boxes = [None] * len(rows) if truth.corners is None else truth.corners[rows].tolist()
     return list(zip(truth.labels[rows].tolist(), boxes, strict=True))
 
@@ -53,7 +53,7 @@ def test_rows_of_an_image_lie_together_with_class_indices(tmp_path: Path, kind: 
 
 def test_images_lie_in_the_order_of_their_hashes() -> None:
     ids = [f"image {n}" for n in range(50)]
-    truth = Truth.of_rows(ids * 2, range(100))
+    truth = Truth.from_rows(ids * 2, range(100))
     assert truth.images.to_pylist() == sorted(ids, key=lambda i: hash_ids(pa.array([i]))[0])
     assert (np.diff(truth.hashes.astype(object)) > 0).all()
     assert (truth.hashes == hash_ids(truth.images)).all()
@@ -73,42 +73,44 @@ IDS = st.sampled_from(["a", "b", "c", "sub/a.jpg", "ä", ""])
 
 @given(st.lists(st.tuples(IDS, st.integers(0, 9)), max_size=12), st.lists(IDS, max_size=8, unique=True))
 def test_rows_are_found_as_a_dictionary_finds_them(rows: list[tuple[str, int]], asked: list[str]) -> None:
-    truth = Truth.of_rows([i for i, _ in rows], [label for _, label in rows])
-    place = truth.find(pa.array(asked, pa.string()))
+    truth = Truth.from_rows([i for i, _ in rows], [label for _, label in rows])
+    place = truth.index_of(pa.array(asked, pa.string()))
     assert [place[n] >= 0 for n in range(len(asked))] == [i in dict(rows) for i in asked]
     assert [truth.images[int(p)].as_py() for p in place if p >= 0] == [i for i in asked if i in dict(rows)]
-    in_rows, in_truth = truth.of(pa.array(asked, pa.string()))
+    in_rows, in_truth = truth.rows_of(pa.array(asked, pa.string()))
     found = list(zip(in_rows.tolist(), truth.labels[in_truth].tolist(), strict=True))
     assert found == [(n, label) for n, i in enumerate(asked) for own, label in rows if own == i]
 
 
 def test_ids_are_found_whatever_holds_them() -> None:
-    truth = Truth.of_rows(["b", "a"], [1, 0])
+    truth = Truth.from_rows(["b", "a"], [1, 0])
     ids = pa.array(["x", "a", "b"])
-    assert (truth.find(ids.slice(1)) == truth.find(ids)[1:]).all()
-    assert (truth.find(ids) >= 0).tolist() == [False, True, True]
+    assert (truth.index_of(ids.slice(1)) == truth.index_of(ids)[1:]).all()
+    assert (truth.index_of(ids) >= 0).tolist() == [False, True, True]
 
 
 def test_a_stem_matches_an_id_without_its_ending() -> None:
-    truth = Truth.of_rows(["a", "sub.dir/b", "c.tar"], [0, 1, 2], stems=True)
+    truth = Truth.from_rows(["a", "sub.dir/b", "c.tar"], [0, 1, 2], stems=True)
     ids = ["a.jpg", "a", "a.png", "sub.dir/b.jpeg", "sub.dir/b", "c.tar.png", "c.tar", "b.jpg"]
-    found = truth.find(pa.array(ids))
+    found = truth.index_of(pa.array(ids))
     named = [truth.images[int(place)].as_py() if place >= 0 else None for place in found]
     assert named == ["a", "a", "a", "sub.dir/b", "sub.dir/b", "c.tar", None, None]
 
 
 def test_boxes_of_an_image_leave_out_rows_without_one() -> None:
     nothing = [np.nan] * 4
-    truth = Truth.of_rows(["b", "a", "b", "b"], [0, 0, 0, 1], [[0, 0, 1, 1], nothing, nothing, [2, 2, 3, 3]])
+    truth = Truth.from_rows(
+        ["b", "a", "b", "b"], [0, 0, 0, 1], [[0, 0, 1, 1], nothing, nothing, [2, 2, 3, 3]]
+    )
     assert truth.boxes_of("b").tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
     assert truth.boxes_of("a").shape == truth.boxes_of("x").shape == (0, 4)
-    assert Truth.of_rows(["a"], [1]).boxes_of("a").shape == (0, 4)
+    assert Truth.from_rows(["a"], [1]).boxes_of("a").shape == (0, 4)
 
 
 def test_masks_follow_their_rows() -> None:
     masks = pa.array(["1.png", None, "2.png"])
-    truth = Truth.of_rows(["b", "a", "b"], [0, 1, 2], masks=masks, ignores=pa.array([None, None, "i.png"]))
-    _, rows = truth.of(pa.array(["b"]))
+    truth = Truth.from_rows(["b", "a", "b"], [0, 1, 2], masks=masks, ignores=pa.array([None, None, "i.png"]))
+    _, rows = truth.rows_of(pa.array(["b"]))
     assert truth.masks.take(pa.array(rows)).to_pylist() == ["1.png", "2.png"]
     assert truth.ignores.take(pa.array(rows)).to_pylist() == [None, "i.png"]
 
@@ -187,11 +189,11 @@ def test_excluded_images_lose_their_masks(tmp_path: Path) -> None:
     )
     for truth, expected in ((whole, {"a": "a.png", "b": "b.png"}), (less, {"a": "a.png", "b": None})):
         assert truth.stems
-        _, rows = truth.of(pa.array(["a.jpg", "b.jpg"]))
+        _, rows = truth.rows_of(pa.array(["a.jpg", "b.jpg"]))
         paths = truth.masks.take(pa.array(rows)).to_pylist()
         names = [path and Path(path).name for path in paths]
         assert dict(zip("ab", names, strict=True)) == expected
-    _, rows = less.of(pa.array(["b.jpg"]))
+    _, rows = less.rows_of(pa.array(["b.jpg"]))
     assert less.ignores.take(pa.array(rows)).to_pylist() == [None]
 
 
@@ -237,7 +239,7 @@ def test_a_file_without_rows_is_a_truth_without_images(tmp_path: Path) -> None:
     path.write_text("image_id,label\n")
     truth = read_truth(str(path), CLASSES)
     assert (len(truth.images), len(truth.labels)) == (0, 0)
-    assert truth.find(pa.array(["a"])).tolist() == [-1]
+    assert truth.index_of(pa.array(["a"])).tolist() == [-1]
 
 
 @pytest.mark.parametrize(

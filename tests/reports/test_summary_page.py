@@ -3,24 +3,22 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from camworker.frame import Frame, FrameSpec
 from camworker.ledger.recipe import Recipe
+from camworker.metrics.definitions import METRICS, Estimate
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.published_results import is_whole_ilsvrc_validation
-from camworker.metrics.summary import METRICS, TruthFacts
+from camworker.metrics.summary import Comparison, TruthFacts
 from camworker.reports.cards import Section, make_known_card
 from camworker.reports.summary_page import (
     ERROR_TITLES,
-    TITLES,
     differing,
     threshold_sentence,
     verdict,
-    why_missing,
     write_summary,
 )
 from support.recipes import make_recipe
@@ -107,7 +105,7 @@ def test_the_threshold_is_owned_to(page: Page, tmp_path: Path) -> None:
     assert "it is an upper bound. For comparison, with the threshold fixed at 0.20" in page.text
     ids = [f"{n}.jpg" for n in range(40)]
     rows = predictions(*(row(image_id, [(0, WHOLE)], {0: WHOLE}) for image_id in ids))
-    truth = Truth.of_rows(ids, [0] * 40, [WHOLE] * 40)
+    truth = Truth.from_rows(ids, [0] * 40, [WHOLE] * 40)
     chosen = write(tmp_path, rows, truth, select=0.25)
     numbers = re.search(r"\(n = (\d+) labels\).*others\s*\(n = (\d+)\): no upper bound", chosen.text, re.S)
     assert numbers
@@ -128,8 +126,8 @@ def test_an_unfinished_generation_is_told(page: Page, tmp_path: Path) -> None:
     assert "A generation is unfinished" in write(tmp_path, *four_of_each(), complete=False).text
 
 
-BOXES = Truth.of_rows(["a", "b"], [0, 0], [WHOLE, WHOLE])
-LABELS = Truth.of_rows(["a", "b"], [0, 0])
+BOXES = Truth.from_rows(["a", "b"], [0, 0], [WHOLE, WHOLE])
+LABELS = Truth.from_rows(["a", "b"], [0, 0])
 KNOWN = (row("a", [(0, WHOLE)], {0: WHOLE}), row("b", [(0, WHOLE)], {0: WHOLE}))
 NO_MAPS = (row("a", [(0, WHOLE)]), row("b", [(0, WHOLE)], {0: WHOLE}))
 FEW = make_recipe(["cat", "dog", "bird", "cow", "hen", "pig"], top_k=2)
@@ -142,9 +140,9 @@ FEW = make_recipe(["cat", "dog", "bird", "cow", "hen", "pig"], top_k=2)
         ("top1_localization_error", KNOWN, LABELS, RECIPE, {}, "the truth has no boxes"),
         ("corloc", KNOWN, LABELS, RECIPE, {}, "the truth has no boxes"),
         ("gt_known_localization_accuracy", NO_MAPS, BOXES, RECIPE, {}, "1 known labels have no map"),
-        ("pointing_game_accuracy", NO_MAPS, BOXES, RECIPE, {}, "localize with --image-labels"),
+        ("pointing_game_accuracy", NO_MAPS, BOXES, RECIPE, {}, "localize the images with their labels"),
         ("max_box_acc", NO_MAPS, BOXES, RECIPE, {}, "1 known labels have no map"),
-        ("top5_classification_error", KNOWN, BOXES, FEW, {}, "rank 2 classes; localize with --top-k 5"),
+        ("top5_classification_error", KNOWN, BOXES, FEW, {}, "rank 2 classes; localize with 5 or more"),
         ("max_box_acc", KNOWN, BOXES, RECIPE, {"box_rule": "dtbox"}, "dtbox has no threshold to sweep"),
         ("max_box_acc_v2", KNOWN, BOXES, RECIPE, {"select": 1e-9}, "one share of the images holds none"),
         ("corloc", (row("z", [(0, WHOLE)]),), BOXES, RECIPE, {"box_rule": "dtbox"}, "no image has truth"),
@@ -154,19 +152,19 @@ FEW = make_recipe(["cat", "dog", "bird", "cow", "hen", "pig"], top_k=2)
 def test_a_missing_figure_says_why(
     name: str, rows: tuple, truth: Truth, recipe: Recipe, about: dict, why: str, tmp_path: Path
 ) -> None:
-    summary, facts = summary_of(predictions(*rows), truth, recipe, **about)
-    assert summary[name] is None
-    said = why_missing(name, summary, facts, recipe)
+    summary, _ = summary_of(predictions(*rows), truth, recipe, **about)
+    assert summary.value(name) is None
+    said = summary.estimates[name].reason_missing
     assert said.startswith("not supported: ")
     assert why in said
     page = write(tmp_path, predictions(*rows), truth, recipe, **about)
-    assert page.row(TITLES[name]) == [said]
+    (title,) = (metric.title for metric in METRICS if metric.name == name)
+    assert page.row(title) == [said]
 
 
 def test_every_figure_has_a_title_and_stands_in_the_headline(page: Page) -> None:
-    assert set(TITLES) == set(METRICS)
     shown = {" ".join(cells[0].split()) for cells in page.cells if cells}
-    assert all(any(title.startswith(wanted) for title in shown) for wanted in TITLES.values())
+    assert all(any(title.startswith(metric.title) for title in shown) for metric in METRICS)
 
 
 def test_a_page_of_failures_alone_is_a_page(tmp_path: Path) -> None:
@@ -183,7 +181,7 @@ def test_a_page_of_failures_alone_is_a_page(tmp_path: Path) -> None:
 ILSVRC_IDS = [f"n{n:08d}" for n in range(1000)]
 ILSVRC = make_recipe(ILSVRC_IDS, ILSVRC_IDS, top_k=5)
 WHOLE_SET = TruthFacts(50_000, 80_477, True, False, {}, {}, (), "ILSVRC2012_val_00000001.JPEG")
-COVERED = {"images_with_truth": 50_000}
+COVERED = replace(summary_of(*four_of_each())[0], images_with_truth=50_000)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +211,12 @@ def test_the_whole_validation_set_stands_beside_the_paper(image: str) -> None:
 def test_nothing_less_does(covered: dict, facts: dict, class_ids: list[str] | None) -> None:
     recipe = make_recipe(class_ids or ILSVRC_IDS, class_ids)
     changed = TruthFacts(**{**vars(WHOLE_SET), **facts})
-    assert not is_whole_ilsvrc_validation({**COVERED, **covered}, changed, recipe)
+    assert not is_whole_ilsvrc_validation(replace(COVERED, **covered), changed, recipe)
 
 
 def test_the_papers_figures_come_with_how_they_were_made(page: Page, tmp_path: Path) -> None:
     assert "GoogLeNet-GAP" not in page.text
-    summary, _ = summary_of(*four_of_each())
-    path = write_summary(
-        tmp_path, {**summary, **COVERED}, [ILSVRC], WHOLE_SET, [], output="out", truth="truth.parquet"
-    )
+    path = write_summary(tmp_path, COVERED, [ILSVRC], WHOLE_SET, [], output="out", truth="truth.parquet")
     beside = Page(path)
     assert beside.row("tiny, views single, cam20: this recipe") == ["75.00", "50.00", "50.00", "25.00"]
     assert beside.row("GoogLeNet-GAP") == ["56.40", "43.00", "35.0", "13.2"]
@@ -252,17 +247,18 @@ def test_the_papers_figures_come_with_how_they_were_made(page: Page, tmp_path: P
 def test_a_difference_is_marked_where_its_interval_excludes_zero(
     name: str, interval: list[float] | None, said: str
 ) -> None:
-    assert verdict(name, interval) == said
+    (metric,) = (metric for metric in METRICS if metric.name == name)
+    assert verdict(metric, Estimate(0.1, interval)) == said
 
 
 def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
     assert 'id="compared"' not in page.text
-    figures = dict.fromkeys(METRICS, 0.25) | {"pxap": None}
-    differences: dict[str, Any] = dict.fromkeys(METRICS, -0.5) | {"pxap": None}
-    differences |= {f"{name}_ci95": [-0.75, -0.125] for name in METRICS} | {"pxap_ci95": None}
-    other = {"recipe": "r999999999999", **figures, "difference": differences}
+    names = [metric.name for metric in METRICS if metric.name != "pxap"]
+    values = {**dict.fromkeys(names, 0.25), "pxap": None}
+    differences = {**dict.fromkeys(names, Estimate(-0.5, (-0.75, -0.125))), "pxap": Estimate(None)}
+    other = Comparison("r999999999999", values, differences)
     flipped = replace(RECIPE, frame_spec=FrameSpec(64, views="flip"))
-    text = write(tmp_path, *four_of_each(), others=(flipped,), compared=[other])
+    text = write(tmp_path, *four_of_each(), others=(flipped,), compared=(other,))
     found = [cells for cells in text.cells if cells and cells[0] == "top-1 localization error"][1]
     assert [" ".join(cell.split()) for cell in found[1:]] == [
         "75.00%",
@@ -286,7 +282,7 @@ def test_the_page_says_where_all_classes_are(tmp_path: Path) -> None:
     names = [f"class {n}" for n in range(40)]
     recipe = make_recipe(names, top_k=5)
     rows = predictions(*(row(name, [(n, WHOLE)], {n: WHOLE}) for n, name in enumerate(names)))
-    page = write(tmp_path, rows, Truth.of_rows(names, list(range(40)), [WHOLE] * 40), recipe)
+    page = write(tmp_path, rows, Truth.from_rows(names, list(range(40)), [WHOLE] * 40), recipe)
     told = " ".join(page.text.split())
     assert (
         "The 15 best and 15 worst of 40 classes with at least 1 label; <code>per_class.csv</code> has all."
@@ -302,5 +298,5 @@ def test_boxes_of_a_card_are_drawn_in_pixels_of_the_original(page: Page) -> None
 def test_the_hand_made_rows_are_what_they_say() -> None:
     assert box(1, WHOLE)["xmax"] == 20
     summary, _ = summary_of(*four_of_each())
-    assert summary["units"] == 4
-    assert summary["errors"]["no_box"] == 1
+    assert summary.instances == 4
+    assert summary.errors["no_box"] == 1

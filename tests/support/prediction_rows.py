@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from camworker.frame import FrameSpec
 from camworker.inference.predictions import (
     TARGET_BOX_DTYPE,
     AnyPrediction,
@@ -14,9 +15,11 @@ from camworker.inference.predictions import (
     Prediction,
     Target,
 )
+from camworker.metrics.compute import summarize_tally
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import COLUMNS, Criteria
-from camworker.metrics.summary import TruthFacts, compute
+from camworker.metrics.summary import RunSettings, Summary, TruthFacts
+from camworker.metrics.summary_json import to_json
 from camworker.metrics.tally import EvaluationConfig, Tally
 from camworker.schemas import CamShape
 from support.factories import make_items
@@ -85,11 +88,11 @@ def truth(*rows: tuple[str, int, Corners | None], **facts: Any) -> Truth:
     """Truth from rows of image, label and box; None: the label alone."""
     nothing = (np.nan,) * 4
     corners = np.array([nothing if box is None else box for _, _, box in rows], np.float32).reshape(-1, 4)
-    return Truth.of_rows([i for i, _, _ in rows], [label for _, label, _ in rows], corners, **facts)
+    return Truth.from_rows([i for i, _, _ in rows], [label for _, label, _ in rows], corners, **facts)
 
 
 def criteria(input_size: int = 32, map_shape: tuple[int, int] = (2, 2), **how: Any) -> Criteria:
-    return Criteria(input_size, "squash", "single", map_shape, **how)
+    return Criteria(FrameSpec(input_size), map_shape, **how)
 
 
 def measure(how: Criteria | None = None, **what: Any) -> EvaluationConfig:
@@ -99,10 +102,14 @@ def measure(how: Criteria | None = None, **what: Any) -> EvaluationConfig:
 def figures(
     rows: pa.Table, true: Truth, what: EvaluationConfig | None = None, places: int = 5
 ) -> dict[str, Any]:
-    """What a summary says of rows."""
-    what = what or measure()
-    tally = Tally().update(rows, true, what)
-    return compute(tally, TruthFacts.of(true, tally.seen), what, places)
+    """Return the JSON object of the summary of rows; places: how many classes they rank."""
+    return to_json(summary_of(tallied(rows, true, what), true, what, places))
+
+
+def summary_of(tally: Tally, true: Truth, what: EvaluationConfig | None = None, places: int = 5) -> Summary:
+    """Return the summary of a tally of this truth."""
+    settings = RunSettings("r0123456789ab", "cam20", places, tuple("abcdefgh"))
+    return summarize_tally(tally, TruthFacts.from_truth(true, tally.seen), what or measure(), settings)
 
 
 def tallied(rows: pa.Table, true: Truth, what: EvaluationConfig | None = None) -> Tally:

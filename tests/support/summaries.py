@@ -9,11 +9,11 @@ import pyarrow as pa
 from camworker.inference.localizer import Localizer
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
+from camworker.metrics.compute import summarize_tally
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import Criteria
-from camworker.metrics.summary import TruthFacts, compute
+from camworker.metrics.summary import RunSettings, Summary, TruthFacts
 from camworker.metrics.tally import EvaluationConfig, Tally
-from camworker.reports.summary_tables import full_summary
 from camworker.schemas import CamShape, predictions_schema
 from camworker.storage.uris import open_store
 from support.factories import TINY_CLASSES, photographs_of, run_generation
@@ -68,12 +68,12 @@ def predictions(*rows: dict[str, Any]) -> pa.Table:
     )
 
 
-CRITERIA = Criteria.of_recipe(RECIPE, (2, 2))
+CRITERIA = Criteria(RECIPE.frame_spec, (2, 2))
 
 
 def tally_of(rows: pa.Table, truth: Truth, measure: EvaluationConfig) -> tuple[Tally, TruthFacts]:
     tally = Tally().update(rows, truth, measure)
-    return tally, TruthFacts.of(truth, tally.seen)
+    return tally, TruthFacts.from_truth(truth, tally.seen)
 
 
 def summary_of(
@@ -83,24 +83,16 @@ def summary_of(
     *,
     select: float | None = None,
     box_rule: str = "cam20",
-    **about: Any,
-) -> tuple[dict[str, Any], TruthFacts]:
-    """What summarize makes of rows, with what its report adds; about: keys of the summary to replace."""
-    measure = EvaluationConfig(
+    complete: bool = True,
+    **changes: Any,
+) -> tuple[Summary, TruthFacts]:
+    """Return the summary of rows; changes: attributes of the summary to replace."""
+    config = EvaluationConfig(
         CRITERIA, len(recipe.classes), None if box_rule == "dtbox" else "maxboxacc", select
     )
-    tally, facts = tally_of(rows, truth, measure)
-    summary = {
-        "recipe": "r0123456789ab",
-        "complete": True,
-        "box_rule": box_rule,
-        "iou_convention": "half-open",
-        "select_threshold_on": select,
-        **compute(tally, facts, measure, min(5, recipe.top_k)),
-        "compared": [],
-        **about,
-    }
-    return full_summary(summary, tally, facts, recipe.classes.names), facts
+    tally, facts = tally_of(rows, truth, config)
+    settings = RunSettings("r0123456789ab", box_rule, min(5, recipe.top_k), recipe.classes.names, complete)
+    return replace(summarize_tally(tally, facts, config, settings), **changes), facts
 
 
 def four_of_each() -> tuple[pa.Table, Truth]:
@@ -112,7 +104,7 @@ def four_of_each() -> tuple[pa.Table, Truth]:
         broken("d"),
         row("without", [(1, WHOLE)], score=0.5),
     )
-    truth = Truth.of_rows(
+    truth = Truth.from_rows(
         ["a", "b", HOSTILE, "d", "unseen"],
         [0, 0, 1, 2, 2],
         [WHOLE, WHOLE, CORNER, WHOLE, WHOLE],

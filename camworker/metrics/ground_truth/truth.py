@@ -108,7 +108,7 @@ class Truth:
         return np.where(same, index, -1)
 
     def rows_of(self, image_ids: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return, for every row of these images, the index of its image in `image_ids` and of the row itself."""
+        """Return the index in `image_ids` of the image of each row of these images, and that of the row."""
         index = self.index_of(image_ids)
         rows = np.flatnonzero(index >= 0)
         first, last = self.offsets[index[rows]], self.offsets[index[rows] + 1]
