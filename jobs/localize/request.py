@@ -54,7 +54,7 @@ class LocalizeRequest:
             retry_failed=self.retry_failed,
             remove_missing=self.remove_missing,
             unfinished=unfinished or (),
-            again=include_retries,
+            include_retries=include_retries,
         )
 
     def choose_shard_size(self, items: ItemStats, workers: int) -> int:
