@@ -1,4 +1,4 @@
-"""One clean Parquet data set of the latest rows of a recipe, elsewhere: there whole, or not at all."""
+"""Write the latest row of every image of a recipe as one Parquet data set."""
 
 import argparse
 import os
@@ -11,21 +11,26 @@ from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, whole_number
 from jobs.progress import ImageProgress
 
-HELP = "one clean Parquet data set of the latest rows"
+HELP = "write the latest rows as one Parquet data set"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker compact`."""
     add_out_argument(parser)
     parser.add_argument(
-        "--to", required=True, metavar="DATASET", help="a new folder or s3:// prefix, outside OUT"
+        "--to",
+        required=True,
+        metavar="DATASET",
+        help="the new data set: a folder or s3:// prefix outside OUT",
     )
     add_recipe_option(parser)
     parser.add_argument(
-        "--rows-per-file", type=whole_number(1), metavar="N", help="default: as many as make about 128 MB"
+        "--rows-per-file", type=whole_number(1), metavar="N", help="rows per file (default: about 128 MB)"
     )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    """Run `camworker compact`; return its exit code."""
     out, to = normalize_location(args.output), normalize_location(args.to)
     _refuse_inside(to, out)
     ledger = open_ledger(open_store(out), args.recipe, args.output)
@@ -39,7 +44,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     rows, size = sum(file.rows for file in files), sum(file.bytes for file in files)
     console.out(f"{rows} images in {to}: {len(files)} files, {size} bytes")
     if not snapshot.complete:
-        console.out("a generation is unfinished: its images are not all in there")
+        console.out("a generation is unfinished: the data set holds only some of its images")
     console.result(
         {
             "recipe": ledger.recipe,
@@ -54,10 +59,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
 
 
 def _refuse_inside(to: str, out: str) -> None:
-    """Raises UsageError where the data set would lie among what localize committed."""
+    """Refuse a data set inside the output, where only localize may write."""
     if is_s3(to) != is_s3(out):
         return
     if not is_s3(to):
         to, out = os.path.realpath(to), os.path.realpath(out)
     if is_below(to, out):
-        raise UsageError(f"{to} lies in {out}, where only localize writes: name another place")
+        raise UsageError(
+            f"{to} is inside {out}, where only localize writes: choose another path", parameter="to"
+        )

@@ -1,4 +1,4 @@
-"""The main job on photographs that installed packages carry: localize, summarize, preview."""
+"""Run localize, summarize and preview on photographs that come with installed packages."""
 
 import argparse
 import csv
@@ -16,23 +16,26 @@ from camworker.frame import CORNERS
 from jobs.console import DONE, Console
 from jobs.options import output_folder
 
-HELP = "the main job on a few photographs, start here"
+HELP = "run everything on a few photographs; start here"
 
-Box = tuple[int, int, int, int]
+_Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Photo:
-    """A photograph inside an installed package, and what a person sees on it.
+    """A photograph inside an installed package, with ground truth drawn by eye.
 
-    label: an ImageNet class name, the nearest where ImageNet lacks the thing itself. boxes: xmin,
-    ymin, xmax, ymax, half-open, in pixels, drawn by eye.
+    Attributes:
+        package: The package.
+        file: The path of the photograph inside the package.
+        label: The name of the closest ImageNet class.
+        boxes: Half-open boxes (xmin, ymin, xmax, ymax) in pixels.
     """
 
     package: str
     file: str
     label: str
-    boxes: tuple[Box, ...]
+    boxes: tuple[_Box, ...]
 
 
 _PHOTOS: Final = (
@@ -49,18 +52,24 @@ _BROKEN: Final = "broken.jpg"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker demo`."""
     parser.add_argument(
-        "--output", type=output_folder, default="camworker-demo", metavar="DIR", help="default camworker-demo"
+        "--output",
+        type=output_folder,
+        default="camworker-demo",
+        metavar="DIR",
+        help="folder for all results (default camworker-demo)",
     )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    """Run `camworker demo`; return its exit code."""
     from jobs.cli import main
 
     started = time.monotonic()
     home = Path(args.output)
     photos, truth = home / "photos", home / "truth.csv"
-    _lay_out(photos, truth)
+    _prepare(photos, truth)
     out, report = str(home / "predictions"), str(home / "report")
     commands = (
         ["localize", str(photos), "--output", out, "--image-labels", str(truth)],
@@ -69,7 +78,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     for command in commands:
         console.out(f"\n$ camworker {' '.join(command)}")
-        # With --json standard output is for our one object.
+        # With --json, standard output is reserved for the result of the demo itself.
         with redirect_stdout(sys.stderr if console.as_json else sys.stdout):
             code = main([*command, *(["--verbose"] if console.verbose else [])])
         if code != DONE:
@@ -77,20 +86,22 @@ def run(args: argparse.Namespace, console: Console) -> int:
     seconds = time.monotonic() - started
     pages = [str((home / "report" / name).absolute()) for name in ("contact_sheet.html", "summary.html")]
     console.out(f"\nDone in {seconds:.0f} s. Open in a browser:\n  {pages[0]}\n  {pages[1]}")
-    console.out("Then try your own: camworker localize FOLDER --output OUT")
+    console.out("Then try your own images: camworker localize FOLDER --output OUT")
     console.result({"output": str(home.absolute()), "pages": pages, "seconds": round(seconds, 1)})
     return DONE
 
 
-def _lay_out(photos: Path, truth: Path) -> None:
-    """Copy the photographs, cut one short on purpose, and write down what we drew."""
+def _prepare(photos: Path, truth: Path) -> None:
+    """Copy the photographs, truncate one of them on purpose and write the ground truth."""
     photos.mkdir(parents=True, exist_ok=True)
     with open(truth, "w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["image_id", "label", *CORNERS])
         for photo in _PHOTOS:
             source = _find(photo)
-            shutil.copy2(source, photos / source.name)  # with its time: a second demo finds nothing new
+            shutil.copy2(
+                source, photos / source.name
+            )  # keeps the time of the file, so that a second demo finds nothing new
             rows.writerows([source.name, photo.label, *box] for box in photo.boxes)
     if not (photos / _BROKEN).exists():
         data = (photos / "rocket.jpg").read_bytes()

@@ -1,15 +1,19 @@
-"""List networks: parameters, map size, and whether their head is what class activation maps need."""
+"""List networks with their parameters and map sizes, and whether they support class activation maps."""
 
 import argparse
-from typing import Any, Final
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Final
 
 from jobs.console import DONE, Console
 from jobs.options import whole_number
 
-HELP = "networks by name, and whether they localize"
+if TYPE_CHECKING:
+    from camworker.schemas import Pooling
 
-# A member of each family that is worth trying, beside the default network and the paper's.
-_OTHERS: Final = (
+HELP = "list networks and whether they can localize"
+
+# One member of each family that is worth trying, besides the default network and those of the paper.
+_FAMILIES: Final = (
     "timm:resnet18",
     "timm:resnet50",
     "timm:tf_efficientnetv2_b0",
@@ -33,48 +37,63 @@ _OTHERS: Final = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker networks`."""
     parser.add_argument(
         "names",
         nargs="*",
         metavar="NAME",
-        help="which: a name of this list, timm:NAME or torchvision:NAME (default: all of this list)",
+        help="a name from the list, timm:NAME or torchvision:NAME (default: the whole list)",
     )
     parser.add_argument(
-        "--input-size", type=whole_number(1, 4096), default=224, metavar="PIXELS", help="default 224"
+        "--input-size",
+        type=whole_number(1, 4096),
+        default=224,
+        metavar="PIXELS",
+        help="side of the network's input (default 224)",
     )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    """Run `camworker networks`; return its exit code."""
     from camworker.networks.registry import NAMES, create_network, default_pooling
 
-    names = args.names or [*NAMES, *_OTHERS]
+    names = args.names or [*NAMES, *_FAMILIES]
     for name in args.names:
         if name not in NAMES and not name.partition(":")[2]:
-            create_network(name, classes=1)  # raises, and knows the names
+            create_network(name, classes=1)  # raises an error that lists the names
     console.out(f"{'network':<36}{'parameters':>12}  {'map at ' + str(args.input_size):<12}localizes")
     rows = []
     for name in names:
         row = _check(name, args.input_size, default_pooling(name))
-        rows.append(row)
-        size = "x".join(map(str, row["map"])) if row["map"] else "-"
-        count = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else "-"
-        console.out(f"{name:<36}{count:>12}  {size:<12}{'yes' if row['passes'] else 'no: ' + row['reason']}")
+        rows.append(asdict(row))
+        size = "x".join(map(str, row.map)) if row.map else "-"
+        count = f"{row.parameters / 1e6:.1f} M" if row.parameters else "-"
+        console.out(f"{name:<36}{count:>12}  {size:<12}{'yes' if row.passes else f'no: {row.reason}'}")
     console.result({"input_size": args.input_size, "networks": rows})
     return DONE
 
 
-def _check(name: str, input_size: int, pooling: Any) -> dict[str, Any]:
-    """Build a network of 1000 classes with random weights, and try its head."""
+@dataclass
+class _NetworkRow:
+    network: str
+    parameters: int | None = None
+    map: list[int] | None = None
+    passes: bool = False
+    reason: str | None = None
+
+
+def _check(name: str, input_size: int, pooling: "Pooling") -> _NetworkRow:
+    """Build a network of 1000 classes with random weights and check its head."""
     from camworker.errors import NetworkError
     from camworker.networks.gap import check_gap_head
     from camworker.networks.registry import create_network
 
-    row: dict[str, Any] = {"network": name, "parameters": None, "map": None, "passes": False, "reason": None}
+    row = _NetworkRow(name)
     try:
         network = create_network(name, classes=1000, pooling=pooling)
-        row["parameters"] = sum(parameter.numel() for parameter in network.parameters())
-        row["map"] = list(check_gap_head(network, input_size))
-        row["passes"] = True
+        row.parameters = sum(parameter.numel() for parameter in network.parameters())
+        row.map = list(check_gap_head(network, input_size))
+        row.passes = True
     except NetworkError as error:
-        row["reason"] = str(error).removeprefix("refused: ")
+        row.reason = str(error).removeprefix("refused: ")
     return row

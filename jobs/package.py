@@ -1,8 +1,7 @@
-"""Make a network package of weights that were trained elsewhere."""
+"""Make a network package from weights that were trained elsewhere."""
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from jobs.console import DONE, Console
 from jobs.options import (
@@ -13,34 +12,51 @@ from jobs.options import (
     non_negative,
 )
 
-HELP = "make a package of a network trained elsewhere"
+HELP = "make a network package from existing weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `camworker package`."""
     parser.add_argument(
-        "weights", metavar="WEIGHTS", help="state dict: .pth, .pt or .safetensors, local or s3://"
+        "weights",
+        metavar="WEIGHTS",
+        help="the state dict: a .pth, .pt or .safetensors file, local or s3://",
     )
     parser.add_argument(
-        "--network", required=True, help="what it is a state dict of: torchvision:resnet50, timm:NAME, ..."
+        "--network",
+        required=True,
+        metavar="NAME",
+        help="the network of the state dict, such as torchvision:resnet50 or timm:NAME",
     )
     add_class_names_option(parser, required=True)
     add_package_output_option(parser)
-    how = parser.add_argument_group("how it was trained (default: as its library's published weights)")
-    add_input_size_option(how)
-    how.add_argument(
-        "--mean", type=non_negative, nargs=3, metavar="M", help="of red, green, blue, of pixels in 0..1"
+    training = parser.add_argument_group("how the network was trained (default: as its published weights)")
+    add_input_size_option(training)
+    training.add_argument(
+        "--mean",
+        type=non_negative,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="channel means of pixels from 0 to 1",
     )
-    how.add_argument("--std", type=non_negative, nargs=3, metavar="S")
-    add_pooling_option(how)
-    how.add_argument(
+    training.add_argument(
+        "--std",
+        type=non_negative,
+        nargs=3,
+        metavar=("R", "G", "B"),
+        help="channel standard deviations of pixels from 0 to 1",
+    )
+    add_pooling_option(training)
+    training.add_argument(
         "--scoring",
         choices=("softmax", "sigmoid"),
         default="softmax",
-        help="sigmoid: several labels",
+        help="sigmoid for images with several labels (default softmax)",
     )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
+    """Run `camworker package`; return its exit code."""
     from camworker.networks.gap import Preprocessing
     from camworker.networks.package import build_package, save
     from camworker.networks.registry import create_network, default_pooling
@@ -48,12 +64,12 @@ def run(args: argparse.Namespace, console: Console) -> int:
     from camworker.training.labelled_images import read_class_names
 
     classes = read_class_names(args.class_names)
-    given: Any = create_network(
-        args.network, classes=1, pooling=args.pooling or default_pooling(args.network)
-    )
-    own = given.preprocessing
+    network = create_network(args.network, classes=1, pooling=args.pooling or default_pooling(args.network))
+    published = network.preprocessing
     preprocessing = Preprocessing(
-        args.input_size or own.input_size, tuple(args.mean or own.mean), tuple(args.std or own.std)
+        args.input_size or published.input_size,
+        tuple(args.mean or published.mean),
+        tuple(args.std or published.std),
     )
     package = build_package(
         args.network,
@@ -66,7 +82,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     )
     save(package, args.output)
     console.out(
-        f"{args.network} of {len(classes)} classes is in {args.output}: "
+        f"{args.output} is a package of {args.network} with {len(classes)} classes: "
         f"camworker localize INPUT --output OUT --weights {args.output}"
     )
     console.result(

@@ -129,7 +129,7 @@ def test_refused_inside_the_output(out, tmp_path, capsys, inside):
     to = tmp_path / inside if inside.startswith("link") else out / inside
     before = sorted(out.rglob("*"))
     assert run(out, "--to", to) == 2
-    assert "where only localize writes: name another place" in capsys.readouterr().err
+    assert "where only localize writes: choose another path" in capsys.readouterr().err
     assert sorted(out.rglob("*")) == before
 
 

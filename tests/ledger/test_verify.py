@@ -42,7 +42,7 @@ def test_an_untouched_output(out, capsys):
         "problems": [],
     }
     assert "generation 2 is unfinished (1 of 2 parts): run localize again" in text
-    assert text.endswith("every committed byte is as it was\n")
+    assert text.endswith("every committed byte is unchanged\n")
 
 
 @pytest.mark.parametrize("place", [0, 100, -1, -5, -200, -2000])
@@ -250,7 +250,7 @@ def test_a_lost_part_whose_images_a_later_generation_holds(out, capsys, source, 
     assert planned_again(ledger, 1, 1)
     code, content, text = verify(out, capsys)
     assert (code, content["recipes"][0]["replaced"]) == (0, [lost])
-    assert "parts that are gone, and whose images later generations hold: 1" in text
+    assert "missing parts whose images later generations hold: 1" in text
     rows = latest(str(out))
     ids = rows["image_id"].to_pylist()
     assert sorted(i for i in ids if not i.startswith("new/")) == [f"{n:02d}.png" for n in range(10)]
