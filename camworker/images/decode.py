@@ -1,19 +1,20 @@
-"""Encoded bytes -> upright RGB pixels -> the network's input. No normalisation: that is the network's.
+"""Decode image files to upright RGB pixels and resize them to the network's input.
 
-torchvision decodes ordinary JPEGs (the fast path); Pillow reads every header and decodes the rest.
-Orientation and alpha follow one rule whichever decodes: EXIF orientation is applied, alpha is
-composited over white.
+torchvision decodes ordinary JPEGs, which is fast; Pillow reads all headers and decodes everything else. Both
+follow one rule: EXIF orientation is applied and alpha is composited over white. Pixels are not normalised
+here, because that depends on the network.
 """
 
 import io
 import re
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -24,8 +25,14 @@ from camworker.images.formats import IMAGE_FORMATS, detect_format
 MAX_PIXELS: Final = 100_000_000
 MAX_ASPECT: Final = 200
 
-_PILLOW_FORMATS: Final = tuple(kind.name.upper() for kind in IMAGE_FORMATS)
+_PILLOW_FORMATS: Final = tuple(image_format.name.upper() for image_format in IMAGE_FORMATS)
+
+# EXIF orientation (Exif 2.32, section 4.6.4, tag 0x0112). Orientations 5 to 8 exchange rows and columns; then
+# the listed dimensions of [channels, height, width] are flipped.
 _ORIENTATION_TAG: Final = 0x0112
+_UPRIGHT: Final = 1
+_TRANSPOSED: Final = frozenset({5, 6, 7, 8})
+_FLIPPED_DIMENSIONS: Final = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +51,22 @@ class PreprocessedImage:
 def decode(data: bytes) -> torch.Tensor | Failure:
     """Decode an image file.
 
-    Returns uint8 RGB pixels [3, height, width], upright; the first frame of an animation. Or a
-    Failure: "unsupported" (not an image, or a kind without an agreed 8-bit reading), "too_large"
-    (over MAX_PIXELS, or one side over MAX_ASPECT times the other: refused from the header, before
-    pixels are allocated), "decode_error" (truncated or corrupt).
+    Args:
+        data: The bytes of the file, in a format of `camworker.images.formats`.
+
+    Returns:
+        Upright RGB pixels, uint8 [3, height, width]; of an animation, those of the first frame. Or a Failure:
+        "unsupported" (not an image, or samples without an agreed 8-bit reading), "too_large" (more than
+        MAX_PIXELS, or one side more than MAX_ASPECT times the other; refused by the header, before memory for
+        the pixels is allocated), or "decode_error" (truncated or corrupt).
     """
-    kind = detect_format(data)
     if not data:
         return Failure("decode_error", "the file is empty")
-    if kind is None:
+    image_format = detect_format(data)
+    if image_format is None:
         return Failure("unsupported", "the bytes are not an image in a supported format")
-    # Pillow's and libjpeg's parsers raise nearly anything on hostile bytes; all of it means that
-    # these bytes do not decode. Running out of memory does not.
+    # The parsers of Pillow and libjpeg raise almost any exception on hostile bytes. All of them mean that the
+    # bytes cannot be decoded, except that the memory ran out.
     try:
         with Image.open(io.BytesIO(data), formats=_PILLOW_FORMATS) as image:
             if failure := _refuse_size(*image.size):
@@ -63,28 +74,35 @@ def decode(data: bytes) -> torch.Tensor | Failure:
             if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
                 orientation = _orientation(image)
                 buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                pixels = decode_jpeg(buffer, mode=ImageReadMode.RGB)
+                pixels_CHW = decode_jpeg(buffer, mode=ImageReadMode.RGB)
             else:
                 image.load()
-                # Read after loading: Pillow turns TIFFs itself and then drops the tag.
+                # Pillow applies the orientation of a TIFF when it loads the image and then drops the tag, so
+                # the tag is read afterwards.
                 orientation = _orientation(image)
                 if image.mode in ("I", "F"):
                     return Failure("unsupported", "32-bit samples have no agreed black and white")
-                pixels = torch.from_numpy(_rgb(image)).permute(2, 0, 1)
-    except Image.DecompressionBombError:  # Pillow's own limit, which is above ours
+                pixels_CHW = torch.from_numpy(_rgb(image)).permute(2, 0, 1)
+    except Image.DecompressionBombError:  # Pillow's limit is higher than MAX_PIXELS.
         return Failure("too_large", f"its header claims over {MAX_PIXELS // 10**6} megapixels")
     except UnidentifiedImageError:
-        return Failure("decode_error", f"it starts like a {kind.name} file but its header does not parse")
+        return Failure(
+            "decode_error", f"it starts like a {image_format.name} file but its header does not parse"
+        )
     except MemoryError:
         raise
     except Exception as error:
-        return Failure("decode_error", f"{kind.name}: {_reason(error)}")
-    return apply_exif_orientation(pixels, orientation)
+        return Failure("decode_error", f"{image_format.name}: {_reason(error)}")
+    return apply_exif_orientation(pixels_CHW, orientation)
 
 
-def plain_orientation(data: bytes) -> int | None:
-    """The EXIF orientation of a JPEG in gray or RGB within the limits, by its header; None: it is no such."""
-    if (kind := detect_format(data)) is None or kind.name != "JPEG":
+def read_jpeg_orientation(data: bytes) -> int | None:
+    """Return the EXIF orientation of a grayscale or RGB JPEG, read from its header, or None for other files.
+
+    The result is also None for a JPEG that `decode` refuses by its header.
+    """
+    image_format = detect_format(data)
+    if image_format is None or image_format.name != "JPEG":
         return None
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
@@ -93,20 +111,33 @@ def plain_orientation(data: bytes) -> int | None:
             return _orientation(image)
     except MemoryError:
         raise
-    except Exception:  # decode says what is wrong with it
+    except Exception:  # `decode` reports what is wrong with the file.
         return None
 
 
 def network_input(pixels_CHW: torch.Tensor, frame: Frame) -> torch.Tensor:
-    """Resize (bilinear, antialiased, half-pixel centres) and cut pixels to frame's square.
+    """Resize an image and cut out the square of its frame (bilinear, antialiased, half-pixel centres).
 
-    pixels_CHW: uint8 [3, frame.height, frame.width]. Returns uint8 [3, S, S], S = frame.input_size.
+    Args:
+        pixels_CHW: RGB pixels, uint8 [3, frame.height, frame.width].
+        frame: How the image lies in the network's input.
+
+    Returns:
+        uint8 [3, S, S], S = frame.input_size.
     """
     (width, height), (x, y), size = frame.resized, frame.offset, frame.input_size
     resized = F.interpolate(
         pixels_CHW[None], (height, width), mode="bilinear", align_corners=False, antialias=True
     )
     return resized[0, :, y : y + size, x : x + size]
+
+
+def apply_exif_orientation(pixels_CHW: torch.Tensor, orientation: int) -> torch.Tensor:
+    """Return pixels [3, height, width] turned upright according to their EXIF orientation, 1 to 8."""
+    if orientation in _TRANSPOSED:
+        pixels_CHW = pixels_CHW.transpose(1, 2)
+    dimensions = _FLIPPED_DIMENSIONS.get(orientation)
+    return pixels_CHW.flip(dimensions) if dimensions else pixels_CHW
 
 
 def _refuse_size(width: int, height: int) -> Failure | None:
@@ -118,25 +149,18 @@ def _refuse_size(width: int, height: int) -> Failure | None:
 
 
 def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image; 1 (upright) if it has none or its EXIF block is broken."""
     try:
-        value = image.getexif().get(_ORIENTATION_TAG, 1)
+        value = image.getexif().get(_ORIENTATION_TAG, _UPRIGHT)
     except (SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OSError, struct.error):
-        return 1  # a broken EXIF block does not make the pixels unreadable
-    return value if value in range(1, 9) else 1
+        return _UPRIGHT
+    return int(value) if value in range(1, 9) else _UPRIGHT
 
 
-def apply_exif_orientation(pixels_CHW: torch.Tensor, orientation: int) -> torch.Tensor:
-    """Undo an EXIF orientation (Exif 2.32, tag 0x0112)."""
-    if orientation >= 5:  # 5 to 8 are 1, 6, 3 and 8's mirror images: rows and columns change places
-        pixels_CHW = pixels_CHW.transpose(1, 2)
-    flips = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation)
-    return pixels_CHW.flip(flips) if flips else pixels_CHW
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    """A loaded Pillow image of any mode -> uint8 [height, width, 3]."""
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a loaded Pillow image of any mode as uint8 [height, width, 3]."""
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255: a 16-bit picture would come out white.
+        # Pillow's conversion clips at 255, so a 16-bit image would become white.
         samples = np.asarray(image).astype(np.uint32)
         gray = ((samples + 128) // 257).astype(np.uint8)
         if isinstance(transparent := image.info.get("transparency"), int):
@@ -145,10 +169,10 @@ def _rgb(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return np.array(image.convert("RGB"))
+    pixels: NDArray[Any] = np.array(image.convert("RGB"))
+    return pixels
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, without the place in torchvision's source that it starts with."""
-    text = first_line(error)
-    return re.sub(r"^\w+, \S+:\d+, ", "", text) or type(error).__name__
+    """Return the first line of an error without the location in torchvision's source that it starts with."""
+    return re.sub(r"^\w+, \S+:\d+, ", "", first_line(error)) or type(error).__name__

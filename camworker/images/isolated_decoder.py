@@ -1,7 +1,8 @@
-"""Careful decoding: in a child process, so that the image that kills a decoder is known and alone.
+"""Decode images in a child process, so that an image that crashes its decoder harms nothing else.
 
-`python -m camworker.images.isolated_decoder` is the child. It loads no network, decodes one image after
-another, and is replaced only when it dies or hangs. For shards that have killed a worker: it is slower.
+The child (`python -m camworker.images.isolated_decoder`) loads no network and decodes one image at a time. It
+is replaced when it crashes or hangs. This is slower than decoding in the worker, and is used for shards that
+have crashed a worker.
 """
 
 import contextlib
@@ -24,22 +25,34 @@ from camworker.errors import Failure
 from camworker.frame import Frame, Resize
 from camworker.images.decode import PreprocessedImage, decode, network_input
 
-# Messages both ways: a length, then that many bytes. A reply is a JSON line, then pixels if any.
-# Nothing is pickled: a decoder that was taken over must not take over its parent.
+# A message is its length, then its bytes. A reply is a line of JSON, then the pixels if there are any. Nothing
+# is pickled, because a decoder that an image has taken over must not take over the parent.
 _LENGTH: Final = struct.Struct("<Q")
-_SECONDS: Final = 60.0
+_TIMEOUT_SECONDS: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _CHILD: Final = (sys.executable, "-m", "camworker.images.isolated_decoder")
 
 
 class IsolatedDecoder:
-    """Stands in for Localizer.prepare; an image that kills or hangs its child becomes "poison".
+    """Preprocesses images in a child process, in place of `Localizer.preprocess`.
 
-    seconds: how long one image may take. Not for several threads. Use as a context manager.
+    An image that crashes or hangs the child results in a Failure "poison". Use as a context manager, from one
+    thread at a time.
+
+    Args:
+        input_size: Side of the network's square input, in pixels.
+        resize: How an image is fitted into the square, see `Frame`.
+        seconds: How long one image may take.
+        child: Command line of the child.
     """
 
     def __init__(
-        self, input_size: int, resize: Resize, *, seconds: float = _SECONDS, child: Sequence[str] = _CHILD
+        self,
+        input_size: int,
+        resize: Resize,
+        *,
+        seconds: float = _TIMEOUT_SECONDS,
+        child: Sequence[str] = _CHILD,
     ) -> None:
         self._command = list(child)
         self._input_size, self._resize = input_size, resize
@@ -54,12 +67,24 @@ class IsolatedDecoder:
     ) -> None:
         self._end()
 
-    def prepare(self, data: bytes) -> PreprocessedImage | Failure:
-        """Decode one image and resize it to the network's input, or say that it is poison."""
+    def preprocess(self, data: bytes) -> PreprocessedImage | Failure:
+        """Decode one image and resize it to the network's input.
+
+        Args:
+            data: The bytes of the image file.
+
+        Returns:
+            The image, or a Failure: "poison" if it crashed or hung the child, else see `decode`.
+
+        Raises:
+            EOFError: The child does not start.
+            BrokenPipeError: The child does not start.
+        """
         if self._child is None:
             pipe = subprocess.PIPE
             self._child = subprocess.Popen(self._command, stdin=pipe, stdout=pipe)
-            # Start-up is not the image's time; what keeps the child from starting is no image's fault.
+            # The time of the start does not count for the image, and a child that does not start raises: no
+            # image is to blame.
             _send(self._child.stdin, json.dumps([self._input_size, self._resize]).encode())
             self._receive(self._child, seconds=None)
         try:
@@ -67,8 +92,8 @@ class IsolatedDecoder:
             reply = self._receive(self._child, self._seconds)
         except (BrokenPipeError, EOFError):
             code = self._end()
-            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            return Failure("poison", f"decoding it ended its process ({how})")
+            cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            return Failure("poison", f"decoding it ended its process ({cause})")
         except TimeoutError:
             self._end()
             return Failure("poison", f"decoding it did not end within {self._seconds:g} s")
@@ -93,12 +118,12 @@ class IsolatedDecoder:
         return _read(child.stdout)
 
     def _end(self) -> int:
-        """End the child; its exit code, negative for a signal."""
+        """End the child and return its exit code, negative for a signal."""
         if self._child is None:
             return 0
         child, self._child = self._child, None
         if child.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):  # it may be dead: that is what we ask next
+            with contextlib.suppress(BrokenPipeError):  # The child may have ended already.
                 child.stdin.close()
         try:
             return child.wait(timeout=1)
@@ -108,7 +133,12 @@ class IsolatedDecoder:
 
 
 def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
-    """The child: told the frame, decode every image that comes in, until there are no more."""
+    """Decode every image that comes in until the requests end; the loop of the child.
+
+    Args:
+        requests: The input size and the resizing as JSON, then images.
+        replies: Receives "ready", then a reply for each image.
+    """
     input_size, resize = json.loads(_read(requests))
     _send(replies, b"ready")
     while True:
@@ -130,9 +160,9 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """The child's entry."""
+    """Run the child."""
     _end_with_parent()
-    # What a decoder prints must not end up among the replies.
+    # Send what a decoder prints to stderr, so that it does not mix with the replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     torch.set_num_threads(1)
@@ -140,9 +170,10 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process with the worker, which is killed without a word where it hangs.
+    """Have the kernel kill this process when its parent ends.
 
-    A decoder that hangs does not see that its input was closed. Linux only; elsewhere it is left over.
+    A worker that hangs is killed and cannot end its child, and a decoder that hangs does not notice that its
+    input was closed. Linux only; on other systems such a child remains.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

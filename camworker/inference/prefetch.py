@@ -86,7 +86,7 @@ def preprocessed_batches(
         preprocess: Callable[[bytes], ImageInFlight] = localizer.preprocess
         if isolate:
             decoder = IsolatedDecoder(localizer.frame_spec.size, localizer.frame_spec.resize)
-            decode_threads, preprocess = 1, stack.enter_context(decoder).prepare
+            decode_threads, preprocess = 1, stack.enter_context(decoder).preprocess
         pool = stack.enter_context(ThreadPoolExecutor(decode_threads))
 
         def fetch_and_preprocess(fetch: Fetcher) -> ImageInFlight:

@@ -29,28 +29,28 @@ def test_it_prepares_what_the_localizer_does(tiny_localizer: Localizer) -> None:
     with IsolatedDecoder(32, "squash") as decoder:
         for seed, kind in enumerate(("PNG", "JPEG", "GIF")):
             data = photograph(seed, kind=kind)
-            ours, theirs = decoder.prepare(data), tiny_localizer.preprocess(data)
+            ours, theirs = decoder.preprocess(data), tiny_localizer.preprocess(data)
             assert isinstance(ours, PreprocessedImage)
             assert isinstance(theirs, PreprocessedImage)
             assert ours.frame == theirs.frame
             assert ours.pixels_CHW.equal(theirs.pixels_CHW)
         for broken in (b"", b"words", photograph(0)[:60]):
-            assert decoder.prepare(broken) == tiny_localizer.preprocess(broken)
+            assert decoder.preprocess(broken) == tiny_localizer.preprocess(broken)
 
 
 def test_an_image_that_kills_its_decoder_is_poison_and_the_next_is_not() -> None:
     with IsolatedDecoder(32, "squash", child=FATAL) as decoder:
-        assert isinstance(decoder.prepare(photograph(1)), PreprocessedImage)
-        poison = decoder.prepare(photograph(2) + ABORT)
+        assert isinstance(decoder.preprocess(photograph(1)), PreprocessedImage)
+        poison = decoder.preprocess(photograph(2) + ABORT)
         assert poison == Failure("poison", "decoding it ended its process (signal SIGABRT)")
-        assert isinstance(decoder.prepare(photograph(3)), PreprocessedImage)
+        assert isinstance(decoder.preprocess(photograph(3)), PreprocessedImage)
 
 
 def test_an_image_that_hangs_its_decoder_is_poison() -> None:
     with IsolatedDecoder(32, "squash", child=FATAL, seconds=1) as decoder:
-        poison = decoder.prepare(photograph(2) + HANG)
+        poison = decoder.preprocess(photograph(2) + HANG)
         assert poison == Failure("poison", "decoding it did not end within 1 s")
-        assert isinstance(decoder.prepare(photograph(3)), PreprocessedImage)
+        assert isinstance(decoder.preprocess(photograph(3)), PreprocessedImage)
 
 
 def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_a_child_that_does_not_start_is_no_images_fault() -> None:
         IsolatedDecoder(32, "squash", child=(sys.executable, "-c", "pass")) as decoder,
         pytest.raises((EOFError, BrokenPipeError)),
     ):
-        decoder.prepare(photograph(1))
+        decoder.preprocess(photograph(1))
 
 
 def test_a_child_that_hangs_ends_with_a_worker_that_is_killed() -> None:

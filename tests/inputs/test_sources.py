@@ -217,7 +217,7 @@ def test_an_image_column_without_bytes_is_passed_over_for_a_uri(tmp_path, kind):
     image = pa.nulls(1, kind)
     path = write_table(tmp_path / "t.parquet", id=[1], image=image, uri=["a.jpg"])
     assert fetch_all(items_of(path), UNCHECKED) == [b"a"]
-    with pytest.raises(UsageError, match="'image' holds .*, not bytes"):
+    with pytest.raises(UsageError, match=r"'image' holds .*, not bytes"):
         items_of(write_table(tmp_path / "t.parquet", id=[1], image=image))
 
 
