@@ -59,12 +59,12 @@ def test_yolo(tmp_path, photographs):
     )
     assert set(read.image_ids) == set(image_ids)
     for name, image_id in image_ids.items():
-        mine = images[image_id]
-        assert (folder / "images" / name).read_bytes() == Path(mine.uri).read_bytes()
+        expected = images[image_id]
+        assert (folder / "images" / name).read_bytes() == Path(expected.uri).read_bytes()
         boxes = [[b.xmin, b.ymin, b.xmax, b.ymax] for b in read[name].boxes]
         # Ten decimals of fractions of sides of at most 40 pixels.
-        assert np.array(boxes) == pytest.approx(np.array(mine.boxes), abs=40 * 1e-10)
-        assert [b.label for b in read[name].boxes] == [str(label) for label in mine.labels]
+        assert np.array(boxes) == pytest.approx(np.array(expected.boxes), abs=40 * 1e-10)
+        assert [b.label for b in read[name].boxes] == [str(label) for label in expected.labels]
 
 
 def test_yolo_numbers_the_exported_classes(tmp_path, photographs):
@@ -92,19 +92,21 @@ def test_hugging_face(tmp_path, photographs, monkeypatch):
     assert isinstance(read.features["image"], datasets.Image)
     assert read.features["objects"]["category"].feature.names == ["cat", *NASTY[:2]]
     assert read["image_id"][:] == list(images)
-    for row, mine in zip(read, images.values(), strict=True):
-        assert (row["width"], row["height"]) == row["image"].size == (mine.width, mine.height)
+    for row, expected in zip(read, images.values(), strict=True):
+        assert (row["width"], row["height"]) == row["image"].size == (expected.width, expected.height)
         # x + width in float32 may differ from the corner by one unit in the last place.
         boxes = [[x, y, x + width, y + height] for x, y, width, height in row["objects"]["bbox"]]
-        assert np.array(boxes) == pytest.approx(np.array(mine.boxes), abs=float(np.spacing(np.float32(40))))
-        assert [bbox[:2] for bbox in row["objects"]["bbox"]] == [box[:2] for box in mine.boxes]
-        assert row["objects"]["category"] == mine.labels
-        assert row["objects"]["score"] == mine.scores
-    for raw, mine in zip(
+        assert np.array(boxes) == pytest.approx(
+            np.array(expected.boxes), abs=float(np.spacing(np.float32(40)))
+        )
+        assert [bbox[:2] for bbox in row["objects"]["bbox"]] == [box[:2] for box in expected.boxes]
+        assert row["objects"]["category"] == expected.labels
+        assert row["objects"]["score"] == expected.scores
+    for raw, expected in zip(
         read.cast_column("image", datasets.Image(decode=False)), images.values(), strict=True
     ):
-        assert raw["image"]["bytes"] == Path(mine.uri).read_bytes()
-        assert raw["image"]["path"] == image_file_name(mine.image_id)
+        assert raw["image"]["bytes"] == Path(expected.uri).read_bytes()
+        assert raw["image"]["path"] == image_file_name(expected.image_id)
 
 
 def test_hugging_face_numbers_the_exported_classes(tmp_path, photographs):

@@ -61,13 +61,13 @@ def test_coco(tmp_path):
     images = stored(ledger, ranks=2)
     assert {image["file_name"] for image in read.imgs.values()} == set(images)
     for number, image in read.imgs.items():
-        mine = images[image["file_name"]]
-        assert (number, image["width"], image["height"]) == (mine.number, 200, 100)
-        theirs = read.loadAnns(read.getAnnIds(imgIds=[number]))
-        assert [xyxy(a["bbox"]) for a in theirs] == mine.boxes
-        assert [a["category_id"] - 1 for a in theirs] == mine.labels
-        assert [a["score"] for a in theirs] == mine.scores
-        assert all(a["area"] == a["bbox"][2] * a["bbox"][3] and a["iscrowd"] == 0 for a in theirs)
+        expected = images[image["file_name"]]
+        assert (number, image["width"], image["height"]) == (expected.number, 200, 100)
+        annotations = read.loadAnns(read.getAnnIds(imgIds=[number]))
+        assert [xyxy(a["bbox"]) for a in annotations] == expected.boxes
+        assert [a["category_id"] - 1 for a in annotations] == expected.labels
+        assert [a["score"] for a in annotations] == expected.scores
+        assert all(a["area"] == a["bbox"][2] * a["bbox"][3] and a["iscrowd"] == 0 for a in annotations)
 
 
 def test_coco_results_fit_the_data_set_for_any_selection(tmp_path):
@@ -123,12 +123,12 @@ def test_voc(tmp_path):
     read = globox.AnnotationSet.from_pascal_voc(folder / "Annotations")
     images, names = stored(ledger, ranks=2), distinct_names(Classes(NAMES))
     assert set(read.image_ids) == set(images)
-    for image_id, mine in images.items():
+    for image_id, expected in images.items():
         assert read[image_id].image_size == (200, 100)
         # globox takes corners as they stand; the minima are 1-based.
         boxes = [[b.xmin - 1, b.ymin - 1, b.xmax, b.ymax] for b in read[image_id].boxes]
-        assert np.array(boxes) == pytest.approx(np.array(mine.boxes), abs=1e-12)
-        assert [b.label for b in read[image_id].boxes] == [names[label] for label in mine.labels]
+        assert np.array(boxes) == pytest.approx(np.array(expected.boxes), abs=1e-12)
+        assert [b.label for b in read[image_id].boxes] == [names[label] for label in expected.labels]
 
 
 def test_voc_counts_pixels_from_one(tmp_path):
@@ -148,19 +148,21 @@ def test_label_studio(tmp_path):
     tasks = json.loads((folder / "tasks.json").read_text())
     assert [task["data"]["image_id"] for task in tasks] == list(images)
     for task in tasks:
-        mine = images[task["data"]["image_id"]]
+        expected = images[task["data"]["image_id"]]
         assert task["data"]["image"] == "/data/local-files/?d=in/a%20b.jpg"
         (prediction,) = task["predictions"]
         assert prediction["model_version"] == RECIPE
-        assert prediction["score"] == max(mine.scores)
+        assert prediction["score"] == max(expected.scores)
         for index, region in enumerate(prediction["result"]):
             value = region["value"]
             assert (region["from_name"], region["to_name"]) == (labels.get("name"), image.get("name"))
-            assert value["rectanglelabels"] == [names[mine.labels[index]]]
-            assert region["score"] == mine.scores[index]
+            assert value["rectanglelabels"] == [names[expected.labels[index]]]
+            assert region["score"] == expected.scores[index]
             assert (region["original_width"], region["original_height"]) == (200, 100)
             percent = [value["x"], value["y"], value["x"] + value["width"], value["y"] + value["height"]]
-            assert np.array(percent) * [2, 1, 2, 1] == pytest.approx(np.array(mine.boxes[index]), abs=1e-9)
+            assert np.array(percent) * [2, 1, 2, 1] == pytest.approx(
+                np.array(expected.boxes[index]), abs=1e-9
+            )
         assert len({region["id"] for region in prediction["result"]}) == len(prediction["result"])
 
 
@@ -223,7 +225,7 @@ def test_a_target_that_appears_during_the_export_is_not_replaced(tmp_path):
     target = tmp_path / "boxes.json"
     with pytest.raises(UsageError, match="exists already"):
         export(
-            ledger_of(ROWS),
+            Snapshot.load(ledger_of(ROWS)),
             "coco",
             target,
             LabelSelection(),

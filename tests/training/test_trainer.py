@@ -140,10 +140,10 @@ def test_the_schedule_warms_up_and_ends_at_zero():
 
 
 def test_backbone_and_head_have_separate_learning_rates(coloured):
-    ours = trainer(lr_backbone=0.0, weight_decay=0.0)
-    before = {k: v.clone() for k, v in ours.network.model.state_dict().items()}
-    ours.train(load(coloured, training=True)[0], 0, lambda step, loss: None)
-    changed = {k for k, v in ours.network.model.state_dict().items() if not torch.equal(v, before[k])}
+    tiny_trainer = trainer(lr_backbone=0.0, weight_decay=0.0)
+    before = {k: v.clone() for k, v in tiny_trainer.network.model.state_dict().items()}
+    tiny_trainer.train(load(coloured, training=True)[0], 0, lambda step, loss: None)
+    changed = {k for k, v in tiny_trainer.network.model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"head.weight", "head.bias"}
 
 
@@ -152,26 +152,26 @@ def test_frozen_statistics_stay_while_weights_change(coloured):
     from torch import nn
 
     for frozen in (False, True):
-        one = trainer(frozen_statistics=frozen)
+        tiny_trainer = trainer(frozen_statistics=frozen)
         norm = nn.BatchNorm2d(3)
-        one.network.model.add_module("norm", norm)
-        one.network.register_forward_pre_hook(lambda _, images, norm=norm: (norm(images[0]),))
-        one.train(load(coloured, training=True)[0], 0, lambda step, loss: None)
+        tiny_trainer.network.model.add_module("norm", norm)
+        tiny_trainer.network.register_forward_pre_hook(lambda _, images, norm=norm: (norm(images[0]),))
+        tiny_trainer.train(load(coloured, training=True)[0], 0, lambda step, loss: None)
         assert bool((norm.running_mean == 0).all()) is frozen
         assert norm.weight.grad is not None
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_training_reduces_the_loss(coloured, multi_label):
-    ours = trainer(multi_label=multi_label, epochs=10)
+    tiny_trainer = trainer(multi_label=multi_label, epochs=10)
     loader, order = load(coloured, training=True)
     check, _ = load(coloured)
-    before = ours.validate(check, [{}] * 12)
+    before = tiny_trainer.validate(check, [{}] * 12)
     losses = []
     for epoch in range(10):
         order.epoch = epoch
-        losses.append(ours.train(loader, epoch, lambda step, loss: None)[0])
-    after = ours.validate(check, [{}] * 12)
+        losses.append(tiny_trainer.train(loader, epoch, lambda step, loss: None)[0])
+    after = tiny_trainer.validate(check, [{}] * 12)
     assert losses[-1] < 0.85 * losses[0]
     assert after.mean_loss < 0.85 * before.mean_loss
     assert after.accuracy > 0.9
@@ -181,11 +181,11 @@ def test_training_reduces_the_loss(coloured, multi_label):
 def test_a_resumed_training_gives_the_same_weights(coloured):
     loader, order = load(coloured, training=True)
 
-    def epochs(ours, numbers):
+    def epochs(tiny_trainer, numbers):
         for epoch in numbers:
             order.epoch = epoch
-            ours.train(loader, epoch, lambda step, loss: None)
-        return ours
+            tiny_trainer.train(loader, epoch, lambda step, loss: None)
+        return tiny_trainer
 
     uninterrupted = epochs(trainer(), [0, 1, 2])
     buffer = io.BytesIO()
@@ -198,17 +198,17 @@ def test_a_resumed_training_gives_the_same_weights(coloured):
 
 
 def test_validation_evaluates_the_map_of_each_known_label(coloured):
-    ours = trainer()
+    tiny_trainer = trainer()
     loader, _ = load(coloured)
     batch = next(iter(loader))
     with torch.no_grad():
-        features_BCHW, logits_BK = ours.network((batch.pixels_BCHW.float() / 255 - 0.5) / 0.5)
-    maps = class_activation_maps(features_BCHW, ours.network.weights_KC.expand(4, -1, -1))
+        features_BCHW, logits_BK = tiny_trainer.network((batch.pixels_BCHW.float() / 255 - 0.5) / 0.5)
+    maps = class_activation_maps(features_BCHW, tiny_trainer.network.weights_KC.expand(4, -1, -1))
     boxes = [boxes_from_cam(maps[row, 2].detach().half().numpy(), batch.frames[row]) for row in range(4)]
     small = np.array([[0, 0, 1, 1]], np.float32)
     truth = [{2: boxes[0]}, {2: small}, {}, {1: small, 2: np.concatenate([small, boxes[3]])}]
     assert all(iou(box, small) < 0.5 for box in boxes)
-    sums = ours.validate([batch], truth)
+    sums = tiny_trainer.validate([batch], truth)
     assert (sums.instances, sums.localized) == (4, 2)
     assert sums.images == 4
     best = logits_BK.argmax(1)
