@@ -1,4 +1,4 @@
-"""One clean Parquet data set of a recipe's latest rows, elsewhere: there whole, or not at all."""
+"""Copy the current rows of a recipe into a new Parquet data set, which is either complete or absent."""
 
 import contextlib
 import io
@@ -22,17 +22,24 @@ from camworker.storage.uris import is_s3, open_store
 
 MANIFEST: Final = "_SUCCESS.json"
 
-# What holds for every row of a recipe; the rest of a part's metadata is about its shard.
+# The file metadata that is the same in all parts of a recipe; the other entries describe one shard.
 _METADATA: Final = (b"schema_version", b"recipe", b"cam_shape", b"frame")
 _FILE_BYTES: Final = 128 * 2**20
-_GROUP_BYTES: Final = 32 * 2**20  # of rows, before they are encoded as a row group
+_GROUP_BYTES: Final = 32 * 2**20  # in memory, before a row group is encoded
 
 OpenFile = Callable[[str], AbstractContextManager[IO[bytes]]]
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A file of a data set."""
+    """A file of a data set.
+
+    Attributes:
+        name: Name of the file in the data set.
+        rows: Number of rows.
+        bytes: Size in bytes.
+        sha256: SHA-256 of its content, as hex digits.
+    """
 
     name: str
     rows: int
@@ -46,19 +53,30 @@ def compact(
     rows_per_file: int | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> list[DataFile]:
-    """Write the current row of every image to Parquet files in to, a new folder or s3:// prefix.
+    """Write the current row of every image to a new data set.
 
-    The rows' order is that of generations and shards. A part and a row group at a time are in memory, in
-    S3 a file as well. rows_per_file: default as many as make about 128 MB. on_rows is told how many rows
-    are written so far. Every part is compared with its run record. Raises UsageError where to is there
-    already or cannot be written, CorruptedError for a part that is not as it was committed.
+    Rows are in the order of generations and shards. One part and one row group are in memory at a time, and
+    for S3 one file as well. Every byte of every part is compared with its run record.
+
+    Args:
+        snapshot: What the recipe holds.
+        to: The folder or s3:// prefix to create.
+        rows_per_file: Number of rows of a file; by default as many as make about 128 MB.
+        on_rows: Called with the number of rows that are written so far.
+
+    Returns:
+        The files of the data set.
+
+    Raises:
+        UsageError: `to` exists or cannot be written, or nothing is committed yet.
+        CorruptedError: A part is not as it was committed.
     """
     check_target(to)
     tables = snapshot.iter_latest(hashed=True)
     first = next(tables)
     kept = {name: value for name, value in (first.schema.metadata or {}).items() if name in _METADATA}
     schema = first.schema.with_metadata(kept)
-    groups = row_groups(_alike(first, tables, schema), rows_per_file)
+    groups = row_groups(_checked(first, tables, schema), rows_per_file)
     try:
         with _prefix(to, snapshot.ledger.recipe) if is_s3(to) else _folder(to) as (open_file, written):
             written += _write_files(groups, schema, rows_per_file, open_file, on_rows)
@@ -68,40 +86,49 @@ def compact(
 
 
 def check_target(to: str) -> None:
-    """Raises UsageError where something is already."""
+    """Check that a data set can be created.
+
+    Raises:
+        UsageError: There is something at `to`.
+    """
     if is_s3(to):
-        found = next(iter(open_store(to).list()), None)
-        if found is not None and not open_store(to).exists(MANIFEST):
-            raise UsageError(f"{to} holds objects without {MANIFEST}: delete them, or name another place")
-        taken = found is not None
+        store = open_store(to)
+        exists = next(iter(store.list()), None) is not None
+        if exists and not store.exists(MANIFEST):
+            raise UsageError(f"{to} holds objects without {MANIFEST}: delete them or choose another location")
     else:
-        taken = os.path.lexists(to)
-    if taken:
-        raise UsageError(f"{to} exists already, and nothing is replaced: name another place")
+        exists = os.path.lexists(to)
+    if exists:
+        raise UsageError(f"{to} exists already, and nothing is replaced: choose another location")
 
 
 def row_groups(tables: Iterable[pa.Table], rows_per_file: int | None) -> Iterator[pa.Table]:
-    """The rows of tables in their order, cut into row groups of some 32 MB.
+    """Yield the rows of tables, in their order, in row groups of about 32 MB.
 
-    None is empty, and with rows_per_file one ends after every so many rows.
+    Args:
+        tables: Tables of one schema.
+        rows_per_file: With this, a row group also ends after every `rows_per_file` rows.
+
+    Yields:
+        Tables with at least one row.
     """
     group: list[pa.Table] = []
-    left = rows_per_file
+    rows_left = rows_per_file
     for table in tables:
         while table.num_rows:
-            piece = table if left is None else table.slice(0, left)
+            piece = table if rows_left is None else table.slice(0, rows_left)
             table = table.slice(piece.num_rows)
             group.append(piece)
-            left = None if left is None else left - piece.num_rows
-            if left == 0 or sum(piece.nbytes for piece in group) >= _GROUP_BYTES:
+            rows_left = None if rows_left is None else rows_left - piece.num_rows
+            if rows_left == 0 or sum(piece.nbytes for piece in group) >= _GROUP_BYTES:
                 yield pa.concat_tables(group)
-                group, left = [], left or rows_per_file
+                group, rows_left = [], rows_left or rows_per_file
     if group:
         yield pa.concat_tables(group)
 
 
-def _alike(first: pa.Table, others: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The tables with one schema. Raises CorruptedError where one has other columns."""
+def _checked(first: pa.Table, others: Iterable[pa.Table], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Yield the tables with the metadata of a schema; raise CorruptedError if one has other columns."""
     for table in chain((first,), others):
         if not table.schema.equals(schema):
             raise CorruptedError("the parts of this recipe differ in their columns: run camworker verify OUT")
@@ -115,8 +142,8 @@ def _write_files(
     open_file: OpenFile,
     on_rows: Callable[[int], None],
 ) -> Iterator[DataFile]:
-    """Files of rows_per_file rows or some 128 MB each, named in order; one is there even without rows."""
-    done = 0
+    """Write files of `rows_per_file` rows or about 128 MB each; there is one even without rows."""
+    rows_before = 0
 
     def has_room(rows: int, size: int) -> bool:
         return rows < rows_per_file if rows_per_file else size < _FILE_BYTES
@@ -129,13 +156,13 @@ def _write_files(
                 while group is not None and has_room(rows, file.tell()):
                     writer.write_table(group, row_group_size=group.num_rows)
                     rows += group.num_rows
-                    on_rows(done + rows)
+                    on_rows(rows_before + rows)
                     group = next(groups, None)
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             data_file = DataFile(name, rows, size, sha256_of(file))
         yield data_file
-        done += rows
+        rows_before += rows
         if group is None:
             return
 
@@ -151,12 +178,17 @@ def _folder(to: str) -> Iterator[tuple[OpenFile, list[DataFile]]]:
 
 @contextlib.contextmanager
 def _prefix(to: str, recipe: str) -> Iterator[tuple[OpenFile, list[DataFile]]]:
-    """Objects below to, and at the end the manifest that names them: without it they are no data set."""
+    """Create the files as objects, and at the end the manifest that names them.
+
+    The data set is incomplete until it has the manifest.
+    """
     store = open_store(to)
 
     def create(name: str, data: bytes) -> None:
         if not store.create(name, data):
-            raise UsageError(f"{to}/{name} exists already: something else writes there, name another place")
+            raise UsageError(
+                f"{to}/{name} exists already: something else writes there, choose another location"
+            )
 
     @contextlib.contextmanager
     def open_file(name: str) -> Iterator[IO[bytes]]:
@@ -166,9 +198,9 @@ def _prefix(to: str, recipe: str) -> Iterator[tuple[OpenFile, list[DataFile]]]:
 
     written: list[DataFile] = []
     yield open_file, written
-    about = {
+    manifest = {
         "recipe": recipe,
         "rows": sum(file.rows for file in written),
-        "files": [asdict(f) for f in written],
+        "files": [asdict(file) for file in written],
     }
-    create(MANIFEST, json.dumps(about, indent=1).encode())
+    create(MANIFEST, json.dumps(manifest, indent=1).encode())

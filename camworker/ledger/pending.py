@@ -1,12 +1,15 @@
-"""Which items are pending: the listing against all earlier generations, as one join that need not fit memory.
+"""Find the pending items: those listed now that no earlier generation holds as they are.
 
-The rules are SQL over these tables:
+The rules are one SQL query, so that neither the listing nor the plans have to fit into memory. It reads these
+tables:
 
-items       image_id, uri, source_row, identity, labels, size, row     what is listed now; row: its place
-planned     image_id, uri, source_row, identity, labels, shard, generation     identity null: as removed
-failed      image_id, identity, generation, status     rows that are neither "ok" nor "removed"
-lost        generation, shard     parts that a run record names and the store lacks
-unfinished  generation, shard     shards that are planned and are to be told as pending
+```
+items       image_id, uri, source_row, identity, labels, size, row           the listing; row: its order
+planned     image_id, uri, source_row, identity, labels, shard, generation   identity is null for a removal
+failed      image_id, identity, generation, status                           rows neither "ok" nor "removed"
+lost        generation, shard              parts that a run record names and that are missing
+unfinished  generation, shard              planned shards whose items count as pending
+```
 """
 
 import hashlib
@@ -29,16 +32,19 @@ from camworker.schemas import PLAN
 from camworker.storage.atomic import write_then_rename
 
 _THREADS: Final = 8
-_COPIED_AT_ONCE: Final = 4 * 2**20
+_COPY_BYTES: Final = 4 * 2**20
 _FAILED: Final = pa.schema(
     [
-        *(pa.field(name, pa.string()) for name in ("image_id", "identity", "status")),
-        pa.field("generation", pa.int32()),
+        ("image_id", pa.string()),
+        ("identity", pa.string()),
+        ("status", pa.string()),
+        ("generation", pa.int32()),
     ]
 )
+_SHARDS: Final = pa.schema([("generation", pa.int32()), ("shard", pa.int32())])
 _NO_FAILURE: Final = {"ok", "removed"}
 
-# Labels are compared by their hash: of one image's, lists of any length in a few bytes.
+# Labels are compared by hash, so that a list of any length takes eight bytes.
 _LISTED: Final = """
     with known as (
         select image_id, identity, max(generation) as generation, count(*) as times,
@@ -62,13 +68,13 @@ _LISTED: Final = """
     left join waiting using (image_id)
     where known.generation is null                              -- new, or changed
         or known.labels <> hash(items.labels)                   -- relabelled
-        or removed.generation > known.generation                -- came back
+        or removed.generation > known.generation                -- removed, and listed again
         or gone.generation is not null                          -- its part is lost
-        or (failed.status = 'read_error' and known.times < 3)   -- could not be read, which may pass
+        or (failed.status = 'read_error' and known.times < 3)   -- a read error may be temporary
         or (failed.status is not null and getvariable('retry_failed'))
         or waiting.image_id is not null
 """
-# What the latest view holds and the listing lacks; and removals that are lost with their part.
+# Images that are current and not listed any more, and removals whose part is lost.
 _MISSING: Final = """
     with last as (
         select image_id, max(generation) as generation from planned
@@ -92,14 +98,29 @@ def find_pending(
     unfinished: Iterable[tuple[int, int]] = (),
     include_retries: bool = True,
 ) -> ItemsFile:
-    """The items that no generation holds as they are now, in their order, in a file beside that of items.
+    """Return the pending items, in the order of the listing.
 
-    An item is pending when no generation has its (image_id, identity); when the last one that has it
-    planned it with other labels, or a later one removed the image; and when its row of that generation is
-    lost with its part, or is a "read_error" that fewer than three generations have met, or with
-    retry_failed any failure. remove_missing: what is current and not listed comes last, without an
-    identity. unfinished: (generation, shard) whose items are told too. include_retries: False leaves out what is lost
-    or failed. Raises CorruptedError where a plan, a run record or a part is not as it was written.
+    An item is pending if one of these holds:
+
+    - No generation has its (image_id, identity).
+    - The last generation that has it planned it with other labels, or a later one removed the image.
+    - The part with its row of that generation is lost.
+    - That row is a "read_error" and fewer than three generations have planned the item; with `retry_failed`,
+      any failure.
+
+    Args:
+        items: The listing.
+        ledger: The ledger of the recipe.
+        retry_failed: Whether every failed item is pending.
+        remove_missing: Whether to append images that are current and not listed, without an identity.
+        unfinished: The (generation, shard) of shards whose items are pending too.
+        include_retries: Whether items whose row is lost or failed are pending.
+
+    Returns:
+        A file in the folder of `items`.
+
+    Raises:
+        CorruptedError: A plan, a run record or a part is not as it was written.
     """
     folder = items.path.parent
     snapshot = Snapshot.load(ledger)
@@ -121,13 +142,24 @@ def find_pending(
 def pending_query(
     connection: duckdb.DuckDBPyConnection, retry_failed: bool = False, remove_missing: bool = False
 ) -> str:
-    """The query for what is pending in this connection, which has the tables that it needs."""
+    """Return the query for pending items.
+
+    Args:
+        connection: A connection that has the tables described above.
+        retry_failed: See `find_pending`.
+        remove_missing: See `find_pending`.
+    """
     connection.execute(f"set variable retry_failed = {retry_failed}").fetchall()
     return _IN_ORDER.format(rows=f"({_LISTED}) union all ({_MISSING})" if remove_missing else _LISTED)
 
 
 def unfinished_shards(ledger: Ledger, *, committed: bool) -> list[tuple[int, int]]:
-    """(generation, shard) of the unfinished generations; with committed also those whose parts are there."""
+    """Return the (generation, shard) of the shards of unfinished generations.
+
+    Args:
+        ledger: The ledger of the recipe.
+        committed: Whether to include shards whose part is committed.
+    """
     parts = ledger.parts()
     return [
         (plan.generation, shard)
@@ -138,16 +170,16 @@ def unfinished_shards(ledger: Ledger, *, committed: bool) -> list[tuple[int, int
 
 
 def _create_planned(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, folder: Path) -> None:
-    """Copy the plans that are not in folder yet: DuckDB reads them there, again and again."""
-    home = folder / "planned"
+    """Create the table `planned`. Plan files are copied once, since DuckDB reads them several times."""
+    copies = folder / "planned"
     with ThreadPoolExecutor(_THREADS) as threads:
         plans = threads.map(snapshot.plan, snapshot.generations)
         files = [(plan.generation, file) for plan in plans for file in plan.files]
-        targets = [home / f"generation={g}" / Path(file.key).name for g, file in files]
+        targets = [copies / f"generation={g}" / Path(file.key).name for g, file in files]
         list(threads.map(partial(_fetch, snapshot.ledger), (file for _, file in files), targets))
     if files:
         rows = (
-            f"read_parquet('{quoted(home)}/*/*.parquet', hive_partitioning = true, "
+            f"read_parquet('{quoted(copies)}/*/*.parquet', hive_partitioning = true, "
             "hive_types = {'generation': integer})"
         )
         connection.execute(f"create view planned as from {rows}").fetchall()
@@ -157,14 +189,14 @@ def _create_planned(connection: duckdb.DuckDBPyConnection, snapshot: Snapshot, f
 
 
 def _fetch(ledger: Ledger, file: PlanFile, target: Path) -> None:
-    """Copy a plan file. Raises CorruptedError where it is not as it was written."""
+    """Copy a plan file unless it is copied already; raise CorruptedError if it is not as it was written."""
     if target.exists():
         return
     digest = hashlib.sha256()
     try:
         with ledger.store.open(file.key) as source, write_then_rename(target) as draft:
             with open(draft, "xb") as copied:
-                while data := source.read(_COPIED_AT_ONCE):
+                while data := source.read(_COPY_BYTES):
                     digest.update(data)
                     copied.write(data)
             if digest.hexdigest() != file.sha256:
@@ -176,26 +208,30 @@ def _fetch(ledger: Ledger, file: PlanFile, target: Path) -> None:
 def _create_shards(
     connection: duckdb.DuckDBPyConnection, name: str, shards: Iterable[tuple[int, int]]
 ) -> None:
-    generations, numbers = zip(*shards, strict=True) if (shards := list(shards)) else ((), ())
-    columns = {"generation": pa.array(generations, pa.int32()), "shard": pa.array(numbers, pa.int32())}
-    connection.register(name, pa.table(columns))
+    rows = [{"generation": generation, "shard": shard} for generation, shard in shards]
+    connection.register(name, pa.Table.from_pylist(rows, _SHARDS))
 
 
 def _failed_parts(snapshot: Snapshot, *, retry_failed: bool) -> list[str]:
-    """Keys of the parts that may hold rows to be tried again: by their run records, or for want of one."""
+    """Return the keys of parts that may hold rows to retry, by the counts of their run records.
+
+    A part that no run record names may hold any status, so it is included.
+    """
     keys = []
     for place, key in snapshot.parts.items():
-        recorded = snapshot.inventory.recorded.get(place)
-        statuses = recorded.images.keys() - _NO_FAILURE if recorded else {"read_error"}
+        part = snapshot.inventory.recorded.get(place)
+        statuses = part.images.keys() - _NO_FAILURE if part else {"read_error"}
         if statuses and (retry_failed or "read_error" in statuses):
             keys.append(key)
     return keys
 
 
 def _failed_rows(ledger: Ledger, keys: list[str]) -> Iterator[pa.Table]:
+    """Yield the failed rows of these parts."""
+
     def read(key: str) -> pa.Table:
         table = read_latest(ledger, key, None, _FAILED.names)
-        return table.filter(pc.not_equal(table["status"], "ok")).replace_schema_metadata(None)
+        return table.filter(pc.not_equal(table["status"], pa.scalar("ok"))).replace_schema_metadata(None)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from threads.map(read, keys)

@@ -1,4 +1,4 @@
-"""What to do: the recipe, a selection of items, and how items become a generation of shards."""
+"""Cut items into the shards of a generation, commit the plan, and read planned items."""
 
 import hashlib
 import io
@@ -19,25 +19,39 @@ from camworker.storage.parquet import open_parquet
 
 _LARGEST_SHARD: Final = 4096
 _PART_BYTES: Final = 64_000_000
-_OTHER_BYTES: Final = 2048  # of a row beside its maps: a generous guess
+_OTHER_BYTES: Final = 2048  # of a row without its maps: a generous estimate
 _SHARDS_PER_WORKER: Final = 4
 _ITEMS_PER_FILE: Final = 1_000_000
 
 
-def choose_shard_size(items: int, workers: int, row_bytes: int, asked: int | None = None) -> int:
-    """Items a shard: as asked, else 4096, or less so that each worker gets four shards.
+def choose_shard_size(items: int, workers: int, row_bytes: int, requested: int | None = None) -> int:
+    """Return the number of items of a shard: 4096, or fewer so that each worker gets four shards.
 
-    row_bytes: what a row's maps take uncompressed: a part has to stay below 64 MB. Raises UsageError
-    when what was asked for would not.
+    Args:
+        items: Number of items to plan.
+        workers: Number of workers.
+        row_bytes: Size of the maps of a row, see `row_bytes`. A part has to be smaller than 64 MB.
+        requested: The number to use instead, if a part of that size is small enough.
+
+    Raises:
+        UsageError: A part of `requested` items would be too large.
     """
-    most = max(1, _PART_BYTES // (row_bytes + _OTHER_BYTES))
-    if asked is not None and asked > most:
-        raise UsageError(f"--shard-size {asked}: parts would be over 64 MB, {most} images is the most here")
-    return asked or max(1, min(_LARGEST_SHARD, most, -(-items // (_SHARDS_PER_WORKER * workers))))
+    largest = max(1, _PART_BYTES // (row_bytes + _OTHER_BYTES))
+    if requested is not None and requested > largest:
+        raise UsageError(
+            f"parts of {requested} images would be larger than 64 MB: use at most {largest}",
+            parameter="shard_size",
+        )
+    return requested or max(1, min(_LARGEST_SHARD, largest, -(-items // (_SHARDS_PER_WORKER * workers))))
 
 
 def row_bytes(labels: int, shape: CamShape) -> int:
-    """The bytes of the maps in a row of an item with so many known labels."""
+    """Return the size, in bytes, of the uncompressed maps of a row.
+
+    Args:
+        labels: Number of known labels of the image.
+        shape: Shape of its class activation maps, which are float16.
+    """
     return 2 * (shape.k + labels) * shape.h * shape.w
 
 
@@ -48,19 +62,27 @@ def write_generation(
     size: int,
     policy: ReadPolicy,
 ) -> Plan:
-    """Cut items (schema ITEMS, whole or in pieces) into shards of size and commit them as a generation.
+    """Cut items into shards and commit them as a generation.
 
-    policy: how the items' files are read. Of items in pieces a plan file is in memory at a time. Returns the
-    generation's plan, which is another planner's when that one was first.
+    Args:
+        ledger: The ledger of the recipe.
+        generation: Number of the generation.
+        items: The items (schema `ITEMS`), in one table or in pieces of any size. Of pieces, only those of one
+            plan file are in memory at a time.
+        size: Number of items of a shard.
+        policy: How the files of the items are read.
+
+    Returns:
+        The plan of the generation. If another planner was first, it is the plan of that one.
     """
     shards = _shards([items] if isinstance(items, pa.Table) else items, size)
     per_file = max(1, _ITEMS_PER_FILE // size)
     files: list[PlanFile] = []
     number = first_shard = 0
-    while some := _plan_file(islice(shards, per_file), first_shard):
-        data, rows = some
-        # A number may be taken by a planner that died or that races with us; what it left is never
-        # referred to unless it also commits the plan.
+    while plan_file := _plan_file(islice(shards, per_file), first_shard):
+        data, rows = plan_file
+        # A planner that died, or a concurrent one, may have taken a number. Its file is not used unless it
+        # also commits the plan.
         while not ledger.store.create(key := ledger.layout.plan_file_key(generation, number), data):
             number += 1
         files.append(PlanFile(key, hashlib.sha256(data).hexdigest(), first_shard, rows))
@@ -71,9 +93,11 @@ def write_generation(
 
 
 def read_shard(ledger: Ledger, plan: Plan, shard: int) -> pa.Table:
-    """The planned items of one shard (schema PLAN). Raises CommitError where the plan lacks it.
+    """Return the planned items of one shard (schema `PLAN`).
 
-    A damaged plan file is noticed by its checksums (OSError).
+    Raises:
+        CommitError: The plan does not hold the shard.
+        OSError: The file cannot be read, or a checksum shows that it is damaged.
     """
     for file in plan.files:
         if file.first_shard <= shard < file.first_shard + len(file.rows):
@@ -87,19 +111,19 @@ def read_shard(ledger: Ledger, plan: Plan, shard: int) -> pa.Table:
 
 
 def _shards(pieces: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
-    """Items cut anew: size in each table, in the last one what is left."""
-    left = ITEMS.empty_table()
+    """Yield the items in tables of `size` rows; the last one may be smaller."""
+    rest = ITEMS.empty_table()
     for piece in pieces:
-        left = pa.concat_tables([left, piece])
-        while left.num_rows >= size:
-            yield left.slice(0, size)
-            left = left.slice(size)
-    if left.num_rows:
-        yield left
+        rest = pa.concat_tables([rest, piece])
+        while rest.num_rows >= size:
+            yield rest.slice(0, size)
+            rest = rest.slice(size)
+    if rest.num_rows:
+        yield rest
 
 
 def _plan_file(shards: Iterator[pa.Table], first_shard: int) -> tuple[bytes, tuple[int, ...]] | None:
-    """A file of these shards, a row group each, and how many items each has; None without shards."""
+    """Return a Parquet file with a row group per shard, and their numbers of items; None without shards."""
     buffer, rows = io.BytesIO(), []
     with pq.ParquetWriter(buffer, PLAN, compression="zstd", write_page_checksum=True) as writer:
         for number, items in enumerate(shards, first_shard):

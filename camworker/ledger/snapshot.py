@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import IO, Final, Self
+from typing import IO, Final, Self, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -206,7 +206,8 @@ def count_statuses(ledger: Ledger, keys: Iterable[str]) -> Counter[str]:
     """
     counts = Counter[str]()
     for key in keys:
-        counts.update(_read(ledger, key, ["status"])["status"].to_pylist())
+        statuses = _read(ledger, key, ["status"])["status"]
+        counts.update(cast(list[str], statuses.to_pylist()))
     return counts
 
 
@@ -218,7 +219,7 @@ def _last_generations(tables: Sequence[pa.Table]) -> pa.Table:
 
 def _current(table: pa.Table, later: pa.Table | None) -> pa.Table:
     """Return the rows that are current; an image that is not in `later` has no other row."""
-    current = pc.not_equal(table["status"], "removed")
+    current = pc.not_equal(table["status"], pa.scalar("removed"))
     if later is not None:
         index = pc.index_in(table["image_id"], later["image_id"])
         last = pc.fill_null(later["generation_max"].take(index), table["generation"])

@@ -65,7 +65,7 @@ BAD_USAGE = {
     ),
     "parts too large": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--input-size", "512", "--shard-size", "99999"],
-        "parts would be over 64 MB",
+        "images would be larger than 64 MB",
     ),
     "a report where a file is": (
         ["summarize", "{tmp}/out", "--truth", "x", "--report", "{photos}/0000.jpg"],
