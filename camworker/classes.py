@@ -69,7 +69,7 @@ class Classes:
             UsageError: The labels are neither integers nor text, or one is a name that two classes share.
         """
         if isinstance(labels, pa.ChunkedArray):
-            labels = cast("pa.Array[Any]", labels.combine_chunks())
+            labels = labels.combine_chunks()
         if isinstance(labels, pa.DictionaryArray):
             labels = labels.dictionary_decode()
         if pa.types.is_null(labels.type):

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from typing import Final
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +35,11 @@ def encode_part(table: pa.Table) -> bytes:
     """Return a table as the bytes of a Parquet file: zstd, with a checksum for each page."""
     buffer = io.BytesIO()
     pq.write_table(
-        table, buffer, compression="zstd", write_page_checksum=True, use_dictionary=list(_DICTIONARY_COLUMNS)
+        table,
+        buffer,
+        compression="zstd",
+        write_page_checksum=True,
+        use_dictionary=list(_DICTIONARY_COLUMNS),  # type: ignore[arg-type]  # the stubs lack a list of columns
     )
     return buffer.getvalue()
 
@@ -79,7 +83,7 @@ def adopt_part(ledger: Ledger, plan: Plan, shard: int, items: pa.Table) -> Part:
     return _record(key, shard, data, validate_part(data, plan, shard, items))
 
 
-def validate_part(data: bytes, plan: Plan, shard: int, items: pa.Table) -> pa.ChunkedArray:
+def validate_part(data: bytes, plan: Plan, shard: int, items: pa.Table) -> "pa.ChunkedArray[Any]":
     """Reopen the bytes of a part as a reader would, and compare them with the plan.
 
     Returns:
@@ -107,6 +111,6 @@ def validate_part(data: bytes, plan: Plan, shard: int, items: pa.Table) -> pa.Ch
     return rows["status"]
 
 
-def _record(key: str, shard: int, data: bytes, statuses: pa.ChunkedArray) -> Part:
-    images = Counter(statuses.to_pylist())
+def _record(key: str, shard: int, data: bytes, statuses: "pa.ChunkedArray[Any]") -> Part:
+    images = Counter(cast(list[str], statuses.to_pylist()))
     return Part(shard, key, len(statuses), len(data), hashlib.sha256(data).hexdigest(), dict(images))

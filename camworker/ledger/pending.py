@@ -33,14 +33,13 @@ from camworker.storage.atomic import write_then_rename
 
 _THREADS: Final = 8
 _COPY_BYTES: Final = 4 * 2**20
-_FAILED: Final = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("identity", pa.string()),
-        ("status", pa.string()),
-        ("generation", pa.int32()),
-    ]
-)
+_FAILED_COLUMNS: Final[dict[str, pa.DataType]] = {
+    "image_id": pa.string(),
+    "identity": pa.string(),
+    "status": pa.string(),
+    "generation": pa.int32(),
+}
+_FAILED: Final = pa.schema(_FAILED_COLUMNS)
 _SHARDS: Final = pa.schema([("generation", pa.int32()), ("shard", pa.int32())])
 _NO_FAILURE: Final = {"ok", "removed"}
 
