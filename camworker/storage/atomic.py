@@ -14,8 +14,8 @@ def write_then_rename(target: Path, *, suffix: str = ".draft", durable: bool = F
     """Yield a hidden path next to the target, and rename what the block creates there to the target.
 
     The target is either complete or absent: if the block raises, the draft is deleted, and a killed process
-    leaves only the hidden draft. The rename replaces a file or an empty folder, so a block that must not replace
-    anything checks that at its end.
+    leaves only the hidden draft. The rename replaces a file or an empty folder, so a block that must not
+    replace anything checks that at its end.
 
     Args:
         target: The file or folder to create; missing parents are created.
