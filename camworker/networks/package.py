@@ -26,7 +26,7 @@ from camworker.networks.state_dicts import (
     read_state,
 )
 from camworker.schemas import POOLINGS, SCORINGS, Pooling, Scoring
-from camworker.storage.uris import exists_uri, join_uri, open_store, read_uri
+from camworker.storage.uris import Connections, exists_uri, join_uri, open_store, read_uri
 
 _DESCRIPTION: Final = "network.json"
 _WEIGHTS: Final = "weights.safetensors"
@@ -187,16 +187,17 @@ def imagenet() -> Classes:
 
 
 def _load(network: str | None, weights: str | None, output_stride: int | None) -> NetworkPackage:
-    if weights is not None and _is_package(weights):
-        package = _load_package(weights, join_uri(weights, _WEIGHTS), output_stride)
+    connections = Connections()
+    if weights is not None and _is_package(weights, connections):
+        package = _load_package(weights, join_uri(weights, _WEIGHTS), output_stride, connections)
         if network not in (None, package.name):
             raise NetworkError(
                 f"{weights} is a package of {package.name}, not of {network}", parameter="network"
             )
         return package
     network = network or DEFAULT
-    if _is_package(network):
-        return _load_package(network, weights or join_uri(network, _WEIGHTS), output_stride)
+    if _is_package(network, connections):
+        return _load_package(network, weights or join_uri(network, _WEIGHTS), output_stride, connections)
     built = create_network(
         network, classes=1000, pooling=default_pooling(network), output_stride=output_stride
     )
@@ -206,22 +207,26 @@ def _load(network: str | None, weights: str | None, output_stride: int | None) -
             "library publishes",
             parameter="weights",
         )
-    state = published_state(network) if weights in (None, PUBLISHED) else read_state(str(weights))
+    state = (
+        published_state(network) if weights in (None, PUBLISHED) else read_state(str(weights), connections)
+    )
     return _filled(network, built, state, imagenet(), built.preprocessing, "softmax", {}, output_stride)
 
 
-def _is_package(folder: str) -> bool:
+def _is_package(folder: str, connections: Connections) -> bool:
     try:
-        return exists_uri(join_uri(folder, _DESCRIPTION))
+        return exists_uri(join_uri(folder, _DESCRIPTION), connections=connections)
     except OSError as error:
         raise NetworkError(f"{folder} cannot be read: {error}") from error
 
 
-def _load_package(folder: str, weights: str, output_stride: int | None) -> NetworkPackage:
+def _load_package(
+    folder: str, weights: str, output_stride: int | None, connections: Connections
+) -> NetworkPackage:
     uri = join_uri(folder, _DESCRIPTION)
     try:
         # `Any`, because the content is checked by what fails here.
-        description: dict[str, Any] = json.loads(read_uri(uri))
+        description: dict[str, Any] = json.loads(read_uri(uri, connections=connections))
         settings = description["preprocessing"]
         mean, std = (tuple(map(float, settings[key])) for key in ("mean", "std"))
         preprocessing = Preprocessing(int(settings["input_size"]), mean, std)
@@ -236,7 +241,7 @@ def _load_package(folder: str, weights: str, output_stride: int | None) -> Netwo
     if scoring not in SCORINGS or pooling not in POOLINGS:
         raise NetworkError(f"{uri}: scoring is softmax or sigmoid and pooling avg or max")
     network = create_network(name, classes=len(classes), pooling=pooling, output_stride=output_stride)
-    state = read_state(weights)
+    state = read_state(weights, connections)
     return _filled(name, network, state, classes, preprocessing, scoring, provenance, output_stride)
 
 

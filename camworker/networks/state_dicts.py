@@ -10,7 +10,7 @@ from camworker.errors import NetworkError
 from camworker.networks import zhou2016 as paper_networks
 from camworker.networks.gap import GapNetwork
 from camworker.networks.registry import DEFAULT, create_network
-from camworker.storage.uris import read_uri
+from camworker.storage.uris import Connections, read_uri
 
 PUBLISHED: Final = "DEFAULT"  # said in place of a file: the weights that a network's library names
 
@@ -23,14 +23,14 @@ _PARALLEL: Final = "module."
 _AUXILIARY: Final = ("aux1.", "aux2.", "AuxLogits.")
 
 
-def read_state(uri: str) -> State:
+def read_state(uri: str, connections: Connections | None = None) -> State:
     """A state dict from .safetensors, .pt or .pth, local or s3://.
 
     A training script's checkpoint gives the one that it holds. Raises NetworkError for anything but
     finite tensors by name: a pickle that carries code is never run.
     """
     try:
-        data = read_uri(uri)
+        data = read_uri(uri, connections=connections)
         if uri.endswith(".safetensors"):
             state = safetensors.torch.load(data)
         elif uri.endswith((".pt", ".pth")):

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 READ_ERRORS: Final = (pa.ArrowException, OSError, ValueError, KeyError, OverflowError, MemoryError)
 
 # A footer states the lengths of its strings and lists, and memory is allocated before they are read. In an
-# honest footer the longest string is the schema or a JSON document, and the longest list has an entry for each
-# row group.
+# honest footer the longest string is the schema or a JSON document, and the longest list has an entry for
+# each row group.
 _STRING_BYTES: Final = 16 * 2**20
 _LIST_LENGTH: Final = 1_000_000
 

@@ -1,5 +1,6 @@
 """The tally of all parts of an output, made in Ray tasks or, if the output is small, in this process."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,7 @@ from camworker.ledger.snapshot import Snapshot, read_latest
 from camworker.metrics.ground_truth.truth import Truth, read_truth
 from camworker.metrics.summary import TruthFacts
 from camworker.metrics.tally import EvaluationConfig, Tally
-from camworker.storage.uris import open_store
+from camworker.storage.uris import Connections, open_store
 from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
@@ -115,6 +116,12 @@ def tally_parts(
             raise
 
 
+@functools.cache
+def _connections() -> Connections:
+    """Return the connections of this process: a Ray worker runs many tasks."""
+    return Connections()
+
+
 def _tally_part(
     output: str,
     recipe: str,
@@ -125,7 +132,7 @@ def _tally_part(
     config: EvaluationConfig,
 ) -> Tally:
     """Tally one part. If it has a record, every byte of the part is compared with that."""
-    rows = read_latest(Ledger(open_store(output), recipe), key, later, config.columns, record)
+    rows = read_latest(Ledger(open_store(output, _connections()), recipe), key, later, config.columns, record)
     return Tally().update(rows, truth, config)
 
 
