@@ -12,7 +12,7 @@ from jobs.options import add_out_argument
 from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
-    from camworker.ledger.verify import Generation
+    from camworker.ledger.verify import GenerationState
     from camworker.ledger.verify_records import Problem
 
 HELP = "check that every committed byte is unchanged"
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @dataclass(frozen=True, slots=True)
 class _RecipeReport:
     recipe: str
-    generations: list["Generation"]
+    generations: list["GenerationState"]
     parts: int
     bytes: int
     replaced: list[str]

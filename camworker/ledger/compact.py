@@ -95,11 +95,16 @@ def check_target(to: str) -> None:
         store = open_store(to)
         exists = next(iter(store.list()), None) is not None
         if exists and not store.exists(MANIFEST):
-            raise UsageError(f"{to} holds objects without {MANIFEST}: delete them or choose another location")
+            raise UsageError(
+                f"{to} holds objects without {MANIFEST}: delete them or choose another location",
+                parameter="to",
+            )
     else:
         exists = os.path.lexists(to)
     if exists:
-        raise UsageError(f"{to} exists already, and nothing is replaced: choose another location")
+        raise UsageError(
+            f"{to} exists already, and nothing is replaced: choose another location", parameter="to"
+        )
 
 
 def row_groups(tables: Iterable[pa.Table], rows_per_file: int | None) -> Iterator[pa.Table]:

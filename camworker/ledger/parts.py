@@ -107,7 +107,7 @@ def validate_part(data: bytes, plan: Plan, shard: int, items: pa.Table) -> "pa.C
     if shape is None or not schema.equals(predictions_schema(CamShape(*shape))):
         raise CommitError(f"{part} has another schema than this version writes")
     if not rows["image_id"].combine_chunks().equals(items["image_id"].combine_chunks()):
-        raise CommitError(f"{part} holds other images than were planned")
+        raise CommitError(f"{part} holds other images than the planned ones")
     return rows["status"]
 
 

@@ -199,9 +199,9 @@ def _fetch(ledger: Ledger, file: PlanFile, target: Path) -> None:
                     digest.update(data)
                     copied.write(data)
             if digest.hexdigest() != file.sha256:
-                raise CorruptedError(f"{file.key} is not as it was written: run camworker verify OUT")
+                raise CorruptedError(f"{file.key} has changed since it was written: run camworker verify OUT")
     except FileNotFoundError as error:
-        raise CorruptedError(f"{file.key} is gone: run camworker verify OUT") from error
+        raise CorruptedError(f"{file.key} is missing: run camworker verify OUT") from error
 
 
 def _create_shards(

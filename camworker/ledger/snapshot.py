@@ -95,10 +95,10 @@ class Snapshot:
         """
         for part in self.inventory.wrong_size.values():
             size = self.inventory.listed[part.key]
-            raise _corrupted(part.key, f"has {size} bytes where its run record says {part.bytes}")
+            raise _corrupted(part.key, f"has {size} bytes, but its run record says {part.bytes}")
         for (generation, shard), part in self.inventory.absent.items():
             if not planned_again(self.ledger, generation, shard):
-                raise _corrupted(part.key, "is gone, and its run record names it")
+                raise _corrupted(part.key, "is missing, although its run record names it")
         if not self.parts:
             raise UsageError(f"recipe {self.ledger.recipe} has no committed part yet: run localize again")
 
@@ -238,7 +238,7 @@ def _read(ledger: Ledger, key: str, columns: list[str] | None, record: Part | No
             return _parse(io.BytesIO(data), columns)
     except READ_ERRORS as error:
         raise _corrupted(key, f"cannot be read ({first_line(error)})") from error
-    raise _corrupted(key, "is not as it was committed: its SHA-256 is not its run record's")
+    raise _corrupted(key, "has changed since it was committed: its SHA-256 is not that of its run record")
 
 
 def _parse(file: IO[bytes], columns: list[str] | None) -> pa.Table:

@@ -34,8 +34,10 @@ _BATCH_ROWS: Final = 1024  # decoded at a time, of a part without a run record
 
 _LOST: Final = f"{RERUN}: its images are planned again in a new generation"
 _ALTERED: Final = f"delete it and {RERUN}: its images are planned again in a new generation"
-_UNRECORDED: Final = f"delete it and {RERUN}: its generation is unfinished, and the part is made again"
-_UNEXPECTED: Final = "move it out of predictions/: who reads that folder takes its rows for localize's"
+_UNRECORDED: Final = f"delete it and {RERUN}: its generation is unfinished, so the part is computed again"
+_UNEXPECTED: Final = (
+    "move it out of predictions/: readers of that folder would take its rows for results of localize"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def survey(ledger: Ledger) -> Survey:
         *check_recipe(ledger),
         *(record for record in (*plans.values(), *runs.values()) if isinstance(record, Problem)),
         *(
-            Problem(part.key, "is gone, and its run record names it", _LOST)
+            Problem(part.key, "is missing, although its run record names it", _LOST)
             for place, part in absent.items()
             if place not in replaced
         ),
@@ -173,7 +175,7 @@ def _check_part(ledger: Ledger, part: PresentPart) -> Problem | None:
     """Check the size and SHA-256 of a part, or its page checksums; then its plan and its images."""
     advice = _ALTERED if part.record else _UNRECORDED
     if part.record and part.bytes != part.record.bytes:
-        problem = f"has {part.bytes} bytes where its run record says {part.record.bytes}"
+        problem = f"has {part.bytes} bytes, but its run record says {part.record.bytes}"
         return Problem(part.key, problem, advice)
     try:
         with ledger.store.open(part.key) as file:
@@ -199,7 +201,7 @@ def _mismatch(ledger: Ledger, part: PresentPart, file: IO[bytes]) -> str:
     batches = parquet.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
     ids = pa.chunked_array([batch.column("image_id") for batch in batches], pa.string())
     if len(ids) != part.rows:
-        return f"has {len(ids)} rows where {part.rows} were planned"
+        return f"has {len(ids)} rows instead of the planned {part.rows}"
     if part.plan is None:
         return ""
     metadata = parquet.schema_arrow.metadata or {}
@@ -207,9 +209,9 @@ def _mismatch(ledger: Ledger, part: PresentPart, file: IO[bytes]) -> str:
     del planned["schema_version"]  # the recipe covers it
     for name, expected in planned.items():
         if metadata.get(name.encode(), b"").decode() != expected:
-            return f"says that it is of another {name.replace('_', ' ')}"
+            return f"has metadata of another {name.replace('_', ' ')}"
     if ids.combine_chunks() != read_shard(ledger, part.plan, part.shard)["image_id"].combine_chunks():
-        return "holds other images than were planned"
+        return "holds other images than the planned ones"
     return ""
 
 
@@ -228,7 +230,7 @@ def _unexpected_files(
     undecided = tuple(f"{layout.parts_folder}/{part_prefix(number)}" for number in unknown)
     for key in sorted(listed.keys() - explained):
         if key.endswith(".parquet") and not key.startswith(undecided):
-            yield Problem(key, "is named by no run record and no unfinished plan", _UNEXPECTED)
+            yield Problem(key, "is not named by any run record or unfinished plan", _UNEXPECTED)
 
 
 def _generation_states(

@@ -16,8 +16,8 @@ from camworker.storage.parquet import READ_ERRORS
 RERUN: Final = "run localize again with the same INPUT and options"
 
 _RESTORE: Final = "restore it from a copy; without one, localize to another OUT"
-_RECIPE: Final = f"delete it; {RERUN}: it is written anew as soon as there is an image to localize"
-_RUN: Final = f"delete it and {RERUN}: it is written anew from the parts that are there"
+_RECIPE: Final = f"delete it and {RERUN}: it is written again as soon as there is an image to localize"
+_RUN: Final = f"delete it and {RERUN}: it is written again from the parts that are present"
 # TypeError: JSON of another shape than was written.
 _UNREADABLE: Final = (*READ_ERRORS, TypeError, CorruptedError, UsageError)
 
@@ -46,7 +46,7 @@ def check_recipe(ledger: Ledger) -> list[Problem]:
         # The content is hashed as it is: an older recipe may lack a setting that has a default now.
         content = json.loads(ledger.store.read(ledger.layout.recipe_key))
         if recipe_id(content) != ledger.recipe:
-            return "is not the recipe of that name: its hash is another"
+            return "does not describe this recipe: its hash differs from the id"
         return Recipe.from_json(content)
 
     outcome = _outcome(ledger.layout.recipe_key, read, _RECIPE)
@@ -119,7 +119,7 @@ def _mismatch(ledger: Ledger, generation: int, plan: Plan | None, record: RunRec
     for part in record.parts:
         images.update(part.images)
     if (record.recipe, record.generation, record.plan_hash) != (ledger.recipe, generation, plan_hash):
-        return "is of another plan"
+        return "belongs to another plan"
     if [(part.shard, part.key, part.rows) for part in record.parts] != [
         (shard, ledger.layout.part_key(generation, shard), count) for shard, count in enumerate(rows)
     ]:
@@ -134,7 +134,7 @@ def _outcome(key: str, read: Callable[[], _Record | str], advice: str) -> _Recor
     try:
         outcome = read()
     except FileNotFoundError:
-        return Problem(key, "is gone", advice)
+        return Problem(key, "is missing", advice)
     except _UNREADABLE as error:
         return Problem(key, f"cannot be read ({first_line(error)})", advice)
     return Problem(key, outcome, advice) if isinstance(outcome, str) else outcome

@@ -62,8 +62,8 @@ def test_a_part_cut_short_and_a_part_gone(out, capsys):
     (out / gone).unlink()
     found = problems(out, capsys)
     assert found.keys() == {short, gone}
-    assert found[short][0] == f"has {size - 7} bytes where its run record says {size}"
-    assert found[gone][0] == "is gone, and its run record names it"
+    assert found[short][0] == f"has {size - 7} bytes, but its run record says {size}"
+    assert found[gone][0] == "is missing, although its run record names it"
     assert found[gone][1].startswith("run localize again")
 
 
@@ -85,12 +85,12 @@ def test_a_flipped_bit_in_a_part_without_record(out, capsys, column):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda table: table.slice(1), "has 1 rows where 2 were planned"),
-        (lambda table: table.take([1, 0]), "holds other images than were planned"),
-        (lambda table: table.replace_schema_metadata(None), "says that it is of another recipe"),
+        (lambda table: table.slice(1), "has 1 rows instead of the planned 2"),
+        (lambda table: table.take([1, 0]), "holds other images than the planned ones"),
+        (lambda table: table.replace_schema_metadata(None), "has metadata of another recipe"),
         (
             lambda table: table.replace_schema_metadata({**table.schema.metadata, b"plan_hash": b"0"}),
-            "says that it is of another plan hash",
+            "has metadata of another plan hash",
         ),
     ],
     ids=["a row less", "another order", "no metadata", "of another plan"],
@@ -110,7 +110,7 @@ def test_a_part_put_in_place_of_another_with_its_record(out, capsys):
         record["parts"][1][name] = record["parts"][0][name]
     edit(out / HOME / "run-0001.json", parts=record["parts"])
     found = problems(out, capsys)
-    assert found[f"{PARTS}/{second.name}"][0] == "says that it is of another shard"
+    assert found[f"{PARTS}/{second.name}"][0] == "has metadata of another shard"
 
 
 def test_files_that_nothing_explains(out, capsys):
@@ -134,17 +134,19 @@ def test_files_that_nothing_explains(out, capsys):
     assert cli.main(["verify", str(out), "--recipe", NAME]) == 5
     # The plan explains the part that is still to come.
     (out / PARTS / "part-0002-000001.parquet").write_bytes(source.read_bytes())
-    assert problems(out, capsys)[f"{PARTS}/part-0002-000001.parquet"][0] == "has 4 rows where 2 were planned"
+    assert (
+        problems(out, capsys)[f"{PARTS}/part-0002-000001.parquet"][0] == "has 4 rows instead of the planned 2"
+    )
 
 
 def test_recipe_json(out, capsys):
     key = f"{HOME}/recipe.json"
     (out / key).write_text(json.dumps({"network": "tony"}))
-    assert problems(out, capsys)[key][0].startswith("is not the recipe of that name")
+    assert problems(out, capsys)[key][0].startswith("does not describe this recipe")
     (out / key).write_bytes(b'{"network')
     assert problems(out, capsys)[key][0].startswith("cannot be read (")
     (out / key).unlink()
-    assert problems(out, capsys)[key][0] == "is gone"
+    assert problems(out, capsys)[key][0] == "is missing"
 
 
 def test_plan_files(out, capsys):
@@ -154,7 +156,7 @@ def test_plan_files(out, capsys):
     found = problems(out, capsys)
     assert found.keys() == {changed, gone}
     assert found[changed][0] == "does not have the SHA-256 that its plan says"
-    assert found[gone][0] == "is gone"
+    assert found[gone][0] == "is missing"
     assert "without one, localize to another OUT" in found[gone][1]
 
 
@@ -182,7 +184,7 @@ def test_plans(out, capsys, change):
 def test_a_plan_gone(out, capsys):
     key = f"{HOME}/plan-0001.json"
     (out / key).unlink()
-    assert {key: wrong for key, (wrong, _) in problems(out, capsys).items()} == {key: "is gone"}
+    assert {key: wrong for key, (wrong, _) in problems(out, capsys).items()} == {key: "is missing"}
     # Neither plan nor record: what its parts should be is unknown, so they are not called strays.
     (out / HOME / "run-0001.json").write_bytes(b"")
     assert problems(out, capsys).keys() == {key, f"{HOME}/run-0001.json"}
@@ -218,7 +220,7 @@ def test_run_records(out, capsys, change):
     edit(out / key, parts=change(json.loads((out / key).read_text())["parts"]))
     ((found, (_, advice)),) = problems(out, capsys).items()
     assert found == key
-    assert "it is written anew from the parts" in advice
+    assert "it is written again from the parts" in advice
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,9 @@ def test_a_run_record_deleted_leaves_an_unfinished_generation(out, capsys):
 def test_a_lost_part_whose_images_a_later_generation_holds(out, capsys, source, tiny_localizer):
     lost = f"{PARTS}/part-0001-000001.parquet"
     (out / lost).unlink()
-    with pytest.raises(CorruptedError, match=f"^{lost} is gone, and its run record names it: run camworker"):
+    with pytest.raises(
+        CorruptedError, match=f"^{lost} is missing, although its run record names it: run camworker"
+    ):
         latest(str(out))
     ledger, items = open_output(out), photographs_of(source)
     complete_generation(ledger, tiny_localizer, items.slice(4, 3), generation=3)

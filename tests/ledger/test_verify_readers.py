@@ -61,9 +61,11 @@ def test_in_s3(in_s3, out, truth, capsys):
     in_s3.client().put_object(Bucket=BUCKET, Key=f"verified/{key}", Body=bytes(data))
     assert problems(there, capsys).keys() == {key}
     assert cli.main(summarize) == 5
-    assert capsys.readouterr().err.startswith(f"camworker summarize: {key} is not as it was committed")
+    assert capsys.readouterr().err.startswith(
+        f"camworker summarize: {key} has changed since it was committed"
+    )
     in_s3.client().delete_object(Bucket=BUCKET, Key=f"verified/{key}")
-    assert problems(there, capsys)[key][0] == "is gone, and its run record names it"
+    assert problems(there, capsys)[key][0] == "is missing, although its run record names it"
     assert cli.main(summarize) == 5
 
 
