@@ -25,8 +25,8 @@ from camworker.errors import Failure
 from camworker.frame import Frame, Resize
 from camworker.images.decode import PreprocessedImage, decode, network_input
 
-# A message is its length, then its bytes. A reply is a line of JSON, then the pixels if there are any. Nothing
-# is pickled, because a decoder that an image has taken over must not take over the parent.
+# A message is its length, then its bytes. A reply is a line of JSON, then the pixels if there are any.
+# Nothing is pickled, because a decoder that an image has taken over must not take over the parent.
 _LENGTH: Final = struct.Struct("<Q")
 _TIMEOUT_SECONDS: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h

@@ -1,4 +1,4 @@
-"""decode: every kind of picture as upright RGB. network_input: the resize against Pillow's."""
+"""Images of every kind are decoded to upright RGB, and resized as Pillow resizes them."""
 
 import io
 import struct
@@ -10,63 +10,33 @@ import torch
 from PIL import Image, ImageOps
 
 from camworker.frame import Frame
-from camworker.images.decode import decode, network_input
+from camworker.images.decode import network_input
 from support.factories import encode
-
-# Smooth, so that lossy formats come close, and without any symmetry, so that a wrong turn shows.
-_Y, _X = np.mgrid[0:32, 0:48]
-PHOTO = np.stack([5 * _X, 8 * _Y, 255 - 3 * _X - 3 * _Y], axis=2).astype(np.uint8)
-LOSSLESS = {"WEBP": {"lossless": True}}
-
-
-def pixels(data: bytes) -> np.ndarray:
-    """What decode gives, as [height, width, 3]."""
-    decoded = decode(data)
-    assert isinstance(decoded, torch.Tensor), decoded
-    assert decoded.dtype == torch.uint8
-    assert decoded.shape[0] == 3
-    return decoded.permute(1, 2, 0).numpy()
+from support.image_files import LOSSLESS, PHOTO, pixels, png, with_orientation
 
 
 def gray(values: np.ndarray | list[int]) -> np.ndarray:
-    """One row of gray pixels as RGB."""
+    """Return one row of gray values as RGB pixels."""
     return np.repeat(np.array([values])[:, :, None], 3, axis=2)
-
-
-def with_orientation(kind: str, orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return encode(PHOTO, kind, exif=exif, **LOSSLESS.get(kind, {}))
-
-
-def png(width: int, height: int, depth: int = 8, color: int = 0, body: bytes = b"") -> bytes:
-    """A PNG made by hand: its header may claim what its body (filtered rows) does not hold."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(body))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 95, "subsampling": 0}])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg(mode, options):
+def test_jpeg_equals_pillows(mode, options):
     data = encode(Image.fromarray(PHOTO).convert(mode), "JPEG", **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-    # Two builds of libjpeg; a level or two of rounding in color conversion and upsampling.
+    # Two builds of libjpeg differ by a level or two, by rounding in color conversion and upsampling.
     assert np.abs(pixels(data) - expected).max() <= 2
 
 
 def test_cmyk_jpeg():
-    inks = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta and yellow make red
+    inks = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # Magenta and yellow make red.
     np.testing.assert_allclose(pixels(encode(inks, "JPEG")), np.full((16, 16, 3), [255, 0, 0]), atol=3)
 
 
-def test_the_first_of_several_pictures_in_a_jpeg():
+def test_multi_picture_jpeg_gives_the_first_picture():
     red, blue = (Image.new("RGB", (16, 8), color) for color in ("red", "blue"))
-    data = encode(red, "MPO", save_all=True, append_images=[blue])  # as phones and stereo cameras write
+    data = encode(red, "MPO", save_all=True, append_images=[blue])  # Written by phones and stereo cameras.
     assert Image.open(io.BytesIO(data)).format == "MPO"
     np.testing.assert_allclose(pixels(data), np.full((8, 16, 3), [255, 0, 0]), atol=3)
 
@@ -90,9 +60,9 @@ def test_exif_orientation(kind, orientation):
     np.testing.assert_allclose(pixels(data), np.asarray(turned), atol=2 if kind == "JPEG" else 0)
 
 
-def test_orientation_tag_of_a_tiff_turns_it_once():
+def test_orientation_of_a_tiff_is_applied_once():
     data = encode(PHOTO, "TIFF", tiffinfo={0x0112: 6})
-    np.testing.assert_array_equal(pixels(data), np.rot90(PHOTO, -1))  # 6: to be turned clockwise
+    np.testing.assert_array_equal(pixels(data), np.rot90(PHOTO, -1))  # 6 means a clockwise turn.
 
 
 def test_16_bit_gray_is_scaled():
@@ -108,7 +78,7 @@ def test_16_bit_gray_is_scaled():
         np.testing.assert_array_equal(pixels(data), expected)
 
 
-def test_16_bit_gray_with_a_transparent_value_is_over_white():
+def test_transparent_16_bit_gray_is_composited_over_white():
     data = png(2, 1, 16, body=b"\0" + struct.pack(">2H", 0, 32896))
     transparent = struct.pack(">I", 2) + b"tRNS\0\0" + struct.pack(">I", zlib.crc32(b"tRNS\0\0"))
     np.testing.assert_array_equal(pixels(data[:33] + transparent + data[33:]), gray([255, 128]))
@@ -129,25 +99,25 @@ def test_palette():
     expected[0, 1] = 255
     for kind in ("PNG", "GIF"):
         np.testing.assert_array_equal(pixels(encode(image, kind, transparency=1)), expected)
-    # One alpha an entry: 20 at half is 20 x 128/255 + 127.
+    # One alpha per palette entry: 20 at half opacity is 20 * 128 / 255 + 127.
     half = pixels(encode(image, "PNG", transparency=bytes([255, 255, 128])))
     np.testing.assert_allclose(half[0, 2], [132, 137, 142], atol=1)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_alpha_is_over_white(kind):
+def test_alpha_is_composited_over_white(kind):
     rgba = np.array([[[0, 0, 0, 0], [0, 0, 0, 128], [200, 100, 0, 255], [255, 0, 0, 51]]], np.uint8)
     options = {"lossless": True, "exact": True} if kind == "WEBP" else {}
     expected = [[[255, 255, 255], [127, 127, 127], [200, 100, 0], [255, 204, 204]]]
     np.testing.assert_allclose(pixels(encode(rgba, kind, **options)), expected, atol=1)
 
 
-def test_gray_with_alpha_is_over_white():
+def test_gray_with_alpha_is_composited_over_white():
     image = Image.fromarray(np.array([[[0, 0], [0, 128], [100, 255]]], np.uint8), "LA")
     np.testing.assert_allclose(pixels(encode(image, "PNG")), gray([255, 127, 100]), atol=1)
 
 
-def test_transparent_color():
+def test_transparent_color_is_composited_over_white():
     rgb = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
     expected = [[[255, 255, 255], [4, 5, 6]]]
     np.testing.assert_array_equal(pixels(encode(rgb, "PNG", transparency=(1, 2, 3))), expected)
@@ -156,7 +126,7 @@ def test_transparent_color():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
-def test_one_bit(kind):
+def test_one_bit_images(kind):
     image = Image.fromarray(np.array([[True, False, True]]))
     assert image.mode == "1"
     np.testing.assert_array_equal(pixels(encode(image, kind)), gray([255, 0, 255]))
@@ -182,14 +152,14 @@ def resized(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR)).astype(int)
 
 
-@pytest.mark.parametrize("shrink", [1, 3])  # antialiasing shows in shrinking; enlarging needs none
-def test_network_input_is_pillows_antialiased_bilinear(photo, shrink):
+@pytest.mark.parametrize("shrink", [1, 3])  # Antialiasing makes a difference only for shrinking.
+def test_network_input_equals_pillows_antialiased_bilinear_resize(photo, shrink):
     frame = Frame(451, 300, 224 // shrink)
     got = network_input(torch.from_numpy(photo).permute(2, 0, 1), frame)
     assert got.dtype == torch.uint8
     assert got.shape == (3, frame.input_size, frame.input_size)
     difference = np.abs(got.permute(1, 2, 0).numpy() - resized(photo, frame.resized))
-    assert difference.max() <= 1  # both in fixed point, rounded after each direction
+    assert difference.max() <= 1  # Both use fixed point and round after each direction.
     assert difference.mean() < 0.1
 
 
@@ -200,7 +170,7 @@ def test_network_input_crops_the_centre(photo, turn):
     frame = Frame(width, height, 128, "crop")
     got = network_input(torch.from_numpy(photo).permute(2, 0, 1), frame)
     x, y = ((side - 128) // 2 for side in frame.resized)
-    assert max(x, y) == 32  # 451 x 300 to 192 x 128
+    assert max(x, y) == 32  # 451 x 300 becomes 192 x 128.
     expected = resized(photo, frame.resized)[y : y + 128, x : x + 128]
     assert got.shape == (3, 128, 128)
     assert np.abs(got.permute(1, 2, 0).numpy() - expected).max() <= 1
@@ -208,4 +178,4 @@ def test_network_input_crops_the_centre(photo, turn):
 
 def test_network_input_enlarges():
     got = network_input(torch.tensor([[[0, 100]]] * 3, dtype=torch.uint8), Frame(2, 1, 4))
-    assert got[0].tolist() == [[0, 25, 75, 100]] * 4  # half-pixel centres: 1/4 and 3/4 of the way
+    assert got[0].tolist() == [[0, 25, 75, 100]] * 4  # Half-pixel centres: 1/4 and 3/4 of the way.

@@ -1,4 +1,4 @@
-"""decode on what is damaged, too large or no image: always a Failure with its status, never an exception."""
+"""Files that are damaged, too large or not images result in a Failure, never in an exception."""
 
 import struct
 
@@ -11,10 +11,10 @@ from PIL import Image, PngImagePlugin
 
 from camworker.errors import Failure
 from camworker.images.decode import decode
-from images.test_decode import PHOTO, pixels, png, with_orientation
 from support.factories import encode
+from support.image_files import PHOTO, pixels, png, with_orientation
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's, about damaged metadata and large images
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow warns of damaged metadata and large images.
 
 
 def status(data: bytes) -> str:
@@ -31,37 +31,37 @@ def test_bytes_after_the_end_do_not_matter(kind):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
-def test_half_a_file(kind):
+def test_half_a_file_is_a_decode_error(kind):
     data = encode(PHOTO, kind)
     assert status(data[: len(data) // 2]) == "decode_error"
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_jpeg_without_its_last_bytes(mode, options):
+def test_truncated_jpeg_is_a_decode_error(mode, options):
     data = encode(Image.fromarray(PHOTO).convert(mode), "JPEG", **options)
     assert status(data[:-2]) == "decode_error"
     assert status(data[: len(data) * 3 // 4]) == "decode_error"
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "BMP", "TIFF", "AVIF"])
-def test_pixels_missing_at_the_end(kind):
+def test_truncated_file_is_a_decode_error(kind):
     assert status(encode(PHOTO, kind)[:-2]) == "decode_error"
 
 
-def test_corrupt_png():
+def test_corrupt_png_is_a_decode_error():
     data = bytearray(encode(PHOTO, "PNG"))
     data[data.index(b"IDAT") + 20] ^= 0xFF
     assert status(bytes(data)) == "decode_error"
-    assert pixels(encode(PHOTO, "PNG")).shape == PHOTO.shape  # the process goes on
+    assert pixels(encode(PHOTO, "PNG")).shape == PHOTO.shape  # The process still decodes.
 
 
-# No body holds the pixels claimed below: decoding first would end in decode_error.
+# The bodies do not hold the pixels that the headers claim, so decoding them would end in decode_error.
 @pytest.mark.parametrize(
     ("width", "height"),
     [
         (60_000, 60_000),
-        (10_000, 10_001),  # barely over 100 megapixels, under Pillow's own limit
+        (10_000, 10_001),  # Just over 100 megapixels, below Pillow's own limit.
         (1, 100_000_001),
         (1, 20_000),
         (20_000, 1),
@@ -69,27 +69,27 @@ def test_corrupt_png():
         (401, 2),
     ],
 )
-def test_png_refused_from_its_header(width, height):
+def test_png_is_refused_by_its_header(width, height):
     assert status(png(width, height)) == "too_large"
 
 
 @pytest.mark.parametrize(("width", "height"), [(65_500, 65_500), (10_001, 10_000), (20_000, 50)])
-def test_jpeg_refused_from_its_header(width, height):
+def test_jpeg_is_refused_by_its_header(width, height):
     data = bytearray(encode(PHOTO, "JPEG"))
-    start = data.index(b"\xff\xc0") + 5  # in the frame header: marker, length, precision, height, width
+    start = data.index(b"\xff\xc0") + 5  # The frame header is: marker, length, precision, height, width.
     data[start : start + 4] = struct.pack(">HH", height, width)
     assert status(bytes(data)) == "too_large"
 
 
-def test_largest_and_narrowest_images_pass():
-    assert status(png(10_000, 10_000, 1)) == "decode_error"  # size accepted, but the body is empty
+def test_largest_and_narrowest_images_are_accepted():
+    assert status(png(10_000, 10_000, 1)) == "decode_error"  # The size is accepted, but the body is empty.
     assert pixels(png(1, 200, body=200 * b"\0\7")).shape == (200, 1, 3)
     assert pixels(png(400, 2, body=2 * (b"\0" + 400 * b"\7"))).shape == (2, 400, 3)
     assert pixels(png(1, 1, body=b"\0\7")).tolist() == [[[7, 7, 7]]]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0"])
-def test_nothing_or_a_signature_alone(data):
+def test_empty_file_or_signature_alone_is_a_decode_error(data):
     assert status(data) == "decode_error"
 
 
@@ -101,18 +101,18 @@ def test_nothing_or_a_signature_alone(data):
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         b"%PDF-1.7",
-        b"P6\n1 1\n255\nabc",  # a picture, but of a kind that Pillow alone would open
+        b"P6\n1 1\n255\nabc",  # An image of a format that Pillow would open.
         b"\0",
         b"RIFF\0\0\0\0WAVEfmt ",
         encode(np.ones((4, 4), np.float32), "TIFF"),
         encode(np.ones((4, 4), np.int32), "TIFF"),
     ],
 )
-def test_unsupported(data):
+def test_other_files_are_unsupported(data):
     assert status(data) == "unsupported"
 
 
-# With a resolution of its own, Pillow reads a JPEG's block for the first time when we ask for it.
+# If a JPEG has a resolution in its header, Pillow parses the EXIF block only when it is asked for it.
 @pytest.mark.parametrize(
     ("kind", "options"), [("JPEG", {}), ("JPEG", {"dpi": (72, 72)}), ("PNG", {}), ("WEBP", {})]
 )
@@ -120,7 +120,7 @@ def test_unsupported(data):
 @given(
     st.sampled_from([b"", b"II*\0\x08\0\0\0\x03\0\x12\x01", b"MM\0*\0\0\0\x08\0\x02"]), st.binary(max_size=60)
 )
-def test_a_broken_exif_block_does_not_fail_the_image(kind, options, start, noise):
+def test_broken_exif_does_not_fail_the_image(kind, options, start, noise):
     damaged = encode(PHOTO, kind, exif=b"Exif\0\0" + start + noise, **options)
     assert sorted(pixels(damaged).shape) == [3, 32, 48]
 
@@ -150,6 +150,6 @@ FILES = [encode(PHOTO, "JPEG"), with_orientation("JPEG", 6), encode(PHOTO, "PNG"
 )
 def test_flipped_bytes_never_raise(file, flips):
     data = bytearray(file)
-    for place, flip in flips:
-        data[int(place * len(data))] ^= flip
+    for position, flip in flips:
+        data[int(position * len(data))] ^= flip
     assert isinstance(decode(bytes(data)), torch.Tensor | Failure)

@@ -1,4 +1,4 @@
-"""Careful decoding: the image that kills or hangs its decoder is alone, in a process and in a run."""
+"""An image that crashes or hangs its decoder affects neither the other images nor the run."""
 
 import io
 import struct
@@ -25,20 +25,20 @@ from support.paths import SUPPORT
 FATAL = (sys.executable, str(SUPPORT / "fatal_decoder.py"))
 
 
-def test_it_prepares_what_the_localizer_does(tiny_localizer: Localizer) -> None:
+def test_images_are_preprocessed_as_by_the_localizer(tiny_localizer: Localizer) -> None:
     with IsolatedDecoder(32, "squash") as decoder:
         for seed, kind in enumerate(("PNG", "JPEG", "GIF")):
             data = photograph(seed, kind=kind)
-            ours, theirs = decoder.preprocess(data), tiny_localizer.preprocess(data)
-            assert isinstance(ours, PreprocessedImage)
-            assert isinstance(theirs, PreprocessedImage)
-            assert ours.frame == theirs.frame
-            assert ours.pixels_CHW.equal(theirs.pixels_CHW)
+            isolated, expected = decoder.preprocess(data), tiny_localizer.preprocess(data)
+            assert isinstance(isolated, PreprocessedImage)
+            assert isinstance(expected, PreprocessedImage)
+            assert isolated.frame == expected.frame
+            assert isolated.pixels_CHW.equal(expected.pixels_CHW)
         for broken in (b"", b"words", photograph(0)[:60]):
             assert decoder.preprocess(broken) == tiny_localizer.preprocess(broken)
 
 
-def test_an_image_that_kills_its_decoder_is_poison_and_the_next_is_not() -> None:
+def test_image_that_crashes_its_decoder_is_poison_and_the_next_is_not() -> None:
     with IsolatedDecoder(32, "squash", child=FATAL) as decoder:
         assert isinstance(decoder.preprocess(photograph(1)), PreprocessedImage)
         poison = decoder.preprocess(photograph(2) + ABORT)
@@ -46,14 +46,14 @@ def test_an_image_that_kills_its_decoder_is_poison_and_the_next_is_not() -> None
         assert isinstance(decoder.preprocess(photograph(3)), PreprocessedImage)
 
 
-def test_an_image_that_hangs_its_decoder_is_poison() -> None:
+def test_image_that_hangs_its_decoder_is_poison() -> None:
     with IsolatedDecoder(32, "squash", child=FATAL, seconds=1) as decoder:
         poison = decoder.preprocess(photograph(2) + HANG)
         assert poison == Failure("poison", "decoding it did not end within 1 s")
         assert isinstance(decoder.preprocess(photograph(3)), PreprocessedImage)
 
 
-def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_that_needs_too_much_memory_is_not_poison(monkeypatch: pytest.MonkeyPatch) -> None:
     def decode(data: bytes) -> Failure:
         raise MemoryError("no room")
 
@@ -67,7 +67,7 @@ def test_an_image_that_there_is_no_memory_for_is_no_poison(monkeypatch: pytest.M
     assert replies.getvalue() == expected
 
 
-def test_a_child_that_does_not_start_is_no_images_fault() -> None:
+def test_child_that_does_not_start_raises() -> None:
     with (
         IsolatedDecoder(32, "squash", child=(sys.executable, "-c", "pass")) as decoder,
         pytest.raises((EOFError, BrokenPipeError)),
@@ -75,15 +75,15 @@ def test_a_child_that_does_not_start_is_no_images_fault() -> None:
         decoder.preprocess(photograph(1))
 
 
-def test_a_child_that_hangs_ends_with_a_worker_that_is_killed() -> None:
-    """Nobody is left to end it, and it does not see that its input is closed."""
+def test_child_that_hangs_ends_with_a_worker_that_is_killed() -> None:
+    """No process is left to end it, and it does not notice that its input is closed."""
     code = (
         "import struct, subprocess, sys\n"
         "child = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=subprocess.PIPE)\n"
         "for message in (b'[32, \"squash\"]', b'this one hangs'):\n"
         "    child.stdin.write(struct.pack('<Q', len(message)) + message)\n"
         "    child.stdin.flush()\n"
-        "child.stdout.read(13)\n"  # it is ready: what comes after that hangs
+        "child.stdout.read(13)\n"  # The child is ready; the next image hangs it.
         "print(child.pid, flush=True)\n"
         "child.wait()"
     )
@@ -101,7 +101,7 @@ def test_a_child_that_hangs_ends_with_a_worker_that_is_killed() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_in_a_run_the_fatal_image_alone_is_poison(tmp_path: Path) -> None:
+def test_only_the_crashing_image_of_a_run_is_poison(tmp_path: Path) -> None:
     folder = photographs(tmp_path / "in", 24)
     victim = folder / "0011.jpg"
     victim.write_bytes(victim.read_bytes() + ABORT)
