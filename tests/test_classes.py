@@ -1,4 +1,4 @@
-"""What a label in a user's table means, whatever its type; what the network lacks is refused or counted."""
+"""Labels in a user's table, of any type; labels that the network does not have are refused or counted."""
 
 import numpy as np
 import pyarrow as pa
@@ -33,7 +33,7 @@ def test_integers(kind):
 
 
 @pytest.mark.parametrize("kind", [pa.float32(), pa.float64()])
-def test_floats_are_integers_with_gaps(kind):
+def test_floats_are_integers_with_nulls(kind):
     assert indices(pa.array([1.0, None, 4.0], kind)) == [1, -1, 4]
     assert "fractions" in refusal(pa.array([1.0, 2.5], kind))
     assert "-1" in refusal(pa.array([-1.0], kind))
@@ -69,7 +69,7 @@ def test_dictionaries():
     unused = pa.DictionaryArray.from_arrays(
         pa.array([1, 0, 1], pa.int8()), pa.array(["cat", "dog", "unicorn"])
     )
-    assert indices(unused) == [2, 0, 2]  # what no row uses is no error
+    assert indices(unused) == [2, 0, 2]  # a dictionary entry that no row uses is not an error
     assert indices(pa.array([3, 1, None]).dictionary_encode()) == [3, 1, -1]
 
 
@@ -81,7 +81,7 @@ def test_chunks():
 
 
 def test_nothing_but_nulls():
-    # The type of a CSV's column without a single value.
+    # The type of a CSV column without values.
     assert indices(pa.nulls(2)) == [-1, -1]
 
 
@@ -113,7 +113,7 @@ def test_a_name_of_two_classes_is_ambiguous():
     message = refusal(pa.array(["dog", "crane"]))
     assert "'crane'" in message
     assert "two classes" in message
-    # Their ids and indices are not.
+    # Their ids and indices are not ambiguous.
     assert indices(pa.array(["n11", "n13", "1", "3"])) == [1, 3, 1, 3]
     assert indices(pa.array([1, 3])) == [1, 3]
 
@@ -123,7 +123,7 @@ def test_other_types(labels):
     assert str(labels.type) in refusal(labels)
 
 
-def find(labels, classes=CLASSES):
+def lookup(labels, classes=CLASSES):
     found, unknown = classes.lookup(labels, "truth.csv, column label")
     assert found.dtype == np.int32
     return found.tolist(), unknown
@@ -132,38 +132,38 @@ def find(labels, classes=CLASSES):
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_unknown_text_is_counted(kind):
     labels = pa.array(["dog", "unicorn", None, "n10", "unicorn", "5", "1", "yeti"]).cast(kind)
-    assert find(labels) == ([2, -1, -1, 0, -1, -1, 1, -1], {"unicorn": 2, "5": 1, "yeti": 1})
-    assert find(pa.chunked_array([labels.slice(0, 2), labels.slice(4, 1)])) == ([2, -1, -1], {"unicorn": 2})
+    assert lookup(labels) == ([2, -1, -1, 0, -1, -1, 1, -1], {"unicorn": 2, "5": 1, "yeti": 1})
+    assert lookup(pa.chunked_array([labels.slice(0, 2), labels.slice(4, 1)])) == ([2, -1, -1], {"unicorn": 2})
 
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float64()])
 def test_unknown_indices_are_counted(kind):
     labels = pa.array([0, -1, 5, None, 5, 4, 100], kind)
     expected = ([0, -1, -1, -1, -1, 4, -1], {"-1": 1, "5": 2, "100": 1})
-    assert find(labels) == find(labels.dictionary_encode()) == expected
+    assert lookup(labels) == lookup(labels.dictionary_encode()) == expected
 
 
 def test_an_index_beyond_int32_is_no_class():
-    assert find(pa.array([2**32, 2**32 + 1, 1])) == ([-1, -1, 1], {"4294967296": 1, "4294967297": 1})
+    assert lookup(pa.array([2**32, 2**32 + 1, 1])) == ([-1, -1, 1], {"4294967296": 1, "4294967297": 1})
 
 
 def test_nothing_unknown():
-    assert find(pa.array(["cat", "7", None])) == ([0, 4, -1], {})
-    assert find(pa.array([], pa.string())) == ([], {})
-    assert find(pa.array([], pa.int64())) == ([], {})
-    assert find(pa.nulls(2)) == ([-1, -1], {})
+    assert lookup(pa.array(["cat", "7", None])) == ([0, 4, -1], {})
+    assert lookup(pa.array([], pa.string())) == ([], {})
+    assert lookup(pa.array([], pa.int64())) == ([], {})
+    assert lookup(pa.nulls(2)) == ([-1, -1], {})
 
 
 @pytest.mark.parametrize("labels", [["crane"], ["unicorn", "crane"]])
-def test_a_name_of_two_classes_is_refused_beside_unknown_ones(labels):
+def test_an_ambiguous_name_is_refused_along_with_unknown_ones(labels):
     with pytest.raises(UsageError, match=r"truth\.csv, column label: 1 names belong to two classes"):
-        find(pa.array(labels))
+        lookup(pa.array(labels))
 
 
 @pytest.mark.parametrize("labels", [pa.array([0.5]), pa.array([True]), pa.array([2**63], pa.uint64())])
-def test_what_is_no_label_is_refused_by_both(labels):
+def test_values_that_are_not_labels_are_refused_by_both(labels):
     with pytest.raises(UsageError, match="labels are class indices or names"):
-        find(labels)
+        lookup(labels)
 
 
 def test_without_ids():

@@ -1,4 +1,4 @@
-"""latest(): the current row of every image of one recipe, and no damaged byte."""
+"""latest: the current row of every image of one recipe; damaged bytes are refused."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -42,7 +42,7 @@ def test_a_newer_failure_is_current_too(out):
     assert current(out) == {"b": 1, "a": 2}
 
 
-def test_removed_images_are_left_out_until_they_are_back(out):
+def test_removed_images_are_left_out_until_they_come_back(out):
     commit_rows(out, 1, a="ok", b="ok")
     commit_rows(out, 2, a="removed")
     assert current(out) == {"b": 1}
@@ -108,7 +108,7 @@ def test_a_flipped_bit_is_noticed(tmp_path, out, tiny_localizer, folder, column,
     end = chunk.data_page_offset if page == "dictionary" else start + chunk.total_compressed_size
     assert latest(out).num_rows == 11
     data = bytearray(part.read_bytes())
-    data[end - 1] ^= 1  # the last byte of the page: its values, not its header
+    data[end - 1] ^= 1  # the last byte of the page belongs to its values, not to its header
     part.write_bytes(data)
     with pytest.raises(CorruptedError, match="CRC"):
         latest(out)

@@ -1,4 +1,4 @@
-"""A part is read by everybody: pyarrow and Polars with the maps' shape, pandas and DuckDB as flat lists."""
+"""Other libraries read parts: pyarrow and Polars with the maps' shape, pandas and DuckDB as flat lists."""
 
 import io
 import json
@@ -25,7 +25,7 @@ RECIPE = "r0123456789ab"
 
 @pytest.fixture
 def written(tmp_path, folder, tiny_localizer):
-    """OUT with good rows, failed rows and targets in three parts, and its rows as we read them."""
+    """An output of three parts with good rows, failed rows and targets, and its rows as a table."""
     out = str(tmp_path / "out")
     (folder / "03.png").write_bytes(photograph(3)[:50])
     (folder / "labels.csv").write_text("image_id,label\n00.png,dog\n05.png,bird\n05.png,cat\n")
@@ -68,7 +68,7 @@ def test_pyarrow(written):
     assert [len(row) for row in table["targets"].to_pylist()] == [1, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0]
 
 
-# Polars tells that it reads an extension type of which it knows the storage only.
+# Polars warns that it reads an extension type as its storage type.
 @pytest.mark.filterwarnings("ignore")
 def test_polars(written):
     pattern, expected = written
@@ -124,7 +124,7 @@ LATEST = {("a", 1), ("c", 2), ("d", 3), ("e", 3)}
 
 @pytest.fixture
 def generations(tmp_path, monkeypatch):
-    """Three generations of a recipe, the later ones change, remove and bring back; one of another recipe."""
+    """Three generations that change, remove and bring back images, and one generation of another recipe."""
     monkeypatch.chdir(tmp_path)
     one = [(0, WHOLE)]
     for recipe, generation, rows in (
@@ -149,7 +149,7 @@ def test_latest_by_duckdb():
     assert set(rows) == {(RECIPE, *row) for row in LATEST} | {(OTHER_RECIPE, "b", 1)}
 
 
-# Lazily too: the optimizer must not filter by status before the last generation is found.
+# The optimizer must not filter by status before the last generation is found, not even lazily.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("generations")
 @pytest.mark.parametrize("read", [pl.read_parquet, pl.scan_parquet])

@@ -1,4 +1,4 @@
-"""compact: the latest rows of a recipe in a data set of its own, whole or not at all."""
+"""compact: the current rows of a recipe in a new data set, which is complete or absent."""
 
 import json
 import os
@@ -29,7 +29,7 @@ pytest_plugins = ["support.s3_fixtures"]
 
 @pytest.fixture
 def out(tmp_path, folder, tiny_localizer):
-    """Eleven images in three parts; then three of them again, of which one has gone."""
+    """Eleven images in three parts, and a second generation with three of them, of which one was deleted."""
     ledger = open_output(tmp_path / "out")
     items = photographs_of(folder)
     complete_generation(ledger, tiny_localizer, items)
@@ -45,7 +45,7 @@ def run(*arguments):
     return cli.main(["compact", *map(str, arguments)])
 
 
-def test_the_latest_rows_in_few_files(out, tmp_path, capsys):
+def test_the_current_rows_in_files_of_a_given_size(out, tmp_path, capsys):
     to = tmp_path / "new" / "rows"
     assert run(out, "--to", to, "--rows-per-file", 4, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
@@ -63,7 +63,7 @@ def test_the_latest_rows_in_few_files(out, tmp_path, capsys):
     assert os.listdir(tmp_path / "new") == ["rows"], "no draft is left"
 
 
-def test_files_are_as_parts_are(out, tmp_path):
+def test_files_are_encoded_like_parts(out, tmp_path):
     assert run(out, "--to", tmp_path / "rows") == 0
     (path,) = (tmp_path / "rows").iterdir()
     file = pq.ParquetFile(path)
@@ -81,7 +81,7 @@ def test_files_are_as_parts_are(out, tmp_path):
         pq.ParquetFile(path, page_checksum_verification=True).read()
 
 
-# Polars tells that it reads an extension type of which it knows the storage only.
+# Polars warns that it reads an extension type as its storage type.
 @pytest.mark.filterwarnings("ignore")
 def test_readers(out, tmp_path):
     to = str(tmp_path / "rows")
@@ -92,7 +92,7 @@ def test_readers(out, tmp_path):
     assert duckdb.sql(f"select image_id from '{to}/*.parquet'").fetchall() == [(i,) for i in ids]
 
 
-def test_removed_images_are_left_out_and_nothing_is_left(out, tmp_path, monkeypatch):
+def test_removed_images_are_left_out_even_if_no_row_remains(out, tmp_path, monkeypatch):
     empty = latest(str(out)).slice(0, 0)
     monkeypatch.setattr(Snapshot, "iter_latest", lambda snapshot, hashed: iter([empty, empty]))
     (file,) = compact(Snapshot.load(open_output(out)), str(tmp_path / "rows"))
@@ -134,7 +134,7 @@ def test_refused_inside_the_output(out, tmp_path, capsys, inside):
 
 
 @pytest.mark.parametrize("kind", ["a file", "a folder", "an empty folder", "a link to nowhere"])
-def test_refused_where_something_is(out, tmp_path, capsys, kind):
+def test_refused_if_the_target_exists(out, tmp_path, capsys, kind):
     to = tmp_path / "rows"
     if kind == "a file":
         to.write_text("mine")
@@ -153,7 +153,7 @@ def test_refused_where_something_is(out, tmp_path, capsys, kind):
 def test_a_damaged_part_is_not_copied(out, tmp_path):
     part = max((out / "predictions").rglob("*.parquet"))
     data = bytearray(part.read_bytes())
-    data[0] ^= 1  # no page's checksum tells
+    data[0] ^= 1  # no page checksum covers this byte
     part.write_bytes(data)
     with pytest.raises(CorruptedError, match=part.name):
         compact(Snapshot.load(open_output(out)), str(tmp_path / "rows"), rows_per_file=2)
@@ -171,8 +171,8 @@ def test_a_full_disk_leaves_nothing(out, tmp_path, monkeypatch, capsys):
     assert sorted(os.listdir(tmp_path)) == ["in", "out"]
 
 
-def test_it_appears_whole(out, tmp_path):
-    """What is there at every moment, seen by another thread."""
+def test_it_appears_complete(out, tmp_path):
+    """Another thread lists the target all the time."""
     to, seen, stop = tmp_path / "rows", [], threading.Event()
 
     def watch():
@@ -192,7 +192,7 @@ def test_it_appears_whole(out, tmp_path):
     assert set(seen) == {len(files)} == {11}
 
 
-def test_one_that_appears_meanwhile_is_not_replaced(out, tmp_path):
+def test_a_folder_created_in_the_meantime_is_not_replaced(out, tmp_path):
     to = tmp_path / "rows"
     with pytest.raises(UsageError, match="exists already"):
         compact(Snapshot.load(open_output(out)), str(to), on_rows=lambda rows: to.mkdir(exist_ok=True))
@@ -214,13 +214,13 @@ def test_in_s3(in_s3, out, capsys):
 
     assert run(out, "--to", to) == 2
     assert "exists already" in capsys.readouterr().err
-    # What a compaction that was killed has left.
+    # The objects that a killed compaction leaves.
     open_store(f"s3://{BUCKET}/half").create("part-000000.parquet", b"")
     assert run(out, "--to", f"s3://{BUCKET}/half") == 2
     assert "holds objects without _SUCCESS.json: delete them" in capsys.readouterr().err
-    # A name that goes on is another place.
+    # A prefix that only begins with the same text is another location.
     assert run(out, "--to", f"s3://{BUCKET}/hal") == 0
-    # Another one that writes there at the same time.
+    # Another writer at the same time.
     race = open_store(f"s3://{BUCKET}/race")
     with pytest.raises(UsageError, match="something else writes there"):
         compact(

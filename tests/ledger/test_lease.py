@@ -1,4 +1,4 @@
-"""The run lease: one holder at a time, whatever dies, comes late or answers twice."""
+"""Leases: one holder at a time, whatever process dies, is late or gets a wrong answer."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ELSEWHERE = "another-boot pid:[1] 77 1"
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self, now=1000.0):
         self.now = now
@@ -37,38 +37,38 @@ def store(request, tmp_path):
     return LocalStore(tmp_path) if request.param == "local" else MemoryStore()
 
 
-def links(store):
+def records(store):
     keys = sorted(entry.key for entry in store.list(FOLDER))
     return {key.removeprefix(f"{FOLDER}/"): json.loads(store.read(key)) for key in keys}
 
 
 def held_by_another(store, number=1, **changes):
-    """A link of a run on a machine that we know nothing of: taken at 1000, renewed until 1120."""
-    link = {"holder": "other", "host": "alpha", "pid": 77, "process": ELSEWHERE}
-    content = {**link, "since": 1000.0, "until": 1120.0, "released": False, **changes}
+    """Create a record of a run on an unknown machine, acquired at 1000 and renewed until 1120."""
+    record = {"holder": "other", "host": "alpha", "pid": 77, "process": ELSEWHERE}
+    content = {**record, "since": 1000.0, "until": 1120.0, "released": False, **changes}
     store.create(f"{FOLDER}/{number:08d}.json", json.dumps(content).encode())
 
 
-def test_taking_renewing_and_releasing_each_append_a_link(store):
+def test_acquiring_renewing_and_releasing_each_append_a_record(store):
     clock = Clock()
     lease = acquire(store, RECIPE, clock=clock)
     clock.now = 1060
     assert lease.renew() is True
     clock.now = 1090
     lease.release()
-    chain = links(store)
+    chain = records(store)
     assert list(chain) == ["00000001.json", "00000002.json", "00000003.json"]
-    assert [(link["since"], link["until"]) for link in chain.values()] == [
+    assert [(record["since"], record["until"]) for record in chain.values()] == [
         (1000, 1120),
         (1000, 1180),
         (1000, 1090),
     ]
-    assert [link["released"] for link in chain.values()] == [False, False, True]
-    assert len({link["holder"] for link in chain.values()}) == 1
+    assert [record["released"] for record in chain.values()] == [False, False, True]
+    assert len({record["holder"] for record in chain.values()}) == 1
     assert lease.lost is None
 
 
-def test_a_held_lease_is_refused_and_says_by_whom_and_until_when(store):
+def test_a_held_lease_is_refused_and_names_its_holder_and_expiry(store):
     held_by_another(store)
     with pytest.raises(LeaseHeldError) as refused:
         acquire(store, RECIPE, clock=Clock(1100))
@@ -76,42 +76,42 @@ def test_a_held_lease_is_refused_and_says_by_whom_and_until_when(store):
         "another run holds recipe r0123456789ab of this output: the run on alpha, process 77, "
         "since 1970-01-01 00:16:40 UTC, until 1970-01-01 00:18:40 UTC unless it goes on"
     )
-    assert list(links(store)) == ["00000001.json"]
+    assert list(records(store)) == ["00000001.json"]
 
 
-def test_our_own_process_cannot_take_it_twice(store):
+def test_one_process_cannot_acquire_it_twice(store):
     acquire(store, RECIPE)
     with pytest.raises(LeaseHeldError, match=f"process {os.getpid()}"):
         acquire(store, RECIPE)
 
 
-def test_another_recipe_has_its_own(store):
+def test_another_recipe_has_another_lease(store):
     held_by_another(store)
     acquire(store, "rffffffffffff", clock=Clock())
 
 
-def test_an_expired_lease_is_taken_only_after_the_margin_for_skew(store):
+def test_an_expired_lease_is_acquired_only_after_the_margin_for_clock_skew(store):
     held_by_another(store)
     with pytest.raises(LeaseHeldError):
         acquire(store, RECIPE, clock=Clock(1120 + SKEW_SECONDS))
     acquire(store, RECIPE, clock=Clock(1120 + SKEW_SECONDS + 0.1))
-    assert [link["holder"] == "other" for link in links(store).values()] == [True, False]
+    assert [record["holder"] == "other" for record in records(store).values()] == [True, False]
 
 
-def test_a_dead_run_blocks_others_for_three_minutes_at_most(store):
+def test_a_dead_run_blocks_others_for_at_most_three_minutes(store):
     acquire(store, RECIPE, clock=Clock())
-    [only] = links(store).values()
+    [only] = records(store).values()
     assert only["until"] + SKEW_SECONDS - 1000 <= 180
 
 
-def test_a_released_lease_is_taken_at_once(store):
+def test_a_released_lease_is_acquired_at_once(store):
     held_by_another(store)
     held_by_another(store, 2, released=True)
     acquire(store, RECIPE, clock=Clock())
-    assert list(links(store))[-1] == "00000003.json"
+    assert list(records(store))[-1] == "00000003.json"
 
 
-def test_only_the_last_link_counts(store):
+def test_only_the_last_record_counts(store):
     held_by_another(store, 9, released=True)
     held_by_another(store, 10)
     store.create(f"{FOLDER}/notes.txt", b"")
@@ -120,19 +120,19 @@ def test_only_the_last_link_counts(store):
         acquire(store, RECIPE, clock=Clock())
 
 
-def test_who_renews_too_late_loses_it_to_who_took_over(store):
+def test_a_late_renewal_fails_after_another_run_has_taken_over(store):
     clock = Clock()
     lease = acquire(store, RECIPE, clock=clock)
     held_by_another(store, 2)
-    before = links(store)
+    before = records(store)
     assert lease.renew() is False
     assert lease.lost is not None
     assert lease.lost.host == "alpha"
     lease.release()
-    assert links(store) == before
+    assert records(store) == before
 
 
-def test_who_renews_too_late_but_before_anybody_came_goes_on(store):
+def test_a_late_renewal_succeeds_if_no_other_run_has_taken_over(store):
     clock = Clock()
     lease = acquire(store, RECIPE, clock=clock)
     clock.now = 9000
@@ -142,7 +142,7 @@ def test_who_renews_too_late_but_before_anybody_came_goes_on(store):
 
 
 class LostAnswers(MemoryStore):
-    """Creates, and then answers as told: that it was there already, or nothing (an error)."""
+    """A store that creates objects and then answers wrongly: that they existed already, or an error."""
 
     def __init__(self):
         super().__init__()
@@ -156,7 +156,7 @@ class LostAnswers(MemoryStore):
         return answer
 
 
-def test_a_lost_answer_is_no_other_run():
+def test_a_lost_answer_is_not_taken_for_another_run():
     store, clock = LostAnswers(), Clock()
     store.answers = [False]
     lease = acquire(store, RECIPE, clock=clock)
@@ -168,32 +168,32 @@ def test_a_lost_answer_is_no_other_run():
     clock.now += 1
     lease.release()
     assert lease.lost is None
-    assert [link["released"] for link in links(store).values()] == [False, False, False, True]
+    assert [record["released"] for record in records(store).values()] == [False, False, False, True]
     acquire(store, RECIPE, clock=clock)
 
 
 @pytest.mark.parametrize("before", [None, {"until": 0.0}, {"released": True}])
-def test_of_sixteen_takers_exactly_one_gets_it(store, before):
-    """From nothing, from an expired and from a released lease."""
+def test_exactly_one_of_sixteen_concurrent_runs_acquires_it(store, before):
+    """Without a lease, with an expired one and with a released one."""
     if before is not None:
         held_by_another(store, **before)
     together, outcome = threading.Barrier(16), []
 
-    def taker():
+    def try_to_acquire():
         together.wait()
         try:
             outcome.append(acquire(store, RECIPE))
         except LeaseHeldError:
             outcome.append(None)
 
-    threads = [threading.Thread(target=taker) for _ in range(16)]
+    threads = [threading.Thread(target=try_to_acquire) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(outcome) == 16
     assert sum(lease is not None for lease in outcome) == 1
-    assert len(links(store)) == (1 if before is None else 2)
+    assert len(records(store)) == (1 if before is None else 2)
 
 
 @settings(max_examples=60)
@@ -204,11 +204,11 @@ def test_of_sixteen_takers_exactly_one_gets_it(store, before):
         max_size=40,
     ),
 )
-def test_no_two_runs_ever_hold_it(skews, steps):
-    """Runs on three machines whose clocks differ: who holds is judged by every holder's own clock."""
+def test_two_runs_never_hold_it_at_once(skews, steps):
+    """Three machines with different clocks; each holder judges by its own clock if it holds the lease."""
     store, true = MemoryStore(), Clock(10_000.0)
     held, until = {}, {}
-    # All three are this process, which lives: here only time may take a lease away.
+    # All three are this process, which is alive, so a lease can only be lost by expiring.
     for machine, action, seconds in steps:
         true.now += seconds
         clock = Clock(true.now + skews[machine])
@@ -232,22 +232,22 @@ def test_no_two_runs_ever_hold_it(skews, steps):
         assert len(valid) <= 1
 
 
-def test_inside_with_it_is_renewed_and_at_the_end_released(monkeypatch):
+def test_the_context_manager_renews_and_releases(monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.01)
     store = MemoryStore()
     with acquire(store, RECIPE):
         deadline = time.monotonic() + 10
-        while len(links(store)) < 4 and time.monotonic() < deadline:
+        while len(records(store)) < 4 and time.monotonic() < deadline:
             time.sleep(0.005)
-    chain = list(links(store).values())
+    chain = list(records(store).values())
     assert len(chain) >= 5
-    assert [link["released"] for link in chain] == [False] * (len(chain) - 1) + [True]
-    untils = [link["until"] for link in chain[:-1]]
+    assert [record["released"] for record in chain] == [False] * (len(chain) - 1) + [True]
+    untils = [record["until"] for record in chain[:-1]]
     assert untils == sorted(untils)
     acquire(store, RECIPE)
 
 
-def test_renewing_goes_on_after_the_store_has_failed(monkeypatch):
+def test_renewing_continues_after_an_error_of_the_store(monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.01)
     monkeypatch.setattr(leases, "_RETRY_SECONDS", 0.01)
     store = LostAnswers()
@@ -255,13 +255,13 @@ def test_renewing_goes_on_after_the_store_has_failed(monkeypatch):
     store.answers = [TimeoutError()] * 3
     with lease:
         deadline = time.monotonic() + 10
-        while len(links(store)) < 8 and time.monotonic() < deadline:
+        while len(records(store)) < 8 and time.monotonic() < deadline:
             time.sleep(0.005)
-    assert len(links(store)) >= 8
+    assert len(records(store)) >= 8
     assert lease.lost is None
 
 
-def test_losing_it_is_noticed_in_the_background(monkeypatch):
+def test_a_loss_is_noticed_in_the_background(monkeypatch):
     monkeypatch.setattr(leases, "_RENEW_SECONDS", 0.01)
     store = MemoryStore()
     lease = acquire(store, RECIPE)
@@ -271,14 +271,14 @@ def test_losing_it_is_noticed_in_the_background(monkeypatch):
         while lease.lost is None and time.monotonic() < deadline:
             time.sleep(0.005)
     assert lease.lost == LeaseRecord("other", "alpha", 77, ELSEWHERE, 1000.0, lease.lost.until)
-    assert list(links(store)) == ["00000001.json", "00000002.json"]
+    assert list(records(store)) == ["00000001.json", "00000002.json"]
 
 
-# Who is gone
+# Processes that have ended
 
 
 def test_a_killed_process_of_this_machine_does_not_hold_it(store):
-    """Ended and waited for, and ended while nobody has asked how (a zombie)."""
+    """A process that was reaped, and a zombie."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     name = process_name(child.pid)
     assert not is_gone(name)
@@ -295,22 +295,22 @@ def test_a_killed_process_of_this_machine_does_not_hold_it(store):
     assert is_gone(name)
 
 
-def test_only_what_is_known_to_be_gone_is():
+def test_only_processes_known_to_have_ended_are_gone():
     ours = process_name(os.getpid())
     assert ours is not None
     boot, namespace, pid, start = ours.split()
     assert int(pid) == os.getpid()
     assert not is_gone(ours)
     assert not is_gone(None)
-    # Of another boot and of another container nothing is known.
+    # Nothing is known about processes of another boot or another container.
     assert not is_gone(f"other {namespace} 4194304 1")
     assert not is_gone(f"{boot} pid:[1] 4194304 1")
     assert is_gone(f"{boot} {namespace} 4194304 1")
-    # The pid is there again, as another process.
+    # The pid was reused by another process.
     assert is_gone(f"{boot} {namespace} {pid} {int(start) - 1}")
 
 
-def test_where_processes_cannot_be_told_apart_nobody_is_gone(monkeypatch, tmp_path):
+def test_without_proc_no_process_is_gone(monkeypatch, tmp_path):
     ours = process_name(os.getpid())
     monkeypatch.setattr(leases, "_PROC", tmp_path)
     assert process_name(os.getpid()) is None

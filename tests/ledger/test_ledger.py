@@ -1,4 +1,4 @@
-"""The ledger: keys as they are documented, and records that are written once."""
+"""The ledger: the documented keys, and records that are written once."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def keys(ledger):
 
 
 def test_keys(ledger):
-    """Readers and other programs know these names: they are spelled out here."""
+    """Other programs rely on these names, so the test spells them out."""
     assert ledger.layout.part_key(1, 2) == f"predictions/recipe={RECIPE}/part-0001-000002.parquet"
     assert ledger.layout.part_key(1234, 567890) == f"predictions/recipe={RECIPE}/part-1234-567890.parquet"
     assert ledger.layout.plan_file_key(7, 0) == f"ledger/recipe={RECIPE}/plan-0007/0.parquet"
@@ -65,7 +65,7 @@ def test_plan_round_trip(ledger, policy):
     assert ledger.read_plan(3).hash == plan.hash
 
 
-def test_plan_says_what_it_holds(ledger):
+def test_a_plan_records_its_counts(ledger):
     plan = make_plan(ledger)
     assert (plan.items, plan.shards) == (7, 3)
     ledger.commit_plan(plan)
@@ -92,7 +92,7 @@ def test_plan_hash_tells_plans_apart(ledger):
         make_plan(ledger, files=plan.files[:1]),
     ]
     assert len({p.hash for p in [plan, *others]}) == 6
-    # Where it was stored does not make it another plan.
+    # The key of a file does not matter.
     moved = dataclasses.replace(plan.files[0], key="elsewhere")
     assert make_plan(ledger, files=(moved, plan.files[1])).hash == plan.hash
 
@@ -117,7 +117,7 @@ def test_run_record_is_written_once(ledger):
     assert ledger.read_run(2) is None
 
 
-def test_parts_ascend(ledger):
+def test_parts_are_in_ascending_order(ledger):
     assert ledger.parts() == {}
     for generation, shard in ((2, 0), (1, 10), (1, 2)):
         ledger.store.create(ledger.layout.part_key(generation, shard), b"")
@@ -136,7 +136,7 @@ def test_parts_ascend(ledger):
         "part-1-9.parquet",
         "apart-0001-000009.parquet",
         "_SUCCESS",
-        # A copy that somebody put aside is not the part, and must not stand for it.
+        # A copy in a subfolder must not be taken for the part.
         "backup/part-0001-000009.parquet",
         "backup/part-0001-000001.parquet",
         "zz/part-0001-000001.parquet",

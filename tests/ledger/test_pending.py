@@ -1,4 +1,4 @@
-"""Which items are pending: what no generation holds as it is now."""
+"""Pending items: new, changed, relabelled, lost, failed and removed images."""
 
 import hashlib
 from collections import Counter
@@ -35,16 +35,16 @@ FAILURES = ["decode_error", "unsupported", "too_large", "changed", "poison"]
 
 @pytest.fixture
 def pending(ledger, tmp_path):
-    """Asks what of items is pending, and gives these."""
+    """Return a function that returns the pending ones of some items."""
 
-    def ask(items, **options):
+    def find(items, **options):
         listed = ItemsFile(tmp_path / "listed.parquet")
         pq.write_table(items, listed.path)
         found = find_pending(listed, ledger, **options)
         assert found.count == found.read().num_rows
         return found.read()
 
-    return ask
+    return find
 
 
 def plan(ledger, *generations):
@@ -53,8 +53,16 @@ def plan(ledger, *generations):
 
 
 def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
-    """Plan items and commit their parts; gone: shards whose parts are not there; statuses, by image_id: of
-    those that are not ok."""
+    """Plan items and commit their parts.
+
+    Args:
+        ledger: The ledger.
+        items: The items.
+        size: Items of a shard.
+        gone: Shards whose parts are missing.
+        recorded: Whether to write the run record.
+        statuses: Statuses other than ok by image_id.
+    """
     generation = max(ledger.generations(), default=0) + 1
     made = write_generation(ledger, generation, items, size, ReadPolicy())
     parts = []
@@ -77,55 +85,55 @@ def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
         ledger.commit_run(make_run_record(ledger, generation, parts))
 
 
-def test_all_is_pending_at_first(pending):
+def test_everything_is_pending_at_first(pending):
     items = make_items(*"ba", labels=[3, 4])
     found = pending(items)
     assert found.schema.equals(ITEMS)
     assert found.equals(items)
 
 
-def test_only_what_is_new_is_pending(ledger, pending):
+def test_only_new_items_are_pending(ledger, pending):
     plan(ledger, make_items(*"abc"))
     assert ids(pending(make_items(*"xcbay"))) == ["x", "y"]
     assert pending(make_items(*"abc")).num_rows == 0
     assert pending(make_items()).num_rows == 0
 
 
-def test_what_is_planned_meanwhile_is_seen(ledger, pending):
-    """Plans are copied once, and those that came since too."""
+def test_plans_committed_in_the_meantime_count(ledger, pending):
+    """Plans are copied once, and so are plans that were committed after the first copy."""
     for count in range(1, 4):
         assert ids(pending(make_items(*"abc"))) == list("abc")[count - 1 :]
         plan(ledger, make_items("abc"[count - 1]))
 
 
-def test_another_identity_is_pending_and_an_earlier_one_is_not(ledger, pending):
+def test_a_new_identity_is_pending_and_an_earlier_one_is_not(ledger, pending):
     plan(ledger, make_items("a", "b"), make_items("a", identity="2"))
     assert ids(pending(make_items("a", "b", identity="3"))) == ["a", "b"]
     assert ids(pending(make_items("a", "b", identity="2"))) == ["b"]
     assert ids(pending(make_items("a", "b", identity="1"))) == []
 
 
-def test_id_and_identity_do_not_run_together(ledger, pending):
+def test_id_and_identity_are_compared_separately(ledger, pending):
     plan(ledger, make_items("a1", identity="2"))
     assert ids(pending(make_items("a", identity="12"))) == ["a"]
 
 
-def test_odd_ids_are_text(ledger, pending):
+def test_ids_with_quotes_are_compared_as_text(ledger, pending):
     odd = ("it's", 'a "b"', "a\x00b", "größe/日本 #1?%41.jpg", "", "NULL", "1", "01", " a", "{x}")
     plan(ledger, make_items(*odd[::2]))
     assert ids(pending(make_items(*odd))) == list(odd[1::2])
 
 
-def test_other_labels_are_pending(ledger, pending):
+def test_items_with_other_labels_are_pending(ledger, pending):
     plan(ledger, make_items("a", labels=[1]), make_items("a", labels=[1, 2]))
     assert ids(pending(make_items("a", labels=[1, 2]))) == []
-    # The last generation that holds it decides, so going back is a change too.
+    # The last generation with the item decides, so going back to earlier labels is a change too.
     assert ids(pending(make_items("a", labels=[1]))) == ["a"]
     assert ids(pending(make_items("a", labels=[12]))) == ["a"]
     assert ids(pending(make_items("a"))) == ["a"]
 
 
-# What failed
+# Failures
 
 
 def test_read_errors_are_pending_until_three_generations(ledger, pending):
@@ -145,21 +153,21 @@ def test_attempts_are_counted_by_identity(ledger, pending):
 
 
 @pytest.mark.parametrize("retry", [False, True])
-def test_what_is_planned_again_already_is_not_planned_a_third_time(ledger, pending, retry):
+def test_a_failed_item_that_is_planned_again_is_not_planned_a_third_time(ledger, pending, retry):
     complete(ledger, make_items("a", "b"), a="read_error")
     plan(ledger, make_items("a"))
     assert ids(pending(make_items("a", "b"), retry_failed=retry)) == []
 
 
 @pytest.mark.parametrize("status", FAILURES)
-def test_other_failures_wait_to_be_asked_for(ledger, pending, status):
+def test_other_failures_are_pending_only_with_retry_failed(ledger, pending, status):
     complete(ledger, make_items("a", "b"), a=status)
     assert ids(pending(make_items("a", "b"))) == []
     assert ids(pending(make_items("a", "b"), retry_failed=True)) == ["a"]
     assert ids(pending(make_items("a", "b"), retry_failed=True, include_retries=False)) == []
 
 
-def test_what_succeeded_later_is_not_tried_again(ledger, pending):
+def test_an_item_that_succeeded_later_is_not_retried(ledger, pending):
     complete(ledger, make_items("a", "b"), a="read_error", b="poison")
     complete(ledger, make_items("a", "b"), b="decode_error")
     assert ids(pending(make_items("a", "b"), retry_failed=True)) == ["b"]
@@ -181,16 +189,16 @@ def test_failures_of_an_unfinished_generation_are_seen(ledger, pending):
     assert ids(pending(make_items("a", "b"))) == ["a"]
 
 
-# What was committed and is gone
+# Lost parts
 
 
-def test_nothing_is_lost_while_parts_are_there_or_were_never_committed(ledger, pending):
+def test_no_part_is_lost_if_it_is_present_or_was_never_committed(ledger, pending):
     complete(ledger, make_items(*"abc"))
     plan(ledger, make_items("d"))
     assert ids(pending(make_items(*"abcd"))) == []
 
 
-def test_a_part_that_is_gone_is_planned_again_once(ledger, pending):
+def test_a_missing_part_is_planned_again_once(ledger, pending):
     complete(ledger, make_items(*"abcde"), gone=(1,))
     again = pending(make_items(*"edcba"))
     assert ids(again) == ["d", "c"]
@@ -199,28 +207,28 @@ def test_a_part_that_is_gone_is_planned_again_once(ledger, pending):
     assert ids(pending(make_items(*"edcba"))) == []
 
 
-def test_what_is_lost_and_was_planned_later_is_not_planned_again(ledger, pending):
+def test_lost_items_that_a_later_generation_holds_are_not_pending(ledger, pending):
     complete(ledger, make_items("a", "b"), gone=(0,))
     complete(ledger, make_items("a"))
     assert ids(pending(make_items("a", "b"))) == ["b"]
 
 
-def test_what_is_lost_as_it_was_is_not_planned_for_what_it_is(ledger, pending):
-    """The image has changed since, and its change is planned and there."""
+def test_a_lost_row_of_an_earlier_identity_is_not_pending(ledger, pending):
+    """The image has changed since, and the row of its new identity is present."""
     complete(ledger, make_items("a"), gone=(0,))
     complete(ledger, make_items("a", identity="2"))
     assert ids(pending(make_items("a", identity="2"))) == []
 
 
-# What is no longer listed
+# Images that are not listed any more
 
 
-def test_absence_alone_means_nothing(ledger, pending):
+def test_unlisted_images_are_ignored_by_default(ledger, pending):
     complete(ledger, make_items(*"abc"))
     assert ids(pending(make_items("b"))) == []
 
 
-def test_what_is_missing_is_removed_once(ledger, pending):
+def test_a_missing_image_is_removed_once(ledger, pending):
     complete(ledger, make_items(*"cab", labels=[1]), c="poison")
     found = pending(make_items("b", "x", labels=[1]), remove_missing=True)
     assert [(r["image_id"], r["uri"], r["identity"], r["labels"]) for r in found.to_pylist()] == [
@@ -245,7 +253,7 @@ def test_an_image_that_comes_back_is_pending(ledger, pending):
     assert ids(pending(make_items("a", "b"))) == ["a"], "as often as it comes"
 
 
-def test_a_removal_that_is_lost_is_told_again(ledger, pending):
+def test_a_lost_removal_is_pending_again(ledger, pending):
     complete(ledger, make_items("a", "b"))
     complete(ledger, pending(make_items("b"), remove_missing=True), gone=(0,))
     assert ids(pending(make_items("b"))) == []
@@ -255,8 +263,8 @@ def test_a_removal_that_is_lost_is_told_again(ledger, pending):
     assert ids(pending(make_items("b"), remove_missing=True)) == []
 
 
-def test_every_night(ledger, pending):
-    """Nothing new; ten new and five changed; one gone. The latest row of each image is there once."""
+def test_a_nightly_run(ledger, pending):
+    """Nothing new; ten new and five changed; one missing. Each image has one current row."""
     first = make_items(*(f"{n:04d}" for n in range(1000)))
     complete(ledger, first, size=100)
     assert pending(first, remove_missing=True).num_rows == 0
@@ -282,7 +290,7 @@ def latest_ids(ledger):
 # Unfinished generations
 
 
-def test_what_an_unfinished_generation_holds_is_told_on_demand(ledger, pending):
+def test_items_of_unfinished_generations_are_pending_on_request(ledger, pending):
     complete(ledger, make_items(*"abc"), recorded=False, gone=(0,))
     plan(ledger, make_items("x", "y"))
     complete(ledger, make_items("z"))
@@ -300,7 +308,7 @@ def test_what_an_unfinished_generation_holds_is_told_on_demand(ledger, pending):
 
 
 @pytest.mark.parametrize("damage", ["altered", "gone"])
-def test_a_damaged_plan_plans_nothing(ledger, pending, damage):
+def test_a_damaged_plan_is_refused(ledger, pending, damage):
     plan(ledger, make_items(*"abc"))
     key, store = ledger.layout.plan_file_key(1, 0), MemoryStore()
     for entry in ledger.store.list():
@@ -314,7 +322,7 @@ def test_a_damaged_plan_plans_nothing(ledger, pending, damage):
         pending(make_items(*"abc"))
 
 
-# The rules, against a plain reading of them
+# The rules, against a plain implementation in Python
 
 _ids, _identities = st.sampled_from("abc"), st.sampled_from(["1", "2"])
 _labels = st.sampled_from([[], [1], [1, 2]])
@@ -340,7 +348,7 @@ def test_the_rules(generations, listed, retry_failed, remove_missing):
     items = pa.Table.from_pylist(rows, ITEMS)
     connection.register("items", items.append_column("row", pa.array(range(len(rows)), pa.int64())))
     schema = PLAN.append(pa.field("generation", pa.int32()))
-    # A shard for each image.
+    # One shard for each image.
     plans = [
         {"image_id": i, "uri": i, "identity": d, "labels": v, "shard": ord(i), "generation": g}
         for i, g, d, v, _ in planned

@@ -1,4 +1,4 @@
-"""What is planned: selection, and generations that hold every item once."""
+"""Plans: shard sizes, and generations that hold every item once."""
 
 import dataclasses
 import threading
@@ -25,11 +25,8 @@ from support.factories import ids, make_items
 RECIPE = "r0123456789ab"
 
 
-# Generations
-
-
 @pytest.mark.parametrize(
-    ("items", "workers", "asked", "expected"),
+    ("items", "workers", "requested", "expected"),
     [
         (10**6, 1, None, 4096),
         (1600, 4, None, 100),
@@ -40,12 +37,12 @@ RECIPE = "r0123456789ab"
         (10**6, 1, 9000, 9000),
     ],
 )
-def test_shard_size(items, workers, asked, expected):
-    assert choose_shard_size(items, workers, 490, asked) == expected
+def test_shard_size(items, workers, requested, expected):
+    assert choose_shard_size(items, workers, 490, requested) == expected
 
 
 def test_a_shard_never_makes_a_part_over_64_megabytes():
-    # 5 maps of 64 x 64 and as many known ones are 81,920 bytes a row.
+    # Five maps of 64 x 64 cells and five of known labels take 81,920 bytes per row.
     each = row_bytes(5, CamShape(5, 64, 64))
     assert each == 2 * 10 * 64 * 64
     size = choose_shard_size(10**6, 1, each)
@@ -58,7 +55,7 @@ def test_a_shard_never_makes_a_part_over_64_megabytes():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 50), st.integers(1, 20), st.integers(1, 30), st.integers(1, 60))
 def test_every_item_is_in_one_shard(count, size, per_file, piece):
-    """However the items come: they are cut anew."""
+    """Whatever the pieces in which the items arrive."""
     ledger, items = Ledger(MemoryStore(), RECIPE), make_items(*map(str, range(count)), labels=[4, 2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "_ITEMS_PER_FILE", per_file)
@@ -83,14 +80,14 @@ def test_a_plan_file_has_a_row_group_per_shard(ledger):
     assert (groups, plan.files[0].rows) == ([2, 2, 1], (2, 2, 1))
 
 
-def test_who_is_late_gets_the_first_planners_plan(ledger):
+def test_a_late_planner_gets_the_plan_of_the_first_one(ledger):
     first = write_generation(ledger, 1, make_items(*"abc"), 2, ReadPolicy())
     second = write_generation(ledger, 1, make_items(*"xyz"), 1, ReadPolicy(check_identity=False))
     assert second == first
     assert ids(read_shard(ledger, second, 0)) == ["a", "b"]
 
 
-def test_planners_at_the_same_time_agree():
+def test_concurrent_planners_agree():
     for _ in range(20):
         ledger, start, plans = Ledger(MemoryStore(), RECIPE), threading.Barrier(4), []
 
@@ -110,7 +107,7 @@ def test_planners_at_the_same_time_agree():
         assert held == [f"{held[0][0]}{n}" for n in range(5)], "the items of one planner, and whole"
 
 
-def test_what_a_dead_planner_left_does_not_disturb(ledger):
+def test_files_of_a_planner_that_died_are_ignored(ledger):
     ledger.store.create(ledger.layout.plan_file_key(1, 0), b"of a planner that died")
     plan = write_generation(ledger, 1, make_items(*"abc"), 2, ReadPolicy())
     assert [file.key for file in plan.files] == [ledger.layout.plan_file_key(1, 1)]
@@ -132,7 +129,7 @@ def test_a_plan_file_that_holds_another_shard(ledger):
 
 
 def test_a_damaged_plan_file_is_noticed(ledger):
-    """A flipped bit would be another image's path: the plan says which bytes it is made of."""
+    """A flipped bit could give the path of another image."""
     plan = write_generation(ledger, 1, make_items(*"abc"), 4, ReadPolicy())
     data = bytearray(ledger.store.read(plan.files[0].key))
     data[data.index(b"/in/a") + 4] ^= 1

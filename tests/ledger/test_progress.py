@@ -1,4 +1,4 @@
-"""Following a run from its ledger: what is seen of it, what a look costs, and when it is over."""
+"""Progress of runs, from the ledger: what a poll returns, what it costs, and when everything is complete."""
 
 from collections import Counter
 
@@ -20,7 +20,7 @@ RECIPE = "r0123456789ab"
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self):
         self.now = 0.0
@@ -36,7 +36,7 @@ def clock():
 
 @pytest.fixture
 def plan(ledger, folder):
-    """Eleven images, of which one is broken, in shards of two."""
+    """Plan eleven images, one of them broken, in shards of two."""
     (folder / "03.png").write_bytes(photograph(3)[:100])
     ledger.write_recipe(make_recipe())
     return write_generation(ledger, 1, photographs_of(folder), 2, ReadPolicy())
@@ -60,14 +60,14 @@ def test_parts_are_counted_as_they_arrive(ledger, plan, tiny_localizer, clock):
     assert monitor.poll() is None
 
 
-def test_speed_is_that_of_parts_that_were_seen_to_arrive(ledger, plan, tiny_localizer, clock):
+def test_speed_is_measured_between_arrivals_of_parts(ledger, plan, tiny_localizer, clock):
     run(ledger, plan, tiny_localizer, 0)
     monitor = ProgressMonitor(ledger.store, clock=clock)
     assert monitor.poll()[0].images_per_second is None
     clock.now = 50.0
     run(ledger, plan, tiny_localizer, 1)
     assert monitor.poll()[0].images_per_second is None
-    # From here on: two images in ten seconds, then no other for as long.
+    # Two images in ten seconds, then none for ten seconds.
     clock.now = 60.0
     run(ledger, plan, tiny_localizer, 2)
     seen = monitor.poll()[0]
@@ -79,7 +79,7 @@ def test_speed_is_that_of_parts_that_were_seen_to_arrive(ledger, plan, tiny_loca
     assert seen.seconds_left == pytest.approx(50.0)
 
 
-def test_it_is_over_when_all_is_complete_and_nobody_is_at_work(ledger, plan, folder, tiny_localizer):
+def test_polling_ends_when_everything_is_complete_and_no_run_is_at_work(ledger, plan, folder, tiny_localizer):
     today = Clock()
     monitor = ProgressMonitor(ledger.store, today=today)
     assert monitor.poll()[0].holder is None
@@ -88,7 +88,7 @@ def test_it_is_over_when_all_is_complete_and_nobody_is_at_work(ledger, plan, fol
     for shard in range(plan.shards):
         run(ledger, plan, tiny_localizer, shard)
     finish(ledger, 1)
-    # The same run may plan again: it does.
+    # The same run may plan another generation, as it does here.
     assert monitor.poll() == []
     (folder / "new.png").write_bytes(photograph(99))
     items = photographs_of(folder).slice(11)
@@ -102,7 +102,9 @@ def test_it_is_over_when_all_is_complete_and_nobody_is_at_work(ledger, plan, fol
     assert monitor.poll() is None
 
 
-def test_a_killed_run_elsewhere_counts_as_at_work_until_its_lease_ends(ledger, folder, tiny_localizer):
+def test_a_killed_run_on_another_machine_counts_as_at_work_until_its_lease_expires(
+    ledger, folder, tiny_localizer
+):
     today = Clock()
     run_generation(ledger, tiny_localizer, photographs_of(folder))
     finish(ledger, 1)
@@ -113,8 +115,8 @@ def test_a_killed_run_elsewhere_counts_as_at_work_until_its_lease_ends(ledger, f
     assert monitor.poll() is None
 
 
-def test_a_look_in_s3_costs_few_requests(small, folder, tiny_localizer):
-    """A listing of one generation, whether it is complete, whether the lease went on; a part is read once."""
+def test_a_poll_in_s3_costs_few_requests(small, folder, tiny_localizer):
+    """One listing, one request for the run record and one for the lease; a part is read once."""
     store = open_store("s3://bucket/out")
     ledger = Ledger(store, RECIPE)
     run_generation(ledger, tiny_localizer, photographs_of(folder), size=2)
@@ -124,7 +126,7 @@ def test_a_look_in_s3_costs_few_requests(small, folder, tiny_localizer):
     lease = acquire(store, RECIPE)
     monitor = ProgressMonitor(store)
     assert monitor.poll()[0].done == 2
-    small.page = 1  # the six parts of the first generation would be as many pages
+    small.page = 1  # so that a listing of the first generation would take six pages
     small.requests.clear()
     assert monitor.poll()[0].done == 2
     home = f"bucket/out/ledger/recipe={RECIPE}"

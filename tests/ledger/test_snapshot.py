@@ -30,7 +30,7 @@ def test_iter_latest_gives_a_table_for_each_part(out):
     ]
 
 
-def test_parts_are_read_one_by_one_with_what_is_newer(out):
+def test_parts_are_read_one_by_one_with_the_later_rows(out):
     commit_rows(out, 1, 0, a="ok", b="ok", x="removed")
     commit_rows(out, 1, 1, c="ok", d="ok")
     commit_rows(out, 2, 0, b="ok", d="removed")
@@ -40,14 +40,14 @@ def test_parts_are_read_one_by_one_with_what_is_newer(out):
     assert list(parts) == [(1, 0), (1, 1), (2, 0), (4, 0)]
     later = snapshot.later_rows()
     newest = dict(zip(later["image_id"].to_pylist(), later["generation_max"].to_pylist(), strict=True))
-    assert newest == {"b": 4, "d": 2, "e": 4}  # what only the first generation holds is not among them
+    assert newest == {"b": 4, "d": 2, "e": 4}  # images of the first generation only are not included
     found = [read_latest(ledger, key, later, ["image_id"])["image_id"].to_pylist() for key in parts.values()]
     assert found == [["a"], ["c"], [], ["b", "e"]]
     whole = pa.concat_tables([read_latest(ledger, key, later) for key in parts.values()])
     assert whole.replace_schema_metadata(None).equals(latest(out))
 
 
-def test_one_generation_has_nothing_newer(out):
+def test_one_generation_has_no_later_rows(out):
     commit_rows(out, 3, 0, a="ok", b="removed")
     ledger = commit_rows(out, 3, 1, c="ok")
     snapshot = Snapshot.load(ledger)
@@ -59,7 +59,7 @@ def test_one_generation_has_nothing_newer(out):
     ]
 
 
-def test_only_later_generations_are_read_for_what_is_newer(out, tmp_path):
+def test_only_later_generations_are_read_for_later_rows(out, tmp_path):
     commit_rows(out, 1, 0, a="ok", b="ok")
     ledger = commit_rows(out, 2, 0, b="ok")
     snapshot = Snapshot.load(ledger)

@@ -1,4 +1,4 @@
-"""verify: an untouched output is clean; whatever is done to one is named, with advice that mends it."""
+"""verify: an untouched output has no problems; every damage is named, with advice on how to repair it."""
 
 import json
 
@@ -55,7 +55,7 @@ def test_a_flipped_bit_in_a_part(out, capsys, place):
     assert advice.startswith("delete it and run localize again")
 
 
-def test_a_part_cut_short_and_a_part_gone(out, capsys):
+def test_a_truncated_part_and_a_missing_part(out, capsys):
     short, gone = f"{PARTS}/part-0001-000000.parquet", f"{PARTS}/part-0001-000002.parquet"
     size = (out / short).stat().st_size
     (out / short).write_bytes((out / short).read_bytes()[:-7])
@@ -69,7 +69,7 @@ def test_a_part_cut_short_and_a_part_gone(out, capsys):
 
 @pytest.mark.parametrize("column", ["image_id", "uri", "cams", "scores.list.element"])
 def test_a_flipped_bit_in_a_part_without_record(out, capsys, column):
-    """Every column's page checksums, not only those of the ids."""
+    """The page checksums of every column are checked, not only those of the ids."""
     key = f"{PARTS}/part-0002-000000.parquet"
     group = pq.ParquetFile(out / key).metadata.row_group(0)
     chunks = [group.column(n) for n in range(group.num_columns)]
@@ -101,8 +101,8 @@ def test_a_part_without_record_that_is_not_the_planned_one(out, capsys, change, 
     assert problems(out, capsys)[key][0] == problem
 
 
-def test_a_part_put_in_place_of_another_with_its_record(out, capsys):
-    """Bytes and record agree: the plan tells."""
+def test_a_part_and_its_record_in_place_of_another(out, capsys):
+    """The bytes agree with the record, but not with the plan."""
     first, second = (out / PARTS / f"part-0001-00000{n}.parquet" for n in (0, 1))
     record = json.loads((out / HOME / "run-0001.json").read_text())
     second.write_bytes(first.read_bytes())
@@ -113,7 +113,7 @@ def test_a_part_put_in_place_of_another_with_its_record(out, capsys):
     assert found[f"{PARTS}/{second.name}"][0] == "has metadata of another shard"
 
 
-def test_files_that_nothing_explains(out, capsys):
+def test_unexpected_files(out, capsys):
     source = out / PARTS / "part-0001-000000.parquet"
     strays = {
         f"{PARTS}/part-0001-000003.parquet",
@@ -126,13 +126,13 @@ def test_files_that_nothing_explains(out, capsys):
     for key in strays:
         (out / key).parent.mkdir(exist_ok=True)
         (out / key).write_bytes(source.read_bytes())
-    # What nobody reads as rows is nobody's business.
+    # A file that no reader takes for rows is ignored.
     (out / PARTS / "_SUCCESS").write_bytes(b"")
     found = problems(out, capsys)
     assert found.keys() == strays
     assert all(advice.startswith("move it out of predictions/") for _, advice in found.values())
     assert cli.main(["verify", str(out), "--recipe", NAME]) == 5
-    # The plan explains the part that is still to come.
+    # The plan expects the part that is not committed yet.
     (out / PARTS / "part-0002-000001.parquet").write_bytes(source.read_bytes())
     assert (
         problems(out, capsys)[f"{PARTS}/part-0002-000001.parquet"][0] == "has 4 rows instead of the planned 2"
@@ -181,11 +181,11 @@ def test_plans(out, capsys, change):
     assert problems(out, capsys).keys() == {key, f"{PARTS}/part-0001-000002.parquet"}
 
 
-def test_a_plan_gone(out, capsys):
+def test_a_missing_plan(out, capsys):
     key = f"{HOME}/plan-0001.json"
     (out / key).unlink()
     assert {key: wrong for key, (wrong, _) in problems(out, capsys).items()} == {key: "is missing"}
-    # Neither plan nor record: what its parts should be is unknown, so they are not called strays.
+    # Without plan and record the expected parts are unknown, so none is called unexpected.
     (out / HOME / "run-0001.json").write_bytes(b"")
     assert problems(out, capsys).keys() == {key, f"{HOME}/run-0001.json"}
 
@@ -226,13 +226,13 @@ def test_run_records(out, capsys, change):
 @pytest.mark.parametrize(
     "change", [{"plan_hash": "0"}, {"generation": 2}, {"recipe": "r0"}, {"images": {"ok": 9}}], ids=str
 )
-def test_what_a_run_record_says_of_its_generation(out, capsys, change):
+def test_a_run_record_that_contradicts_its_generation(out, capsys, change):
     edit(out / HOME / "run-0001.json", **change)
     assert problems(out, capsys).keys() == {f"{HOME}/run-0001.json"}
 
 
-def test_a_run_record_deleted_leaves_an_unfinished_generation(out, capsys):
-    """As the advice says: localize finishes it from the parts that are there."""
+def test_without_its_run_record_a_generation_is_unfinished(out, capsys):
+    """As the advice says, localize completes it from the parts that are present."""
     (out / HOME / "run-0001.json").unlink()
     code, content, _ = verify(out, capsys)
     assert code == 0
@@ -258,19 +258,19 @@ def test_a_lost_part_whose_images_a_later_generation_holds(out, capsys, source, 
     rows = latest(str(out))
     ids = rows["image_id"].to_pylist()
     assert sorted(i for i in ids if not i.startswith("new/")) == [f"{n:02d}.png" for n in range(10)]
-    # Damaged plans do not tell: then it stays lost.
+    # A damaged plan does not show which images it holds, so the part stays lost.
     (out / HOME / "plan-0004/0.parquet").unlink()
     assert not planned_again(ledger, 1, 1)
 
 
-def test_a_run_that_goes_on_meanwhile_is_no_damage(out, tiny_localizer, source, monkeypatch):
-    """Before each thing that survey reads, another generation is planned, run and recorded."""
+def test_a_concurrent_run_is_not_reported_as_damage(out, tiny_localizer, source, monkeypatch):
+    """Before every read of survey, another generation is planned, run and recorded."""
     ledger, items = open_output(out), photographs_of(source)
     generations, store_list, numbers = Ledger.generations, ledger.store.list, iter(range(3, 100))
 
     def commit_another():
         number = next(numbers)
-        # Ids of its own: a part that a later generation replaces would not be missed.
+        # New ids, because a part whose images a later generation holds would not be missed.
         ids = pa.array([f"{number}/{place}" for place in range(2)])
         new = items.slice(0, 2).set_column(0, items.schema.field("image_id"), ids)
         complete_generation(ledger, tiny_localizer, new, generation=number)

@@ -1,4 +1,4 @@
-"""What verify names is refused by those who read; in S3 and on a cluster as on this disk."""
+"""Readers refuse what verify reports, on a local disk, in S3 and on a cluster."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def truth(tmp_path):
 def test_summarize_refuses_every_damage(out, truth, capsys):
     part = out / PARTS / "part-0001-000000.parquet"
     whole = part.read_bytes()
-    damages = [whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :] for place in places(whole)]
+    damages = [whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :] for place in offsets(whole)]
     arguments = ["summarize", str(out), "--truth", truth]
     for damage in [*damages, whole[:-1], whole[: len(whole) // 2], b"", None]:
         part.unlink() if damage is None else part.write_bytes(damage)
@@ -88,7 +88,7 @@ def test_what_localize_commits_and_summarize_on_a_cluster(tmp_path, capsys):
     assert "Traceback" not in done.err
 
 
-def places(data):
-    """First and last byte of a part, of its footer, and some between."""
+def offsets(data):
+    """Return the first and the last byte of a part and of its footer, and some in between."""
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     return [0, 4, footer - 1, footer, len(data) - 9, len(data) - 1, *range(11, len(data), len(data) // 20)]

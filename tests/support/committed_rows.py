@@ -1,4 +1,4 @@
-"""Parts with rows of given statuses, committed without a plan."""
+"""Commit parts with rows of given statuses, without a plan."""
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ RECIPE, OTHER = "r0123456789ab", "rba9876543210"
 
 
 def commit_rows(out, generation, shard=0, *, recipe=RECIPE, shape=(1, 4, 4), **statuses):
-    """A part with rows of these statuses; the width of an image that is ok is its generation."""
+    """Commit a part with rows of these statuses; the width of an image that is ok is its generation."""
     k, h, w = shape
     boxes = make_boxes(0, 1.0, np.array([[0, 0, 1, 1]], np.float32), 1)
     cams = np.full(shape, generation, np.float16)
@@ -30,7 +30,7 @@ def commit_rows(out, generation, shard=0, *, recipe=RECIPE, shape=(1, 4, 4), **s
     items = pa.Table.from_pylist([{**item, "image_id": i} for i in statuses], ITEMS)
     ledger = Ledger(LocalStore(out), recipe)
     ledger.write_recipe(make_recipe())
-    # As in a real part, the metadata of no two of them are equal.
+    # As in real output, no two parts have equal metadata.
     about = {"generation": str(generation), "shard": str(shard)}
     table = predictions_table(items, generation, rows, CamShape(k, h, w)).replace_schema_metadata(about)
     sink = pa.BufferOutputStream()

@@ -1,4 +1,4 @@
-"""What verify says of an output, and damage to do to one: see verified_fixtures for the output."""
+"""Damage an output, and read what verify reports; the output is in `damage_fixtures`."""
 
 import json
 
@@ -10,14 +10,14 @@ HOME, PARTS = f"ledger/recipe={NAME}", f"predictions/recipe={NAME}"
 
 
 def verify(out, capsys):
-    """Exit code, the JSON object, and the text."""
+    """Run verify; return its exit code, its JSON object and its text."""
     code = cli.main(["verify", str(out), "--json"])
     printed = capsys.readouterr()
     return code, json.loads(printed.out.splitlines()[-1]), printed.err
 
 
 def problems(out, capsys):
-    """Problems by key."""
+    """Return the (problem, advice) of each damaged key."""
     code, content, text = verify(out, capsys)
     assert code == 5
     for problem in content["problems"]:
@@ -25,9 +25,9 @@ def problems(out, capsys):
     return {problem["key"]: (problem["problem"], problem["advice"]) for problem in content["problems"]}
 
 
-def flip(path, place):
+def flip(path, offset):
     data = bytearray(path.read_bytes())
-    data[place] ^= 1
+    data[offset] ^= 1
     path.write_bytes(data)
 
 

@@ -1,4 +1,4 @@
-"""An output for tests of verify to damage."""
+"""An output that tests of verify damage."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory, source, tiny_localizer):
-    """Three parts of a complete generation, one of an unfinished one that plans two."""
+    """Three parts of a complete generation, and one of two parts of an unfinished one."""
     root = tmp_path_factory.mktemp("untouched") / "out"
     ledger = open_output(root)
     items = photographs_of(source)
@@ -34,5 +34,5 @@ def untouched(tmp_path_factory, source, tiny_localizer):
 
 @pytest.fixture
 def out(untouched, tmp_path):
-    """A copy for a test to damage."""
+    """A copy that a test can damage."""
     return Path(shutil.copytree(untouched, tmp_path / "out"))

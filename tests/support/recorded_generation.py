@@ -1,4 +1,4 @@
-"""A generation as localize leaves it: plan, parts and run record, without a cluster."""
+"""Write a generation as localize does, with plan, parts and run record, but without a cluster."""
 
 from dataclasses import replace
 
@@ -14,14 +14,14 @@ RECIPE = make_recipe()
 
 
 def open_output(out):
-    """The ledger of an output of the tiny network, its recipe recorded."""
+    """Return the ledger of an output of the tiny network, with its recipe.json."""
     ledger = Ledger(LocalStore(out), RECIPE.id)
     ledger.write_recipe(RECIPE)
     return ledger
 
 
 def complete_generation(ledger, localizer, items, *, generation=1, size=4, shards=None):
-    """Plan items, commit the parts of these shards, and the run record if they are all (default)."""
+    """Plan items and commit the parts of these shards; write the run record if they are all (default)."""
     plan = write_generation(ledger, generation, items, size, ReadPolicy())
     chosen = range(plan.shards) if shards is None else shards
     options = {"decode_threads": 2, "runtime_info": {}, "on_batch": lambda statuses: None}
