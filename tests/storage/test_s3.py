@@ -1,4 +1,4 @@
-"""Objects in S3, against a real server: create once, races, odd keys, network packages, what goes wrong."""
+"""Objects on a real S3 server: conditional writes, races, odd keys, network packages, wrong configuration."""
 
 import re
 import threading
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("in_s3")
 
 @pytest.fixture
 def root(request):
-    """A prefix of this test's own."""
+    """A prefix that only this test uses."""
     return f"s3://{BUCKET}/{request.node.name}"
 
 
@@ -52,10 +52,10 @@ def test_missing(root):
     assert keys(store) == []
     with pytest.raises(FileNotFoundError):
         entry_of(f"{root}/nowhere")
-    # A folder is no object.
+    # A folder is not an object.
     store.create("a/b", b"")
     assert not store.exists("a")
-    # A bucket that is not there is no missing object but a mistake.
+    # A missing bucket is a configuration error, not a missing object.
     with pytest.raises(OSError, match=r"^s3://no-such-bucket/a: .*NoSuchBucket") as caught:
         read_uri("s3://no-such-bucket/a")
     assert not isinstance(caught.value, FileNotFoundError)
@@ -68,7 +68,7 @@ def test_create_is_once(root):
     store.create("a.bin", b"first")
     assert store.create("a.bin", b"second") is False
     assert store.read("a.bin") == b"first"
-    # The same bytes may be ours, sent again when the answer was lost.
+    # Equal bytes count as created: they may be our own, sent again after a lost answer.
     assert store.create("a.bin", b"first") is True
 
 
@@ -102,12 +102,12 @@ def test_keys_are_plain_text(real_s3, key):
     assert store.read(key) == key.encode()
     assert key in keys(store)
     assert not store.create(key, b"other")
-    # Another client finds it by the same name.
-    there = real_s3.client().get_object(Bucket=BUCKET, Key=f"{folder}/{key}")
-    assert there["Body"].read() == key.encode()
+    # Another client finds the object under the same name.
+    answer = real_s3.client().get_object(Bucket=BUCKET, Key=f"{folder}/{key}")
+    assert answer["Body"].read() == key.encode()
 
 
-def test_list_is_by_folder_and_tells_sizes(root):
+def test_list_is_by_folder_and_has_sizes(root):
     store = open_store(f"{root}/")
     for key in ("a/1", "a/b/22", "ab/3", "4"):
         store.create(key, key.encode())
@@ -194,13 +194,13 @@ def refusal(network):
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:9", "Could not connect"),
     ],
 )
-def test_no_entry_and_no_server_are_one_line(root, monkeypatch, name, value, reason):
+def test_refused_access_and_an_absent_server_are_one_line(root, monkeypatch, name, value, reason):
     monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3_boto3, "ATTEMPTS", 1)
     assert re.search(reason, refusal(f"{root}/package"))
 
 
-def test_no_credentials_at_all_are_one_line(root, monkeypatch, tmp_path):
+def test_missing_credentials_are_one_line(root, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):

@@ -1,4 +1,4 @@
-"""What goes wrong with S3, done by a small one of our own: bounded retries, lost answers, broken listings."""
+"""Faults of S3, made by a fake server: bounded retries, lost answers, listings that break off."""
 
 import multiprocessing
 import pickle
@@ -23,47 +23,47 @@ pytest_plugins = ["support.s3_fixtures"]
 CLIENT = S3Client()  # It connects when the first fixture has set the environment.
 
 DATA = bytes(range(256)) * 200
-# One that obstore names, and one that only boto3 can.
+# The first key goes through obstore, the second through boto3.
 KEYS = ["a/b.bin", "a//b\n.bin"]
 ODD = ["a//b", "/a", "a/", "x/../y.jpg", "./a", "..", "line\nfeed", "dots..", "%41", "a b+c'\"#?", "ä\x7f"]
 
 
 @pytest.fixture(autouse=True)
 def brief_pauses(small, monkeypatch):
-    """Retries without waiting long for each other."""
+    """Make the pauses between retries short."""
     monkeypatch.setattr(s3, "_FIRST_PAUSE", 0.001)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
 
 
-def asked(small, method="", key=""):
+def requests(small, method="", key=""):
     return len([r for r in small.requests if r.startswith(f"{method} bucket/{key}".lstrip())])
 
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("fault", [500, 503, "reset", "short"])
-def test_a_read_is_tried_again(small, key, fault):
+def test_a_read_is_retried(small, key, fault):
     small.objects[f"bucket/{key}"] = DATA
     small.fault = lambda method, name, count: fault if count < 2 else None
     assert CLIENT.read("bucket", key) == DATA
-    assert asked(small, "GET") == 3
+    assert requests(small, "GET") == 3
 
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("fault", [503, "reset"])
-def test_tries_have_an_end(small, key, fault, monkeypatch):
+def test_retries_are_bounded(small, key, fault, monkeypatch):
     small.objects[f"bucket/{key}"] = DATA
     small.fault = lambda method, name, count: fault
     with pytest.raises(OSError, match=r"^s3://bucket/a"):
         CLIENT.read("bucket", key)
-    assert asked(small, "GET") == s3_boto3.ATTEMPTS
+    assert requests(small, "GET") == s3_boto3.ATTEMPTS
     with pytest.raises(OSError, match=r"^s3://bucket/a"):
         CLIENT.create("bucket", key, DATA)
-    assert asked(small, "PUT") == s3_boto3.ATTEMPTS
+    assert requests(small, "PUT") == s3_boto3.ATTEMPTS
 
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("fault", [500, 503, "reset", "lost"])
-def test_a_create_whose_answer_was_lost_is_ours(small, key, fault):
+def test_a_create_whose_answer_was_lost_succeeds(small, key, fault):
     small.fault = lambda method, name, count: fault if method == "PUT" and count < 1 else None
     assert CLIENT.create("bucket", key, DATA) is True
     assert small.objects == {f"bucket/{key}": DATA}
@@ -72,8 +72,8 @@ def test_a_create_whose_answer_was_lost_is_ours(small, key, fault):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_conflict_says_nothing_yet(small, key):
-    """409: another PUT was under way. Where nothing came of it, ours goes through."""
+def test_a_conflict_is_retried(small, key):
+    """409 means that another PUT is under way. If that fails, ours succeeds."""
     small.fault = lambda method, name, count: 409 if method == "PUT" and count < 2 else None
     assert CLIENT.create("bucket", key, DATA) is True
     assert small.objects == {f"bucket/{key}": DATA}
@@ -85,7 +85,7 @@ def test_a_conflict_says_nothing_yet(small, key):
 
 
 @pytest.mark.parametrize("key", ODD)
-def test_every_key_is_read_as_it_is(small, key):
+def test_keys_are_not_normalised(small, key):
     store = S3Store("bucket", "p", CLIENT)
     assert store.create(key, key.encode())
     assert small.objects == {f"bucket/p/{key}": key.encode()}
@@ -99,7 +99,7 @@ def test_every_key_is_read_as_it_is(small, key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_what_was_replaced_is_changed(small, key):
+def test_a_replaced_object_is_changed(small, key):
     uri = f"s3://bucket/{key}"
     small.objects[f"bucket/{key}"] = DATA
     identity = entry_of(uri).identity
@@ -111,7 +111,7 @@ def test_what_was_replaced_is_changed(small, key):
         assert read_file(uri, identity).status == "changed"
         with pytest.raises(ChangedError), open_uri(uri, identity):
             pass
-    # Of a store that has no ETags the size tells.
+    # Without ETags the size is compared.
     with pytest.raises(ChangedError):
         read_uri(uri, f"-{len(DATA)}")
     assert read_uri(uri, f"-{len(DATA) - 1}") == DATA[:-1]
@@ -120,7 +120,7 @@ def test_what_was_replaced_is_changed(small, key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_file_is_of_one_version_to_its_end(small, key):
+def test_an_open_file_is_one_version(small, key):
     small.objects[f"bucket/{key}"] = DATA * 10
     with open_store("s3://bucket").open(key) as file:
         assert file.read(10) == DATA[:10]
@@ -131,7 +131,7 @@ def test_a_file_is_of_one_version_to_its_end(small, key):
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_what_is_too_large_is_not_read(small, key, monkeypatch):
+def test_an_object_over_the_limit_is_not_read(small, key, monkeypatch):
     small.objects[f"bucket/{key}"] = DATA
     monkeypatch.setattr("camworker.inputs.fetch.MAX_FILE_BYTES", len(DATA) - 1)
     failure = read_file(f"s3://bucket/{key}")
@@ -159,17 +159,17 @@ def test_a_listing_that_breaks_off_raises(small, fault):
 
 
 @pytest.mark.parametrize("fault", [500, "reset"])
-def test_of_a_listing_that_breaks_off_nothing_is_planned(small, fault):
+def test_an_incomplete_listing_is_not_planned(small, fault):
     small.objects |= {f"bucket/p/{n:03d}.jpg": b"" for n in range(30)}
     small.page = 10
     assert open_source("s3://bucket/p", CLASSES).items.num_rows == 30
-    asked_before = len(small.requests)
-    small.fault = lambda method, name, count: fault if len(small.requests) > asked_before + 2 else None
+    requests_before = len(small.requests)
+    small.fault = lambda method, name, count: fault if len(small.requests) > requests_before + 2 else None
     with pytest.raises(UsageError, match="could not be listed completely, nothing was planned"):
         open_source("s3://bucket/p", CLASSES)
 
 
-def test_a_listing_that_fails_for_a_while_is_whole(small):
+def test_a_listing_is_complete_after_transient_failures(small):
     small.objects |= {f"bucket/p/{n:03d}.jpg": b"" for n in range(30)}
     small.page = 10
     small.fault = lambda method, name, count: 503 if count in (1, 2, 4) else None
@@ -179,15 +179,15 @@ def test_a_listing_that_fails_for_a_while_is_whole(small):
 # The probe
 
 
-def test_a_store_that_keeps_to_create_only_passes_the_probe(small):
+def test_a_store_with_conditional_writes_passes_the_probe(small):
     store = open_store("s3://bucket/out")
     require_conditional_writes(store, "s3://bucket/out")
     first = dict(small.objects)
     assert [name.removeprefix("bucket/out/") for name in first] == ["ledger/probe"]
-    # From then on it is one PUT, and nothing new lies there.
-    before = asked(small, "PUT")
+    # Another probe is one PUT and creates nothing.
+    before = requests(small, "PUT")
     require_conditional_writes(store, "s3://bucket/out")
-    assert asked(small, "PUT") == before + 1
+    assert requests(small, "PUT") == before + 1
     assert small.objects == first
 
 
@@ -215,8 +215,8 @@ def _read_in_child(store, queue):
     queue.put((ObstoreClient.is_usable(), store.read("a"), store.create("a.new", b"child")))
 
 
-def test_a_forked_child_reads_too(small):
-    """obstore's threads do not come along: what waits for them waits for ever."""
+def test_a_forked_child_can_read(small):
+    """obstore's threads do not exist in a forked child, and waiting for them would never end."""
     small.objects["bucket/a"] = DATA
     store = open_store("s3://bucket")
     assert store.read("a") == DATA
@@ -233,8 +233,8 @@ def test_a_forked_child_reads_too(small):
     assert store.read("a") == DATA
 
 
-def test_bytes_of_s3_come_ahead_of_their_use(small):
-    """Whoever takes functions has their bytes on the way: eight requests meet before the first is used."""
+def test_objects_are_fetched_ahead(small):
+    """Fetching starts before a fetcher is called: eight requests are under way at the same time."""
     small.objects |= {f"bucket/{n}.jpg": b"%d" % n for n in range(8)}
     together = threading.Barrier(8)
     met = []
@@ -247,7 +247,7 @@ def test_bytes_of_s3_come_ahead_of_their_use(small):
     assert sorted(met) == list(range(8))
 
 
-def test_a_pickled_store_connects_by_itself(small):
+def test_a_pickled_store_opens_its_own_connections(small):
     small.objects["bucket/p/a"] = DATA
     store = open_store("s3://bucket/p")
     assert store.read("a") == DATA

@@ -1,4 +1,4 @@
-"""Listings of S3: every key once, whatever its folders; a few requests more where that saves many."""
+"""Listings of S3: every key once, and large folders in parallel."""
 
 import hypothesis
 import pytest
@@ -27,24 +27,24 @@ names = st.text(st.sampled_from("ab/ %é"), min_size=1, max_size=6)
 @hypothesis.given(
     keys=st.sets(names, max_size=25), page=st.integers(1, 5), prefix=st.sampled_from(["", "a", "a/"])
 )
-def test_every_key_comes_once(small, keys, page, prefix):
+def test_every_key_is_listed_once(small, keys, page, prefix):
     small.reset()
     small.page = page
     put(small, *keys)
     assert listed(f"s3://bucket/{prefix}") == sorted(key for key in keys if key.startswith(prefix))
 
 
-def test_large_folders_are_listed_side_by_side(small):
+def test_large_folders_are_listed_in_parallel(small):
     small.page = 10
     keys = [f"p/{folder}/{n:03d}" for folder in "abc" for n in range(100)] + ["p/beside", "other"]
     put(small, *keys)
     assert listed("s3://bucket/p/") == sorted(keys)[1:]
-    # A page that shows what there is, one of the folders, and ten of each.
+    # One page shows that there are large folders, one lists the folders, and ten list each folder.
     assert len(small.requests) == 1 + 1 + 3 * 10
 
 
 @pytest.mark.parametrize("folders", [50, 1000])
-def test_small_folders_are_not_asked_for_one_by_one(small, folders):
+def test_small_folders_are_not_listed_one_by_one(small, folders):
     small.page = 100
     keys = [f"p/{folder:04d}/{n}" for folder in range(folders) for n in range(4)]
     put(small, *keys)
@@ -52,8 +52,8 @@ def test_small_folders_are_not_asked_for_one_by_one(small, folders):
     assert len(small.requests) == len(keys) // 100
 
 
-def test_a_listing_is_taken_as_it_comes(small):
-    """Nobody waits for the last page to see the first, nor asks for more than a page ahead."""
+def test_a_listing_is_streamed(small):
+    """The first page is available before the last one, and at most one page is requested ahead."""
     small.page = 10
     put(small, *(f"p/{n:03d}" for n in range(100)))
     entries = open_store("s3://bucket/p").list()
@@ -62,6 +62,6 @@ def test_a_listing_is_taken_as_it_comes(small):
     assert len(small.requests) <= 2
 
 
-def test_a_folder_marker_is_no_entry_of_its_own_folder(small):
+def test_a_folder_marker_is_not_an_entry_of_its_folder(small):
     put(small, "p/", "p/a.jpg", "p/b/")
     assert sorted(entry.key for entry in open_store("s3://bucket/p").list()) == ["a.jpg", "b/"]

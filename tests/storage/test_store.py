@@ -1,4 +1,4 @@
-"""The seam for bytes: both stores by one set of tests, and single files by their URIs."""
+"""Local and in-memory stores behave alike, and single files are read by their location."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from camworker.storage.local import LocalStore
 from camworker.storage.memory import MemoryStore
 from camworker.storage.uris import entry_of, local_path, open_store, open_uri, read_uri
 
-# Keys are never parsed as URLs, patterns or shell words.
+# Stores must not parse keys as URLs, patterns or shell words.
 ODD_KEYS = [
     "a b.bin",
     "a#b?c.bin",
@@ -83,13 +83,13 @@ def test_list_is_by_folder(store):
     assert keys(store, "a/1") == []
 
 
-def test_list_tells_sizes(store):
+def test_a_listing_has_sizes(store):
     store.create("a/one", b"1")
     store.create("a/three", b"333")
     assert {entry.key: entry.size for entry in store.list("a")} == {"a/one": 1, "a/three": 3}
 
 
-def test_folders_are_no_objects(store):
+def test_a_folder_is_not_an_object(store):
     store.create("a/b", b"")
     assert not store.exists("a")
 
@@ -107,7 +107,7 @@ def test_reading_checks_the_identity(tmp_path, read):
     assert (planned.key, planned.size) == (str(path), 3)
     assert read(str(path)) == read(str(path), planned.identity) == b"old"
 
-    path.write_bytes(b"new")  # the same size, so only the time tells
+    path.write_bytes(b"new")  # The size is equal, so only the modification time differs.
     os.utime(path, ns=(1, 1))
     with pytest.raises(ChangedError):
         read(str(path), planned.identity)
@@ -120,12 +120,12 @@ def test_a_missing_file(tmp_path, name):
         name(str(tmp_path / "nowhere"))
 
 
-def test_what_is_not_on_this_machine_is_no_local_path():
+def test_an_s3_uri_is_not_a_local_path():
     with pytest.raises(UsageError, match=r"s3://bucket/key: this has to be a local path"):
         local_path("s3://bucket/key")
 
 
-def test_a_store_is_asked_for_what_was_listed(store):
+def test_a_listed_object_is_read_with_its_identity(store):
     store.create("a/b.bin", b"data")
     (entry,) = store.list("a")
     assert store.read(entry.key, entry.identity) == b"data"

@@ -1,4 +1,4 @@
-"""Objects as local files: races, killed writers, durability, and links that go round."""
+"""Objects as local files: races, killed writers, durability and circular symbolic links."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ def keys(store, prefix=""):
 _RACER = """
 import sys
 from camworker.storage.local import LocalStore
-store, me = LocalStore(sys.argv[1]), sys.argv[2]
+store, writer = LocalStore(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()
 for n in range(50):
-    if store.create(f"target/{n}", f"{me}-{n}.".encode() * 4000):
+    if store.create(f"target/{n}", f"{writer}-{n}.".encode() * 4000):
         print(n, flush=True)
 """
 
@@ -47,7 +47,7 @@ def test_racing_processes_have_one_winner_each(tmp_path):
         return data == data[: data.find(b".") + 1] * 4000
 
     while any(racer.poll() is None for racer in racers):
-        # A reader at any instant, by any name that it finds below the target.
+        # At any moment, every file that a reader finds below the target is complete.
         assert all(whole(path.read_bytes()) for path in (tmp_path / "target").rglob("*"))
     won = {}
     for me, racer in enumerate(racers):
@@ -63,21 +63,21 @@ def test_racing_processes_have_one_winner_each(tmp_path):
 def test_bytes_are_durable_before_the_name_is_there(tmp_path, monkeypatch):
     target, link, fsync, steps = tmp_path / "target", os.link, os.fsync, []
 
-    def watched_fsync(descriptor):
+    def recording_fsync(descriptor):
         steps.append(("fsync", os.path.realpath(f"/proc/self/fd/{descriptor}")))
         fsync(descriptor)
 
-    def watched_link(source, destination):
+    def recording_link(source, destination):
         assert os.path.getsize(source) == 4
         assert list(target.iterdir()) == []
         steps.append(("link", str(source)))
         link(source, destination)
 
-    monkeypatch.setattr(os, "fsync", watched_fsync)
-    monkeypatch.setattr(os, "link", watched_link)
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "link", recording_link)
     LocalStore(tmp_path).create("target/a", b"data")
     made, (first, draft), (second, linked), *rest = steps
-    assert made == ("fsync", str(tmp_path))  # the folder that it made
+    assert made == ("fsync", str(tmp_path))  # The new folder is synced in its parent.
     assert (first, second) == ("fsync", "link")
     assert draft == linked
     assert rest == [("fsync", str(target))]
@@ -92,14 +92,14 @@ def test_no_draft_is_left(tmp_path):
 
 @pytest.fixture
 def killed(tmp_path):
-    """A store whose writer was killed with all bytes written and the name not yet there."""
+    """A store whose writer was killed after writing all bytes, before the name was created."""
     code = (
         "import os, sys, time\nfrom camworker.storage.local import LocalStore\n"
-        "os.link = lambda *_: (print('here', flush=True), time.sleep(60))\n"
+        "os.link = lambda *_: (print('writing', flush=True), time.sleep(60))\n"
         "LocalStore(sys.argv[1]).create('target/a', b'data' * 1000)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE) as writer:
-        assert writer.stdout.readline() == b"here\n"
+        assert writer.stdout.readline() == b"writing\n"
         writer.send_signal(signal.SIGKILL)
     return LocalStore(tmp_path)
 
@@ -132,14 +132,14 @@ def test_links_to_each_other_end(tmp_path):
     assert keys(store, "a") == ["a/1", "a/b/2"]
 
 
-def test_a_link_to_nothing_is_passed_over(tmp_path):
+def test_a_broken_link_is_skipped(tmp_path):
     store = LocalStore(tmp_path)
     store.create("a/1", b"")
     (tmp_path / "a/gone").symlink_to("nowhere")
     assert keys(store, "a") == ["a/1"]
 
 
-def test_a_link_to_itself_is_passed_over(tmp_path):
+def test_a_link_to_itself_is_skipped(tmp_path):
     store = LocalStore(tmp_path)
     store.create("a/1", b"")
     (tmp_path / "a/self").symlink_to("self")

@@ -1,4 +1,4 @@
-"""Where things may lie: which locations are refused, without repeating what is secret in them."""
+"""Locations: which are refused, without repeating the secrets in them, and how they are compared."""
 
 import os
 
@@ -28,7 +28,7 @@ from camworker.storage.uris import (
         ("s3://bucket/user@host:1/http://x", ("bucket", "user@host:1/http://x")),
     ],
 )
-def test_an_uri_is_text(uri, parts):
+def test_a_uri_is_plain_text(uri, parts):
     check_location_form(uri)
     assert split_s3_uri(uri) == parts
 
@@ -74,11 +74,11 @@ def test_credentials_are_refused_and_not_repeated(location):
 @pytest.mark.parametrize(
     "path", ["photos/a:b.jpg", "/x/http://y", "a?sig=1.jpg", "file:/etc/passwd", "1://a"]
 )
-def test_what_only_looks_like_a_uri_is_a_path(path):
+def test_a_path_may_look_like_a_uri(path):
     assert normalize_location(path) == os.path.abspath(path)
 
 
-def test_a_prefix_ends_without_a_slash():
+def test_a_normalized_prefix_has_no_slash_at_its_end():
     assert normalize_location("s3://bucket/a/") == "s3://bucket/a"
     assert normalize_location("s3://bucket/") == "s3://bucket"
     with pytest.raises(UsageError, match="names no bucket"):
@@ -112,13 +112,13 @@ def test_the_first_path_outside_all_roots(tmp_path):
     assert find_outside(["/etc/passwd"], [one, two]) == 0
     assert find_outside([f"{one}.jpg"], [one]) == 0
     assert find_outside([f"{one}/a.jpg"], []) == 0
-    # A link in a root was put there by its owner; a root may be named by a link to it, or without.
+    # The owner of a root made the links in it. A root may be given by a link to it or by its real path.
     assert find_outside([f"{one}/out/c.jpg"], [one]) is None
     assert find_outside([f"{tmp_path}/in/deep/b.jpg"], [two]) is None
     assert find_outside([f"{two}/b.jpg"], [f"{tmp_path}/in"]) is None
 
 
-def test_a_file_below_no_folder_is_opened_by_its_path(tmp_path):
+def test_a_local_path_with_a_query_is_a_path(tmp_path):
     (tmp_path / "a?sig=1.jpg").write_bytes(b"data")
     with open_uri(str(tmp_path / "a?sig=1.jpg")) as file:
         assert file.read() == b"data"
