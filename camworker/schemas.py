@@ -17,8 +17,8 @@ SCORINGS: Final[tuple[Scoring, ...]] = get_args(Scoring)
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
 
-# What a source lists; size is in bytes, and only for telling people. identity is null in a plan alone, of
-# an image that is to be removed: its row says so, and nothing is read.
+# The items of a source. The size is in bytes, for display only. The identity is null only in a plan, for an
+# image that is to be removed: nothing is read, and the status of its row is "removed".
 ITEMS: Final = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -29,7 +29,7 @@ ITEMS: Final = pa.schema(
         pa.field("size", pa.int64()),
     ]
 )
-# What a plan holds: a row group per shard.
+# The items of a plan, with a row group per shard.
 PLAN: Final = ITEMS.remove(ITEMS.get_field_index("size")).append(
     pa.field("shard", pa.int32(), nullable=False)
 )
@@ -51,7 +51,13 @@ _TARGET: Final = pa.struct(
 
 @dataclass(frozen=True, slots=True)
 class CamShape:
-    """The shape of a row's CAMs: k classes, h x w cells of the feature grid."""
+    """The shape of the class activation maps of a row.
+
+    Attributes:
+        k: Number of classes.
+        h: Height of a map, in cells.
+        w: Width of a map, in cells.
+    """
 
     k: int
     h: int
@@ -59,7 +65,7 @@ class CamShape:
 
 
 def predictions_schema(shape: CamShape) -> pa.Schema:
-    """The schema of a part, without its metadata."""
+    """Return the schema of a part, without its metadata."""
     text, integer = pa.string(), pa.int32()
     return pa.schema(
         [

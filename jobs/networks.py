@@ -55,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker networks`; return its exit code."""
-    from camworker.networks.registry import NAMES, create_network, default_pooling
+    from camworker.networks.registry import NETWORK_NAMES, create_network, default_pooling
 
-    names = args.names or [*NAMES, *_FAMILIES]
+    names = args.names or [*NETWORK_NAMES, *_FAMILIES]
     for name in args.names:
-        if name not in NAMES and not name.partition(":")[2]:
+        if name not in NETWORK_NAMES and not name.partition(":")[2]:
             create_network(name, classes=1)  # raises an error that lists the names
     console.out(f"{'network':<36}{'parameters':>12}  {'map at ' + str(args.input_size):<12}localizes")
     rows = []

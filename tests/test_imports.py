@@ -1,4 +1,4 @@
-"""What stays light to import. The direction of imports is held by the contracts in pyproject.toml (lint-imports)."""
+"""What stays light to import; contracts in pyproject.toml (lint-imports) hold the direction of imports."""
 
 import importlib.util
 import subprocess

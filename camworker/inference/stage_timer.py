@@ -1,4 +1,4 @@
-"""Where a worker's time goes: seconds by stage, bytes read, images that wait for the network."""
+"""Measure how a worker spends its time: seconds per stage, bytes read, images that wait for the network."""
 
 import threading
 import time
@@ -15,9 +15,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """What work took. seconds: by stage, summed over its threads, which work side by side.
+    """Time and bytes that work took.
 
-    So the stages may add up to more than the time that passed, each to at most that times its threads.
+    Attributes:
+        seconds: Seconds by stage, summed over the threads of the stage. As threads overlap, a stage can
+            take as many times the elapsed time as it has threads.
+        read_bytes: Bytes of image files that were read.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
@@ -33,9 +36,10 @@ class StageTimes:
 
 
 class StageTimer:
-    """A worker's account, kept by all its threads; spent and waiting may be looked at at any time.
+    """Adds up the times of a worker's threads. Any thread may use it at any time.
 
-    waiting: images that are prepared and that the network has not taken yet.
+    Attributes:
+        waiting: Number of images that are preprocessed and that the network has not taken yet.
     """
 
     def __init__(self) -> None:
@@ -46,13 +50,13 @@ class StageTimer:
 
     @property
     def spent(self) -> StageTimes:
-        """All so far; what is still being done counts when it is done."""
+        """The times so far, without work in progress."""
         with self._lock:
             return StageTimes(dict(self._seconds), self._read_bytes)
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
-        """Count the time inside, however it ends."""
+        """Count the time of the block, also if it raises."""
         started = time.perf_counter()
         try:
             yield
@@ -62,7 +66,7 @@ class StageTimer:
                 self._seconds[stage] += seconds
 
     def timed_each(self, stage: Stage, items: Iterator[Item]) -> Iterator[Item]:
-        """The items, with the time counted that each takes to come."""
+        """Yield the items, and count the time that each takes to be produced."""
         while True:
             with self.timed(stage):
                 try:
@@ -72,21 +76,21 @@ class StageTimer:
             yield item
 
     def read(self, data: bytes) -> None:
-        """Count the bytes of an image."""
+        """Count the bytes of an image file."""
         with self._lock:
             self._read_bytes += len(data)
 
     def prepared(self) -> None:
-        """Count an image that waits for the network from here on."""
+        """Count an image that waits for the network from now on."""
         with self._lock:
             self.waiting += 1
 
     def taken(self, images: int) -> None:
-        """Count images that the network has been given."""
+        """Count images that the network has taken."""
         with self._lock:
             self.waiting -= images
 
     def empty(self) -> None:
-        """No image waits any more: those that did are not wanted."""
+        """Reset the number of waiting images: those that waited were discarded."""
         with self._lock:
             self.waiting = 0

@@ -1,4 +1,4 @@
-"""Any convolutional network as a graph (torch.fx): cut at its global pooling, or dilated."""
+"""Convolutional networks as graphs (torch.fx): split at the global pooling, or dilated."""
 
 import operator
 from collections.abc import Iterable
@@ -11,14 +11,17 @@ from torch import fx, nn
 from camworker.errors import NetworkError, first_line
 from camworker.schemas import Pooling
 
-_PROBE: Final = 256  # side of the input that strides are measured with
-_SIDE: Final = "side"  # of a node's feature map, among what is noted on the node
+_PROBE: Final = 256  # side, in pixels, of the input with which strides are measured
+_SIDE: Final = "side"  # key, in a node's metadata, of the side of its feature map
 
 
 def trace(model: nn.Module) -> fx.Graph:
-    """The graph of a model in eval mode; what depends on training outside of its layers is left out.
+    """Return the graph of a model, which is put in eval mode.
 
-    Raises NetworkError where the model's code cannot be traced.
+    Code outside of its layers that runs in training only is not part of the graph.
+
+    Raises:
+        NetworkError: The code of the model cannot be traced.
     """
     try:
         return fx.Tracer().trace(model.eval())
@@ -29,12 +32,19 @@ def trace(model: nn.Module) -> fx.Graph:
 def cut(
     model: nn.Module, graph: fx.Graph, pooling: Pooling
 ) -> tuple[fx.GraphModule, fx.GraphModule, nn.Linear | None]:
-    """Cut a network where its global pooling begins.
+    """Split a network before its global pooling.
 
-    Returns features (images_BCHW -> features_BCHW), logits (features_BCHW -> logits_BK) and the linear
-    layer between them and the logits, None if there is none. The halves share the model's layers.
-    pooling "max" takes maxima where the network took averages. Raises NetworkError where no global
-    average pooling is.
+    Args:
+        model: The network.
+        graph: Its graph.
+        pooling: "max" replaces the average of the network by the maximum.
+
+    Returns:
+        The two halves, which share the layers of the model: images to features, and features to logits. And
+        the linear layer in the second half, None if there is none.
+
+    Raises:
+        NetworkError: There is no global average pooling, or the logits do not depend on it alone.
     """
     pool = _last(node for node in graph.nodes if _is_global_average(model, node))
     if pool is None:
@@ -66,14 +76,21 @@ def cut(
 
 
 def dilate(model: nn.Module, graph: fx.Graph, output_stride: int) -> None:
-    """Make a network's feature map finer, in place: layers beyond output_stride are dilated, not strided.
+    """Make the feature map of a network finer, in place, by dilating layers instead of striding.
 
-    What a strided layer skipped is computed now, and every later kernel is spread as far (the "a trous"
-    algorithm; Chen et al., DeepLab, 2015): at the old places its values stay as they were, unless a layer
-    looks at the whole map (squeeze and excitation), which has more places now. Raises NetworkError for a
-    network with a layer that cannot be spread.
+    The positions that a strided layer skipped are computed, and every later kernel is dilated accordingly
+    (the "a trous" algorithm; Chen et al., DeepLab, 2015). Values at the old positions do not change, unless
+    a layer uses the whole map (squeeze and excitation), which has more positions then.
+
+    Args:
+        model: The network.
+        graph: Its graph.
+        output_stride: Input pixels per cell of the feature map.
+
+    Raises:
+        NetworkError: A layer cannot be dilated.
     """
-    _note_sides(model, graph)
+    _record_sides(model, graph)
     for node in graph.nodes:
         layer = _layer(model, node)
         if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
@@ -96,7 +113,7 @@ def dilate(model: nn.Module, graph: fx.Graph, output_stride: int) -> None:
 
 
 class _Sides(fx.Interpreter):
-    """Runs a graph and notes how wide each node's feature map is."""
+    """Runs a graph and records the width of each node's feature map in the node's metadata."""
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -106,13 +123,13 @@ class _Sides(fx.Interpreter):
 
 
 @torch.inference_mode()
-def _note_sides(model: nn.Module, graph: fx.Graph) -> None:
+def _record_sides(model: nn.Module, graph: fx.Graph) -> None:
     try:
         _Sides(fx.GraphModule(model, graph)).run(torch.zeros(1, 3, _PROBE, _PROBE))
     except (RuntimeError, ValueError, AssertionError) as error:
-        reason = first_line(error)
         raise NetworkError(
-            f"cannot be dilated: it does not run at {_PROBE} pixels, where strides are measured: {reason}"
+            f"cannot be dilated: it does not run at {_PROBE} pixels, with which strides are measured: "
+            f"{first_line(error)}"
         ) from error
 
 
@@ -129,7 +146,7 @@ def _is_global_average(model: nn.Module, node: fx.Node) -> bool:
 
 
 def _keeps_axes(pool: fx.Node) -> bool:
-    """Whether what comes after the pooling gets [B, C, 1, 1] or [B, C]."""
+    """Return whether the pooling gives [B, C, 1, 1] and not [B, C]."""
     if pool.target not in ("mean", torch.mean):
         return True
     return bool(pool.args[2] if len(pool.args) > 2 else pool.kwargs.get("keepdim", False))
@@ -142,12 +159,12 @@ def _layer(model: nn.Module, node: fx.Node) -> nn.Module | None:
 def _stride(node: fx.Node) -> int:
     side = node.meta[_SIDE]
     if _PROBE % side:
-        raise NetworkError(f"cannot be dilated: {node.target} divides {_PROBE} pixels into {side}")
+        raise NetworkError(f"cannot be dilated: {node.target} reduces {_PROBE} pixels to {side} cells")
     return _PROBE // side
 
 
 def _one(value: object) -> int:
-    """The side of something square. Raises NetworkError for anything else."""
+    """Return the side of a square size, 0 for one that is not square."""
     values = set(value) if isinstance(value, tuple | list) else {value}
     if len(values) != 1 or not isinstance(only := values.pop(), int):
         return 0

@@ -260,8 +260,9 @@ def _filled(
     height, _ = map_size
     if output_stride is not None and height < preprocessing.input_size // output_stride:
         raise NetworkError(
-            f"{name} has a map of {height} rows with --output-stride {output_stride} at input size "
-            f"{preprocessing.input_size}: it was not dilated, leave the option out"
+            f"{name} has a map of {height} rows with output stride {output_stride} at input size "
+            f"{preprocessing.input_size}: it cannot be dilated",
+            parameter="output_stride",
         )
     fingerprint = _fingerprint(network)
     return NetworkPackage(name, network, classes, preprocessing, scoring, fingerprint, provenance, map_size)

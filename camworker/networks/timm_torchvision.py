@@ -1,10 +1,10 @@
-"""Networks of timm and torchvision, taken apart at their pooling. No hooks: each returns its features.
+"""Networks of timm and torchvision, split at their pooling without hooks.
 
-timm's networks offer forward_features and forward_head. torchvision's are traced (torch.fx) and the
-graph is cut where its pooling begins.
+Networks of timm have `forward_features` and `forward_head`. Those of torchvision are traced (torch.fx), and
+their graph is split before the pooling.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import timm
 import torch
@@ -16,13 +16,13 @@ from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.networks.graph_surgery import cut, dilate, trace
 from camworker.schemas import Pooling
 
-# torchvision renormalises from ImageNet's mean and deviation to 0.5 inside these two where they carry
-# its weights (transform_input); preprocessing with 0.5 says the same once.
-_INCEPTIONS = ("googlenet", "inception_v3")
+# With its published weights, torchvision renormalizes inside these two from ImageNet's mean and standard
+# deviation to 0.5 (transform_input). Preprocessing with 0.5 does the same in one step.
+_INCEPTIONS: Final = ("googlenet", "inception_v3")
 
 
 class _Timm(nn.Module):
-    """timm's two halves of a network; where features are [B, h, w, C] they change places on the way."""
+    """The two halves of a network of timm; features that are [B, h, w, C] are permuted to [B, C, h, w]."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -30,22 +30,26 @@ class _Timm(nn.Module):
         self._channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     def features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        features = self.model.forward_features(images_BCHW)
+        features: torch.Tensor = self.model.forward_features(images_BCHW)
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
     def logits(self, features_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.model.forward_head(
-            features_BCHW.permute(0, 2, 3, 1) if self._channels_last else features_BCHW
-        )
+        features = features_BCHW.permute(0, 2, 3, 1) if self._channels_last else features_BCHW
+        logits_BK: torch.Tensor = self.model.forward_head(features)
+        return logits_BK
 
 
 def lite0(classes: int, pooling: Pooling, output_stride: int | None) -> GapNetwork:
-    """EfficientNet-Lite0, whose weights come with the installation (mean and deviation 0.5)."""
-    return of_timm("tf_efficientnet_lite0", classes, pooling, output_stride)
+    """Return EfficientNet-Lite0, whose weights are part of the installation (mean and deviation 0.5)."""
+    return network_of_timm("tf_efficientnet_lite0", classes, pooling, output_stride)
 
 
-def of_timm(name: str, classes: int, pooling: Pooling, output_stride: int | None) -> GapNetwork:
-    """A network of timm. Raises NetworkError for one it lacks, or that has no single linear layer."""
+def network_of_timm(name: str, classes: int, pooling: Pooling, output_stride: int | None) -> GapNetwork:
+    """Return a network of timm, see `create_network`.
+
+    Raises:
+        NetworkError: timm has no such network, or its head is not a single linear layer.
+    """
     if not timm.is_model(name):
         raise NetworkError(f"timm {timm.__version__} has no network {name!r}: see timm.list_models()")
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
@@ -73,8 +77,14 @@ def of_timm(name: str, classes: int, pooling: Pooling, output_stride: int | None
     ).eval()
 
 
-def of_torchvision(name: str, classes: int, pooling: Pooling, output_stride: int | None) -> GapNetwork:
-    """A network of torchvision. Raises NetworkError for one it lacks or that has no global pooling."""
+def network_of_torchvision(
+    name: str, classes: int, pooling: Pooling, output_stride: int | None
+) -> GapNetwork:
+    """Return a network of torchvision, see `create_network`.
+
+    Raises:
+        NetworkError: torchvision has no such network, or it has no global average pooling.
+    """
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise NetworkError(
             f"torchvision {torchvision.__version__} has no classification network {name!r}: "
@@ -93,7 +103,7 @@ def of_torchvision(name: str, classes: int, pooling: Pooling, output_stride: int
         classifier=classifier,
         classes=classes,
         pooling=pooling,
-        # Without a linear layer the last convolution makes the class maps.
+        # Without a linear layer, the last convolution computes the maps of the classes.
         head=None if classifier else (_last_convolution(model),),
         preprocessing=_torchvision_preprocessing(name),
     ).eval()
@@ -104,7 +114,7 @@ def _last_convolution(model: nn.Module) -> nn.Module:
 
 
 def _torchvision_preprocessing(name: str) -> Preprocessing:
-    """What torchvision's published weights of a network were trained with, by their transforms."""
+    """Return the input that torchvision's published weights of a network were trained with."""
     if name in _INCEPTIONS:
         return Preprocessing(299 if name == "inception_v3" else 224, (0.5,) * 3, (0.5,) * 3)
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()

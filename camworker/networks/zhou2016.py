@@ -1,11 +1,16 @@
 """The networks of Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016.
 
-Each is a classic network cut before its classifier, with a 3x3 convolution (or two) added, global
-pooling and one linear layer; NIN ends in class maps as it is. The backbones are torchvision's, which
-differ from the Caffe models of the paper: its AlexNet has 64/192/384/256/256 channels, no groups and
-no local response normalisation (Caffe's: 96/256/384/384/256, input 227); its GoogLeNet has batch
-normalisation and a 3x3 convolution in the branch that the paper calls 5x5. NIN (Lin et al., 2014) is in
-no library and is written out here.
+Each is the backbone of a classic network, followed by one or two 3x3 convolutions, global pooling and one
+linear layer. NIN ends in maps of the classes already.
+
+The backbones are those of torchvision, which differ from the Caffe models of the paper:
+
+- AlexNet has 64/192/384/256/256 channels, no groups and no local response normalization (Caffe:
+96/256/384/384/256
+  channels, input 227).
+- GoogLeNet has batch normalization, and a 3x3 convolution in the branch that the paper calls 5x5.
+
+NIN (Lin et al., 2014) is in no library and is written out here.
 """
 
 from collections import OrderedDict
@@ -23,21 +28,21 @@ from camworker.networks.gap import (
 )
 from camworker.schemas import Pooling
 
-# Of the network that each backbone is cut from, in torchvision; NIN is not there.
-ORIGINS: Final = {
+# The network of torchvision from which each backbone is taken; NIN has none.
+BACKBONE_ORIGINS: Final = {
     "vgg16-gap": "vgg16",
     "googlenet-gap": "googlenet",
     "alexnet-gap": "alexnet",
     "alexnet-plus-gap": "alexnet",
     "googlenet-gmp": "googlenet",
 }
-NAMES: Final = (*ORIGINS, "nin")
+ZHOU2016_NETWORKS: Final = (*BACKBONE_ORIGINS, "nin")
 
 
 class _Cut(nn.Module):
-    """backbone, the added convolutions, global pooling, dropout and a linear layer.
+    """A backbone, the added convolutions, global pooling, dropout and a linear layer.
 
-    backbone keeps its own names below "backbone.", so that its published weights fit it.
+    The tensors of the backbone keep their names after "backbone.", so that its published weights fit.
     """
 
     def __init__(
@@ -50,19 +55,21 @@ class _Cut(nn.Module):
         width = [layer.out_channels for layer in added if isinstance(layer, nn.Conv2d)][-1]
         self.classifier = nn.Linear(width, classes)
         self._pooling = pooling
-        _initialise(added)
+        _initialize(added)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
 
     def forward_features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.added(self.backbone(images_BCHW))
+        features_BCHW: torch.Tensor = self.added(self.backbone(images_BCHW))
+        return features_BCHW
 
     def forward_head(self, features_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.dropout(_pool(features_BCHW, self._pooling)))
+        logits_BK: torch.Tensor = self.classifier(self.dropout(_pool(features_BCHW, self._pooling)))
+        return logits_BK
 
 
 class _NetworkInNetwork(nn.Module):
-    """Four mlpconv blocks; the last one's last layer gives a map for each class."""
+    """Four mlpconv blocks; the last layer computes a map for each class."""
 
     def __init__(self, classes: int, pooling: Pooling) -> None:
         super().__init__()
@@ -77,32 +84,39 @@ class _NetworkInNetwork(nn.Module):
             *_mlpconv(384, 1024, 3, padding=1, last=classes),
         )
         self._pooling = pooling
-        _initialise(self.features)
+        _initialize(self.features)
 
     def forward_features(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.features(images_BCHW)
+        features_BCHW: torch.Tensor = self.features(images_BCHW)
+        return features_BCHW
 
     def forward_head(self, features_BCHW: torch.Tensor) -> torch.Tensor:
         return _pool(features_BCHW, self._pooling)
 
 
 def build_paper_network(name: str, classes: int, pooling: Pooling) -> GapNetwork:
-    """The paper's network of that name, one of NAMES, with random weights."""
+    """Return a network of the paper with random weights.
+
+    Args:
+        name: One of `ZHOU2016_NETWORKS`.
+        classes: Number of classes.
+        pooling: The global pooling.
+    """
     if name == "nin":
         nin = _NetworkInNetwork(classes, pooling)
         return _gap_network(nin, None, classes, pooling, (nin.features,))
     preprocessing = IMAGENET_PREPROCESSING
     if name == "vgg16-gap":
-        # As released: two groups, and dropout before the linear layer.
+        # As released with the paper: two groups, and dropout before the linear layer.
         model = _Cut(_first_layers("vgg16", -1), _conv3x3(512, 1024, groups=2), 0.5, classes, pooling)
     elif name in ("googlenet-gap", "googlenet-gmp"):
         model = _Cut(_until_inception4e(), _conv3x3(832, 1024, groups=2), 0.0, classes, pooling)
-        # torchvision renormalises to this in front of the layers that we keep (transform_input).
+        # torchvision renormalizes to this before the layers that are kept (transform_input).
         preprocessing = HALF_PREPROCESSING
     elif name == "alexnet-gap":
         model = _Cut(_first_layers("alexnet", -1), _conv3x3(256, 1024), 0.0, classes, pooling)
     else:
-        # conv5 is wider than torchvision's, and so belongs to what is added; its ReLU too.
+        # conv5 is wider than torchvision's, so it and its ReLU are among the added layers.
         added = nn.Sequential(
             *_conv3x3(256, 384),
             nn.MaxPool2d(3, stride=1),
@@ -139,7 +153,7 @@ def _pool(features_BCHW: torch.Tensor, pooling: Pooling) -> torch.Tensor:
 
 
 def _first_layers(name: str, end: int) -> nn.Module:
-    """Torchvision's AlexNet or VGG up to a layer of its features; -1 leaves out the last pooling."""
+    """Return the features of torchvision's AlexNet or VGG up to a layer; -1 excludes the last pooling."""
     with torch.device("meta"):
         layers = torchvision.models.get_model(name, num_classes=1).features[:end]
     return _at_random(nn.Sequential(OrderedDict(features=layers)))
@@ -155,12 +169,12 @@ def _until_inception4e() -> nn.Module:
 
 
 def _at_random(layers: nn.Module) -> nn.Module:
-    """Give memory and random weights to layers that have none: what is cut away never had any."""
+    """Give memory and random weights to layers on the meta device; the discarded layers never had memory."""
     layers.to_empty(device="cpu")
     for layer in layers.modules():
         if isinstance(layer, nn.Conv2d | nn.BatchNorm2d):
             layer.reset_parameters()
-    _initialise(layers)
+    _initialize(layers)
     return layers
 
 
@@ -171,14 +185,14 @@ def _conv3x3(channels: int, out: int, groups: int = 1) -> nn.Sequential:
 def _mlpconv(
     channels: int, width: int, kernel: int, *, stride: int = 1, padding: int = 0, last: int | None = None
 ) -> list[nn.Module]:
-    """A convolution and two of 1x1, each with ReLU (Lin et al. 2014, section 3.1)."""
+    """Return a convolution and two 1x1 convolutions, each with ReLU (Lin et al. 2014, section 3.1)."""
     layers: list[nn.Module] = [nn.Conv2d(channels, width, kernel, stride, padding), nn.ReLU()]
     for out in (width, last or width):
         layers += [nn.Conv2d(width, out, 1), nn.ReLU()]
     return layers
 
 
-def _initialise(layers: nn.Module) -> None:
+def _initialize(layers: nn.Module) -> None:
     for layer in layers.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

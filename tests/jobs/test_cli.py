@@ -44,7 +44,7 @@ BAD_USAGE = {
     ),
     "an input too small for a map": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--input-size", "64"],
-        "raise --input-size",
+        "use a larger input",
     ),
     "weights that run code": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--weights", "{tmp}/labels.csv"],

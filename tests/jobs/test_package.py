@@ -59,7 +59,7 @@ def test_how_it_was_trained_can_be_said(elsewhere, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [("cat\ndog\n", "classifier.1.weight for one is (3, 512, 1, 1)"), ("", "one class name per line")],
+    [("cat\ndog\n", "classifier.1.weight is (3, 512, 1, 1)"), ("", "one class name per line")],
 )
 def test_class_names_that_do_not_fit(elsewhere, tmp_path, capsys, content, reason):
     folder, _ = elsewhere

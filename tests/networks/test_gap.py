@@ -77,7 +77,7 @@ def test_a_head_of_1x1_convolution_passes():
 def test_max_pooling_passes_where_it_is_declared():
     assert check_gap_head(tiny(pooled="max", declared="max"), SIZE) == (8, 8)
     for pooled, declared in (("max", "avg"), ("avg", "max")):
-        with pytest.raises(NetworkError, match="miss its logits"):
+        with pytest.raises(NetworkError, match="differ from its logits"):
             check_gap_head(tiny(pooled=pooled, declared=declared), SIZE)
 
 
@@ -113,7 +113,7 @@ def test_a_hidden_layer_of_another_width_is_refused():
     ids=["transposed", "mirrored", "upside down", "without place"],
 )
 def test_a_map_that_does_not_lie_as_the_input_is_refused(change):
-    with pytest.raises(NetworkError, match="does not lie as its input"):
+    with pytest.raises(NetworkError, match="is not oriented as its input"):
         check_gap_head(transformed(change), SIZE)
 
 
@@ -136,7 +136,7 @@ def test_nan_is_refused():
 
 def test_a_map_too_small_is_refused():
     assert check_gap_head(tiny(stride=8), SIZE) == (4, 4)
-    with pytest.raises(NetworkError, match=r"3x3 at input size 24.*4x4.*--input-size"):
+    with pytest.raises(NetworkError, match=r"3x3 at input size 24.*4x4.*use a larger input"):
         check_gap_head(tiny(stride=8), 24)
     # The shorter side counts.
     with pytest.raises(NetworkError, match="8x3"):
@@ -201,7 +201,7 @@ def test_an_answer_fainter_than_float32_is_seen_all_the_same(transposed):
     assert features_BCHW.std() > 0.1
     assert torch.equal(features_BCHW[0], features_BCHW[1])
     if transposed:
-        with pytest.raises(NetworkError, match="does not lie as its input"):
+        with pytest.raises(NetworkError, match="is not oriented as its input"):
             check_gap_head(network, SIZE)
     else:
         assert check_gap_head(network, SIZE) == (8, 8)

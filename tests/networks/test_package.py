@@ -248,5 +248,5 @@ def test_output_stride_where_nothing_was_dilated_is_refused(tmp_path):
         "torchvision:swin_t", network, Classes(("cat", "dog")), Preprocessing(224, HALF, HALF), "softmax", ""
     )
     save(package, tmp_path)
-    with pytest.raises(NetworkError, match=r"map of 7 rows with --output-stride 16 .*not dilated"):
+    with pytest.raises(NetworkError, match=r"map of 7 rows with output stride 16 .*cannot be dilated"):
         load(str(tmp_path), output_stride=16)

@@ -211,7 +211,7 @@ def test_dilation_is_torchvisions_own_where_it_has_one(stride, replaced):
     ("name", "reason"),
     [
         ("torchvision:densenet121", r"transition3\.pool is AvgPool2d"),
-        ("torchvision:squeezenet1_1", "divides 256 pixels into 127"),
+        ("torchvision:squeezenet1_1", "reduces 256 pixels to 127 cells"),
         ("torchvision:googlenet", "maxpool4 is MaxPool2d of 2x2"),
         ("torchvision:maxvit_t", "does not run at 256 pixels"),
         ("timm:densenet121", "does not build densenet121 with output stride 16"),

@@ -185,7 +185,8 @@ def test_published_weights_of_a_backbone(cache):
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "alexnet-gap"])
 def test_published_weights_that_cannot_be_downloaded(cache, name):
-    with pytest.raises(NetworkError, match=f"^the published weights of {name} cannot be had: ") as caught:
+    message = f"^the published weights of {name} could not be downloaded: "
+    with pytest.raises(NetworkError, match=message) as caught:
         published_state(name)
     assert str(caught.value).isprintable()
 
@@ -198,7 +199,7 @@ def test_published_weights_of_timm_that_cannot_be_downloaded(cache, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     message = json.loads(done.stdout)
-    assert message.startswith("the published weights of timm:resnet10t cannot be had: ")
+    assert message.startswith("the published weights of timm:resnet10t could not be downloaded: ")
     assert message.isprintable()
 
 
@@ -209,11 +210,11 @@ def test_the_default_networks_weights_need_no_download(cache, default_package):
 
 @pytest.mark.parametrize("name", ["nin", "resnet5000"])
 def test_networks_that_nobody_publishes_weights_of(name):
-    with pytest.raises(NetworkError, match=f"^{name} has no published weights: give a file"):
+    with pytest.raises(NetworkError, match=f"^{name} has no published weights: a file is needed"):
         published_state(name)
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1", "alexnet-gap", "nin"])
 def test_a_network_without_weights_is_refused_with_what_to_do(name):
-    with pytest.raises(NetworkError, match=f"^{name} needs weights: --weights FILE, .*DEFAULT"):
+    with pytest.raises(NetworkError, match=f"^{name} needs weights: a file, .*DEFAULT"):
         load(name)

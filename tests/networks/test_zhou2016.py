@@ -9,9 +9,9 @@ from torch import nn
 
 from camworker.errors import NetworkError
 from camworker.networks import package as weights
-from camworker.networks import zhou2016 as paper_networks
 from camworker.networks.gap import check_gap_head
 from camworker.networks.registry import create_network, default_pooling
+from camworker.networks.zhou2016 import BACKBONE_ORIGINS, ZHOU2016_NETWORKS
 
 # The side of the map at 224, what is added to the backbone (conv5 of alexnet-plus-gap too) in parameters,
 # and the width of the linear layer.
@@ -44,7 +44,7 @@ def original(name):
             model = torchvision.models.GoogLeNet(init_weights=False, aux_logits=False)
             del model.inception5a, model.inception5b, model.fc
             return model
-        features = torchvision.models.get_model(paper_networks.ORIGINS[name]).features
+        features = torchvision.models.get_model(BACKBONE_ORIGINS[name]).features
         end = {"vgg16-gap": 30, "alexnet-gap": 12, "alexnet-plus-gap": 10}[name]
         return nn.ModuleDict({"features": features[:end]})
 
@@ -62,10 +62,10 @@ def published(name):
 
 
 def test_the_names():
-    assert set(paper_networks.NAMES) == {*TABLE, "nin"}
+    assert set(ZHOU2016_NETWORKS) == {*TABLE, "nin"}
 
 
-@pytest.mark.parametrize("name", paper_networks.NAMES)
+@pytest.mark.parametrize("name", ZHOU2016_NETWORKS)
 def test_preprocessing_is_what_the_published_backbone_saw(name):
     # In front of its layers torchvision's GoogLeNet turns ImageNet's mean and deviation into halves.
     googlenet = torchvision.models.GoogLeNet(transform_input=True, init_weights=False, aux_logits=False)
@@ -80,7 +80,7 @@ def test_preprocessing_is_what_the_published_backbone_saw(name):
     assert ours.input_size == 224
 
 
-@pytest.mark.parametrize("name", paper_networks.NAMES)
+@pytest.mark.parametrize("name", ZHOU2016_NETWORKS)
 def test_the_map_at_224_and_the_head(name):
     side = TABLE[name][0] if name in TABLE else 6
     network = built(name)
@@ -130,7 +130,7 @@ def test_network_in_network_by_hand():
     torch.testing.assert_close(maps_BKHW.mean((2, 3)), logits_BK)
 
 
-@pytest.mark.parametrize("name", paper_networks.NAMES)
+@pytest.mark.parametrize("name", ZHOU2016_NETWORKS)
 def test_a_few_steps_lower_the_loss(name):
     network = built(name, classes=3).train()
     for layer in network.modules():
@@ -158,7 +158,7 @@ def test_maxima_are_pooled_where_the_paper_does_so():
         torch.testing.assert_close(logits_BK, expected_BK)
         assert (averages(images_BCHW)[1] - logits_BK).abs().max() > logits_BK.std() / 100
     maxima.pooling = "avg"
-    with pytest.raises(NetworkError, match="miss its logits"):
+    with pytest.raises(NetworkError, match="differ from its logits"):
         check_gap_head(maxima, 96)
 
 
@@ -210,5 +210,5 @@ def test_weights_that_fit_no_backbone_are_refused(tmp_path):
 
 
 def test_nobody_publishes_weights_of_network_in_network():
-    with pytest.raises(NetworkError, match="nin has no published weights: give a file"):
+    with pytest.raises(NetworkError, match="nin has no published weights: a file is needed"):
         weights.build_for_training("nin", 3, backbone_weights="DEFAULT")
