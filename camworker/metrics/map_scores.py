@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 import cv2
 import numpy as np
@@ -214,12 +214,14 @@ def _masks_of_instances(
     files: dict[int, tuple[list[str], list[str]]] = {}
     instances = {pair: n for n, pair in enumerate(zip(matches.rows, matches.labels, strict=True))}
     rows, in_truth = truth.rows_of(combine_chunks(table["image_id"]))
-    masks = truth.masks.take(pa.array(in_truth)).to_pylist()
-    ignores = truth.ignores.take(pa.array(in_truth)).to_pylist() if truth.ignores is not None else []
-    for n, (row, label) in enumerate(zip(rows, truth.labels[in_truth], strict=True)):
-        if masks[n]:
+    masks = cast(list[str | None], truth.masks.take(in_truth).to_pylist())
+    ignores: list[str | None] = [None] * len(masks)
+    if truth.ignores is not None:
+        ignores = cast(list[str | None], truth.ignores.take(in_truth).to_pylist())
+    for row, label, mask, ignore in zip(rows, truth.labels[in_truth], masks, ignores, strict=True):
+        if mask:
             mask_paths, ignore_paths = files.setdefault(instances[row, label], ([], []))
-            mask_paths.append(masks[n])
-            if ignores and ignores[n]:
-                ignore_paths.append(ignores[n])
+            mask_paths.append(mask)
+            if ignore:
+                ignore_paths.append(ignore)
     return files

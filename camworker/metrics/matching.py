@@ -4,7 +4,7 @@ An instance is an image and one label of its ground truth.
 """
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -162,7 +162,7 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
     localized_anywhere[ranked_overlaps.loc[ranked_overlaps["iou"] >= IOU, "instance"]] = True
 
     rows = instances["row"].to_numpy()
-    ok = pc.equal(table["status"], "ok").to_numpy(zero_copy_only=False)
+    ok = pc.equal(table["status"], pa.scalar("ok")).to_numpy(zero_copy_only=False)
     has_boxes = np.zeros(count, bool)
     has_boxes[true["instance"]] = True
     return Matches(
@@ -182,11 +182,11 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
     )
 
 
-def read_targets(column: pa.ChunkedArray, map_shape: tuple[int, int]) -> Targets:
+def read_targets(column: "pa.ChunkedArray[Any]", map_shape: tuple[int, int]) -> Targets:
     """Read the maps of known labels from the column targets, whose maps have the shape (h, w)."""
-    lists = combine_chunks(column)
-    targets = lists.flatten()
-    cams = targets.field("cam").flatten().to_numpy(zero_copy_only=False)
+    lists = _lists(column)
+    targets = cast("pa.StructArray", lists.flatten())
+    cams = cast("pa.ListArray[Any]", targets.field("cam")).flatten().to_numpy(zero_copy_only=False)
     return Targets(
         pc.list_parent_indices(lists).to_numpy(),
         targets.field("label").to_numpy(zero_copy_only=False),
@@ -203,13 +203,13 @@ def _predicted_pairs(
 ) -> Pairs:
     """Return the (label, box) pairs of rows, best first."""
     if criteria.box_rule is None:
-        pairs = _flatten(table["boxes"], "label")
-        return pairs[np.isin(pairs["row"], rows)]
+        stored = _flatten(table["boxes"], "label")
+        return stored[np.isin(stored["row"], rows)]
     labels = combine_chunks(table["labels"])
-    maps = combine_chunks(table["cams"]).take(pa.array(rows))
+    maps = cast("pa.FixedShapeTensorArray[Any]", combine_chunks(table["cams"]).take(rows))
     rows_with_maps = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
-    cams = maps.storage.flatten().to_numpy(zero_copy_only=False)
-    cams = cams.reshape(len(rows_with_maps), *maps.type.shape)
+    cams = cast("pa.FixedSizeListArray[Any, Any]", maps.storage).flatten().to_numpy(zero_copy_only=False)
+    cams = cams.reshape(len(rows_with_maps), *cast(pa.FixedShapeTensorType, maps.type).shape)
     pairs: list[tuple[float, ...]] = []
     for row, cams_khw in zip(rows_with_maps, cams, strict=True):
         frame = criteria.frame(width[row], height[row])
@@ -231,8 +231,10 @@ def _first_target_boxes(
 ) -> Pairs:
     """Return the first box of each known label's own map."""
     if criteria.box_rule is None:
-        lists = combine_chunks(table["targets"]).flatten()
-        first = pc.list_element(lists.field("boxes"), 0).take(pa.array(known["target"].to_numpy()))
+        structs = cast("pa.StructArray", _lists(table["targets"]).flatten())
+        first = cast(
+            "pa.StructArray", pc.list_element(structs.field("boxes"), 0).take(known["target"].to_numpy())
+        )
         pairs = known[["row", "label"]].assign(rank=0)
         for corner in CORNERS:
             pairs[corner] = first.field(corner).to_numpy(zero_copy_only=False)
@@ -266,20 +268,26 @@ def _object_sizes(
     area = (true["xmax"] - true["xmin"]).to_numpy(float) * (true["ymax"] - true["ymin"]).to_numpy(float)
     sizes = np.full(count, np.nan)
     np.fmax.at(sizes, true["instance"].to_numpy(), area / (width[rows].astype(float) * height[rows]))
-    return np.minimum(sizes, 1.0)
+    clipped: NDArray[np.float64] = np.minimum(sizes, 1.0)
+    return clipped
 
 
-def _flatten(column: pa.ChunkedArray, label: str | None) -> pd.DataFrame:
+def _lists(column: "pa.ChunkedArray[Any]") -> "pa.ListArray[Any]":
+    return cast("pa.ListArray[Any]", combine_chunks(column))
+
+
+def _flatten(column: "pa.ChunkedArray[Any]", label: str | None) -> pd.DataFrame:
     """Return a column of lists as a frame of row, rank in the list and label.
 
     label is the name of the field with the label if the lists hold structs, whose corners are then added.
     """
-    lists = combine_chunks(column)
+    lists = _lists(column)
     row, values = pc.list_parent_indices(lists).to_numpy(), lists.flatten()
     rank = np.arange(len(row)) - np.searchsorted(row, row)
     frame = pd.DataFrame({"row": row, "rank": rank})
-    frame["label"] = (values if label is None else values.field(label)).to_numpy(zero_copy_only=False)
-    if label is not None:
-        for corner in CORNERS:
-            frame[corner] = values.field(corner).to_numpy(zero_copy_only=False)
+    if label is None:
+        return frame.assign(label=values.to_numpy(zero_copy_only=False))
+    structs = cast("pa.StructArray", values)
+    for source, name in ((label, "label"), *zip(CORNERS, CORNERS, strict=True)):
+        frame[name] = structs.field(source).to_numpy(zero_copy_only=False)
     return frame

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ class TruthFacts:
             truth.masks is not None,
             truth.unknown,
             truth.notes,
-            tuple(truth.images.take(unseen[:LISTED]).to_pylist()),
+            tuple(cast(list[str], truth.images.take(unseen[:LISTED]).to_pylist())),
             truth.images[0].as_py() if len(truth.images) else None,
             len(unseen),
         )

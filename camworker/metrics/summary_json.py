@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from camworker.metrics.definitions import METRICS, Estimate
-from camworker.metrics.summary import Comparison, Summary
+from camworker.metrics.summary import Comparison, Summary, Thresholds
 from camworker.metrics.tally import IOU_BINS
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
@@ -22,7 +22,7 @@ def to_json(summary: Summary, *, detailed: bool = False) -> JsonObject:
         detailed: Whether to add the results of all classes and the ids that did not match: what summary.json
             of a report has and the output of the command does not.
     """
-    settings, thresholds = summary.settings, summary.thresholds
+    settings = summary.settings
     content: JsonObject = {
         "recipe": settings.recipe,
         "complete": settings.complete,
@@ -40,11 +40,7 @@ def to_json(summary: Summary, *, detailed: bool = False) -> JsonObject:
         "unknown_classes": dict(summary.unknown_classes),
         "truth_notes": dict(summary.truth_notes),
         **_estimates(summary.estimates),
-        "max_box_acc_at": thresholds and _by_delta(thresholds.v2_by_delta),
-        "optimal_threshold": thresholds and _by_delta(thresholds.best_by_delta),
-        "max_box_acc_at_fixed_threshold": thresholds and _by_delta(thresholds.fixed_v2_by_delta),
-        "max_box_acc_threshold": thresholds and thresholds.best,
-        "max_box_acc_fixed_threshold": thresholds and thresholds.fixed.value,
+        **_thresholds(summary.thresholds),
         "sweep": _sweep(summary),
         "baselines": _baselines(summary),
         "errors": dict(summary.errors.items()),
@@ -100,8 +96,21 @@ def _estimates(estimates: Mapping[str, Estimate]) -> JsonObject:
     for metric in METRICS:
         estimate = estimates[metric.name]
         content[metric.name] = estimate.value
-        content[f"{metric.name}_ci95"] = estimate.interval and list(estimate.interval)
+        content[f"{metric.name}_ci95"] = None if estimate.interval is None else list(estimate.interval)
     return content
+
+
+def _thresholds(thresholds: Thresholds | None) -> JsonObject:
+    if thresholds is None:
+        names = ("max_box_acc_at", "optimal_threshold", "max_box_acc_at_fixed_threshold")
+        return dict.fromkeys((*names, "max_box_acc_threshold", "max_box_acc_fixed_threshold"))
+    return {
+        "max_box_acc_at": _by_delta(thresholds.v2_by_delta),
+        "optimal_threshold": _by_delta(thresholds.best_by_delta),
+        "max_box_acc_at_fixed_threshold": _by_delta(thresholds.fixed_v2_by_delta),
+        "max_box_acc_threshold": thresholds.best,
+        "max_box_acc_fixed_threshold": thresholds.fixed.value,
+    }
 
 
 def _by_delta(values: Mapping[float, float]) -> JsonObject:

@@ -3,9 +3,10 @@
 All sums are whole numbers, so parts can be merged in any order with the same result to the last bit.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -123,8 +124,8 @@ def _tally(table: pa.Table, truth: Truth, config: EvaluationConfig) -> Tally:
     targets = read_targets(table["targets"], config.criteria.map_shape)
     matches = match_predictions(table, truth, config.criteria, targets)
     maps = score_maps(table, matches, targets, truth, config.criteria, config.sweep)
-    statuses = {pair["values"]: pair["counts"] for pair in table["status"].value_counts().to_pylist()}
-    statuses.pop("ok", None)
+    statuses = Counter(cast(list[str], table["status"].to_pylist()))
+    del statuses["ok"]
     seen = np.zeros(len(truth.images), bool)
     seen[truth_index[truth_index >= 0]] = True
     instance_hashes = hashes[matches.rows]
@@ -136,7 +137,7 @@ def _tally(table: pa.Table, truth: Truth, config: EvaluationConfig) -> Tally:
     examples = _examples(ids, hashes, matches)
     return Tally(
         table.num_rows,
-        statuses,
+        dict(statuses),
         sums,
         replicates,
         np.packbits(seen),
@@ -221,9 +222,11 @@ def _calibration(table: pa.Table, matches: Matches) -> NDArray[np.int64]:
     rows = np.unique(matches.rows)
     right = np.zeros(table.num_rows, bool)
     right[matches.rows[matches.classified[:, 0]]] = True
-    best = pc.list_element(combine_chunks(table["scores"]).filter(_not_empty(table)), 0).to_numpy()
+    lists = combine_chunks(table["scores"])
+    has_scores = pc.fill_null(pc.greater(pc.list_value_length(lists), pa.scalar(0)), pa.scalar(False))
     scores = np.full(table.num_rows, np.nan)
-    scores[_not_empty(table).to_numpy(zero_copy_only=False)] = best
+    best = pc.list_element(lists.filter(has_scores), 0)
+    scores[has_scores.to_numpy(zero_copy_only=False)] = best.to_numpy()
     rows = rows[np.isfinite(scores[rows])]
     bins = np.minimum((scores[rows] * SCORE_BINS).astype(int), SCORE_BINS - 1)
     counts = np.zeros((3, SCORE_BINS), np.int64)
@@ -235,14 +238,11 @@ def _calibration(table: pa.Table, matches: Matches) -> NDArray[np.int64]:
 
 def score_sum(calibration: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the sum of scores in each bin of a tally's calibration, [bins]."""
-    return calibration[2] * _SCORE_UNIT
+    scores: NDArray[np.float64] = calibration[2] * _SCORE_UNIT
+    return scores
 
 
-def _not_empty(table: pa.Table) -> pa.Array:
-    return pc.fill_null(pc.greater(pc.list_value_length(combine_chunks(table["scores"])), 0), False)
-
-
-def _examples(ids: pa.Array, hashes: NDArray[np.uint64], matches: Matches) -> list[Example]:
+def _examples(ids: "pa.Array[Any]", hashes: NDArray[np.uint64], matches: Matches) -> list[Example]:
     """Return instances with boxes and a map of their own, the worst first; EXAMPLES at either end."""
     shown = np.flatnonzero(matches.has_boxes & (matches.target >= 0))
     rows = matches.rows[shown]
@@ -266,7 +266,8 @@ def _folds(hashes_U: NDArray[np.uint64], select: float | None) -> NDArray[np.boo
 def _replicate(weights_UR: NDArray[np.int8], values_UD: NDArray[Any]) -> NDArray[np.float64]:
     # float32 is faster, and exact for counts: the sums of a part are far below 2^24. Those of pixels are not.
     kind = np.float32 if values_UD.dtype == bool else np.float64
-    return (weights_UR.T.astype(kind) @ values_UD.astype(kind)).astype(np.float64)
+    replicates: NDArray[np.float64] = (weights_UR.T.astype(kind) @ values_UD.astype(kind)).astype(np.float64)
+    return replicates
 
 
 def _replicate_classes(

@@ -229,7 +229,7 @@ def test_recipes_side_by_side(out: Path, truth: Path, command: Command) -> None:
     worse = row("one", [(2, FAR)], known(1, FAR, cam=CAM), cams=[CAM] * 5)
     commit(out, {(1, 0): [worse, an_image("two"), an_image("three", 2, best=2), broken("bad")]}, SECOND)
     said = command.refused(out, truth)
-    assert f"several recipes: choose one with --recipe ({FIRST}, {SECOND})" in said
+    assert f"several recipes ({FIRST}, {SECOND}): choose one (--recipe)" in said
     alone = command.figures(out, truth, "--recipe", FIRST)
     assert alone["compared"] == []
     both = command.figures(out, truth, "--recipe", FIRST, "--recipe", SECOND, "--recipe", FIRST)

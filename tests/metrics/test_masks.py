@@ -106,7 +106,8 @@ def test_a_file_that_is_no_whole_image_is_named(tmp_path: Path, data: bytes) -> 
     good = save(tmp_path / "good.png", LEFT)
     for masks, ignores in (([good, str(path)], []), ([good], [str(path)])):
         with pytest.raises(
-            UsageError, match=r"the mask \S*/bad\.png cannot be read: it is no whole image, or too large"
+            UsageError,
+            match=r"the mask \S*/bad\.png cannot be read: it is damaged, not an image, or too large",
         ):
             read_mask(masks, ignores)
 

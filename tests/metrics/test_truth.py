@@ -124,7 +124,7 @@ def test_inclusive_corners_become_half_open(tmp_path: Path) -> None:
 def test_a_box_of_one_pixel_has_an_area_only_inclusively(tmp_path: Path) -> None:
     path = write(tmp_path, xmax=[0, 3, 5])
     assert rows_of(read_truth(path, CLASSES, "inclusive"), "b")[0] == (1, [0, 0, 1, 10])
-    with pytest.raises(UsageError, match=r"1 boxes have no area \(row 1, b"):
+    with pytest.raises(UsageError, match=r"1 boxes have no area, the first in row 1, b"):
         read_truth(path, CLASSES)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from camworker.classes import Classes
 from camworker.errors import UsageError
 from camworker.frame import CORNERS
-from camworker.metrics.ground_truth.read import By, Corners, read_annotations
+from camworker.metrics.ground_truth.annotations import By, Corners
+from camworker.metrics.ground_truth.read import read_annotations
 
 _NAMED: Final = 3  # labels that a message names
 _EXTENSION: Final = r"\.[^./]*$"
@@ -40,14 +41,14 @@ class Truth:
         notes: What else was left out or is remarkable, with its number.
     """
 
-    images: pa.Array
+    images: "pa.Array[Any]"
     hashes: NDArray[np.uint64]
     offsets: NDArray[np.int64]
     labels: NDArray[np.int32]
     corners: NDArray[np.float32] | None = None
     inclusive: bool = False
-    masks: pa.Array | None = None
-    ignores: pa.Array | None = None
+    masks: "pa.Array[Any] | None" = None
+    ignores: "pa.Array[Any] | None" = None
     stems: bool = False
     unknown: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
@@ -55,12 +56,12 @@ class Truth:
     @classmethod
     def from_rows(
         cls,
-        image_ids: Sequence[str] | pa.Array,
+        image_ids: "Sequence[str] | pa.Array[Any]",
         labels: Sequence[int] | NDArray[np.integer],
         corners: Sequence[Sequence[float]] | NDArray[np.floating] | None = None,
         *,
-        masks: pa.Array | None = None,
-        ignores: pa.Array | None = None,
+        masks: "pa.Array[Any] | None" = None,
+        ignores: "pa.Array[Any] | None" = None,
         inclusive: bool = False,
         stems: bool = False,
         unknown: dict[str, int] | None = None,
@@ -75,13 +76,13 @@ class Truth:
         codes = rank[ids.indices.to_numpy()]
         order = np.argsort(codes, kind="stable")
         return cls(
-            ids.dictionary.take(pa.array(by_hash)),
+            ids.dictionary.take(by_hash),
             distinct_hashes[by_hash],
             np.searchsorted(codes[order], np.arange(len(by_hash) + 1)),
             np.asarray(labels, np.int32)[order],
             None if corners is None else np.asarray(corners, np.float32).reshape(-1, 4)[order],
-            masks=None if masks is None else masks.take(pa.array(order)),
-            ignores=None if ignores is None else ignores.take(pa.array(order)),
+            masks=None if masks is None else masks.take(order),
+            ignores=None if ignores is None else ignores.take(order),
             inclusive=inclusive,
             stems=stems,
             unknown=unknown or {},
@@ -94,9 +95,10 @@ class Truth:
         if self.corners is None:
             return np.empty((0, 4), np.float32)
         rows = rows[np.isfinite(self.corners[rows, 0])]
-        return self.corners[rows if label is None else rows[self.labels[rows] == label]]
+        boxes: NDArray[np.float32] = self.corners[rows if label is None else rows[self.labels[rows] == label]]
+        return boxes
 
-    def index_of(self, image_ids: pa.Array) -> NDArray[np.int64]:
+    def index_of(self, image_ids: "pa.Array[Any]") -> NDArray[np.int64]:
         """Return the index of each image id in `images`, -1 for an image without ground truth."""
         if self.stems:
             image_ids = pc.replace_substring_regex(image_ids, _EXTENSION, "")
@@ -104,10 +106,10 @@ class Truth:
             return np.full(len(image_ids), -1)
         index = np.searchsorted(self.hashes, hash_ids(image_ids))
         index[index == len(self.hashes)] = 0
-        same = pc.equal(self.images.take(pa.array(index)), image_ids).to_numpy(zero_copy_only=False)
+        same = pc.equal(self.images.take(index), image_ids).to_numpy(zero_copy_only=False)
         return np.where(same, index, -1)
 
-    def rows_of(self, image_ids: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def rows_of(self, image_ids: "pa.Array[Any]") -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the index in `image_ids` of the image of each row of these images, and that of the row."""
         index = self.index_of(image_ids)
         rows = np.flatnonzero(index >= 0)
@@ -117,7 +119,7 @@ class Truth:
         return np.repeat(rows, counts), np.repeat(first, counts) + within
 
 
-def hash_ids(image_ids: pa.Array) -> NDArray[np.uint64]:
+def hash_ids(image_ids: "pa.Array[Any]") -> NDArray[np.uint64]:
     """Return a 64-bit hash of each image id, the same in every process and version."""
     return pd.util.hash_array(image_ids.to_numpy(zero_copy_only=False), categorize=False)
 
