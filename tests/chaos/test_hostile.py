@@ -16,7 +16,7 @@ from chaos.connections import recorded_in
 from chaos.incidents import in_processes
 from chaos.scene import NETWORK, Scene, rows_of, save_network
 from support.cli_runner import ENVIRONMENT, camworker
-from support.fake_s3 import small_s3
+from support.fake_s3 import serve_fake_s3
 from support.seaweedfs import BUCKET
 
 pytest_plugins = ["chaos.chaos_fixtures"]
@@ -148,7 +148,7 @@ def test_images_and_names(package: Path, photograph: bytes, tmp_path: Path, watc
 
 def test_keys_that_lead_elsewhere(package: Path, photograph: bytes, tmp_path: Path) -> None:
     """In S3 a key is text, whatever is in it (SeaweedFS refuses some); an id of a table is no path."""
-    with small_s3() as store:
+    with serve_fake_s3() as store:
         store.objects |= {f"{BUCKET}/hostile/{key}": photograph for key in KEYS}
         check_keys(package, photograph, store.environment, tmp_path)
 

@@ -26,6 +26,6 @@ def test_the_loss_of_a_node_charges_no_shard(tmp_path: Path) -> None:
     came_to = json.loads(done.stdout.splitlines()[-1])
     assert came_to["done"] == [0, 1]
     assert came_to["lost"] == 0
-    assert came_to["told"] == ["a node was lost: shard 0 is run again elsewhere"]
+    assert came_to["warnings"] == ["a node was lost: shard 0 is run again elsewhere"]
     # Twice, and the second time not carefully: it was not charged.
     assert sorted(came_to["runs"]) == [[0, False], [0, False], [1, False]]

@@ -10,7 +10,7 @@ from camworker.networks import package as weights
 from camworker.storage.uris import open_store
 from jobs.cli import main
 from support.cli_runner import camworker, photographs
-from support.fake_s3 import small_s3
+from support.fake_s3 import serve_fake_s3
 from support.seaweedfs import BUCKET, found_by_boto3
 
 pytest_plugins = ["support.s3_fixtures"]
@@ -118,7 +118,7 @@ def test_the_other_readers(remote, command, tmp_path):
 
 def test_a_store_that_replaces_is_refused_unless_nobody_else_writes(local, capsys, monkeypatch):
     home, _ = local
-    with small_s3() as store, found_by_boto3(store.environment):
+    with serve_fake_s3() as store, found_by_boto3(store.environment):
         store.conditions = False
         given = ("localize", f"{home}/in", "--output", "s3://bucket/out", "--limit", "2", *FIXED)
         assert main(list(given)) == 2

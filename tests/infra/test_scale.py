@@ -16,7 +16,7 @@ from camworker.ledger.plan import write_generation
 from camworker.storage.uris import open_store
 from support.cli_runner import ENVIRONMENT
 from support.factories import TINY_CLASSES, photograph
-from support.fake_s3 import small_s3
+from support.fake_s3 import serve_fake_s3
 from support.paths import TESTS
 from support.seaweedfs import found_by_boto3
 
@@ -38,7 +38,7 @@ def test_document_has_the_computed_tables() -> None:
 
 def test_requests_of_a_shard(tiny_localizer: Localizer) -> None:
     """A small plan file takes one request; a large one takes three, the others for its index and its rows."""
-    with small_s3() as s3, found_by_boto3(s3.environment):
+    with serve_fake_s3() as s3, found_by_boto3(s3.environment):
         s3.objects |= {f"bucket/in/{number}.png": photograph(number) for number in range(12)}
         ledger = Ledger(open_store("s3://bucket/out"), "r0123456789ab")
         items = open_source("s3://bucket/in", TINY_CLASSES).items

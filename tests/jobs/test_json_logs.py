@@ -114,12 +114,12 @@ def test_fewer_images_at_a_time_are_told(tiny_localizer, monkeypatch, lines):
 
 
 @pytest.mark.parametrize("trouble", [403, 404, 500, "reset"])
-def test_no_line_holds_a_credential(small, tiny_localizer, ledger, folder, lines, monkeypatch, trouble):
+def test_no_line_holds_a_credential(fake_s3, tiny_localizer, ledger, folder, lines, monkeypatch, trouble):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, "Sesame/Open+1")
-    small.objects["bucket/in/a.png"] = photograph(0)
+    fake_s3.objects["bucket/in/a.png"] = photograph(0)
     items = open_source("s3://bucket/in", tiny_localizer.package.classes).items
-    small.fault = lambda method, name, count: trouble if name.endswith("a.png") else None
+    fake_s3.fault = lambda method, name, count: trouble if name.endswith("a.png") else None
     ledger.write_recipe(make_recipe())
     plan = write_generation(ledger, 1, items, 5, ReadPolicy())
     logs.write_json_lines(logging.DEBUG)

@@ -115,7 +115,7 @@ def test_a_killed_run_on_another_machine_counts_as_at_work_until_its_lease_expir
     assert monitor.poll() is None
 
 
-def test_a_poll_in_s3_costs_few_requests(small, folder, tiny_localizer):
+def test_a_poll_in_s3_costs_few_requests(fake_s3, folder, tiny_localizer):
     """One listing, one request for the run record and one for the lease; a part is read once."""
     store = open_store("s3://bucket/out")
     ledger = Ledger(store, RECIPE)
@@ -126,15 +126,15 @@ def test_a_poll_in_s3_costs_few_requests(small, folder, tiny_localizer):
     lease = acquire(store, RECIPE)
     monitor = ProgressMonitor(store)
     assert monitor.poll()[0].done == 2
-    small.page = 1  # so that a listing of the first generation would take six pages
-    small.requests.clear()
+    fake_s3.page = 1  # so that a listing of the first generation would take six pages
+    fake_s3.requests.clear()
     assert monitor.poll()[0].done == 2
     home = f"bucket/out/ledger/recipe={RECIPE}"
     expected = ["GET bucket", f"HEAD {home}/lease/00000002.json", f"HEAD {home}/run-0002.json"]
-    assert sorted(small.requests) == expected
+    assert sorted(fake_s3.requests) == expected
     assert lease.renew()
     run(ledger, plan, tiny_localizer, 3)
-    small.requests.clear()
+    fake_s3.requests.clear()
     assert monitor.poll()[0].done == 4
-    parts = {request for request in small.requests if request.endswith(".parquet")}
+    parts = {request for request in fake_s3.requests if request.endswith(".parquet")}
     assert parts == {f"GET bucket/out/{ledger.layout.part_key(2, 3)}"}

@@ -1,4 +1,4 @@
-"""Running the command line as a user does: a process of its own, its streams and exit code."""
+"""Run the command line in a process of its own and collect its streams and exit code."""
 
 import json
 import os
@@ -13,13 +13,13 @@ import skimage
 import sklearn.datasets
 from PIL import Image
 
-# Ray asks for a token and would write one under the home folder; the tests bring their own.
+# Ray requires a token and would write one to the home folder, so the tests bring their own.
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended."""
+    """The exit code and the streams of a command that has ended."""
 
     code: int
     out: str
@@ -27,14 +27,14 @@ class Finished:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The last line of standard output."""
+        """The JSON object in the last line of standard output."""
         return json.loads(self.out.splitlines()[-1])
 
 
 def start(
     *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
 ) -> "subprocess.Popen[str]":
-    """Start camworker with these arguments, without a terminal; environment: additions to ours."""
+    """Start camworker without a terminal; `environment` is added to the environment of this process."""
     command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env={**ENVIRONMENT, **(environment or {})}, cwd=cwd, **pipes)
@@ -43,14 +43,14 @@ def start(
 def camworker(
     *arguments: str | Path, cwd: Path | None = None, environment: dict[str, str] | None = None
 ) -> Finished:
-    """Run camworker to its end."""
+    """Run camworker and wait until it ends."""
     process = start(*arguments, cwd=cwd, environment=environment)
     out, err = process.communicate(timeout=240)
     return Finished(process.returncode, out, err)
 
 
 def photographs(folder: Path, count: int, side: int = 240) -> Path:
-    """count crops of real photographs as JPEGs: different pictures, the same on every run."""
+    """Write crops of real photographs as JPEGs, each different and the same on every run."""
     folder.mkdir(parents=True, exist_ok=True)
     sources = [
         *(skimage.data.chelsea(), skimage.data.coffee(), skimage.data.astronaut(), skimage.data.rocket()),

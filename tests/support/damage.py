@@ -32,4 +32,5 @@ def flip(path, offset):
 
 
 def edit(path, **changes):
+    """Change values of a JSON file."""
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

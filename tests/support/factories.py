@@ -1,4 +1,4 @@
-"""What several test modules plan, write, run and read: small items, tables and shards."""
+"""Small networks, images, items, tables and parts that several test modules use."""
 
 import io
 
@@ -26,9 +26,9 @@ TINY_CLASSES = Classes(("cat", "dog", "bird"))
 
 
 def tiny_package() -> NetworkPackage:
-    """A GAP network of two convolutions and three classes, the same weights every time.
+    """Return a GAP network of two convolutions and three classes, with the same weights every time.
 
-    Its map is 8 high and 4 wide: where rows and columns are mixed up, the shape tells.
+    Its map is 8 high and 4 wide, so that swapped rows and columns change the shape.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -54,7 +54,7 @@ def tiny_package() -> NetworkPackage:
 
 
 def encode(image: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
-    """An image file of Pillow's format kind; options as for Image.save()."""
+    """Return an image file in one of Pillow's formats; options are those of `Image.save`."""
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -62,7 +62,7 @@ def encode(image: Image.Image | np.ndarray, kind: str, **options: object) -> byt
 
 
 def photograph(seed: int, width: int = 30, height: int = 40, kind: str = "PNG") -> bytes:
-    """An image file of coloured patches, another one for each seed."""
+    """Return an image file of coloured patches, different for each seed."""
     patches = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
     return encode(Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST), kind)
 
@@ -70,7 +70,7 @@ def photograph(seed: int, width: int = 30, height: int = 40, kind: str = "PNG") 
 def run_generation(
     ledger: Ledger, localizer: Localizer, items: pa.Table, *, generation: int = 1, size: int = 100
 ) -> Plan:
-    """Plan items as a generation and commit all its parts."""
+    """Plan items as a generation and commit all of its parts."""
     ledger.write_recipe(make_recipe())
     plan = write_generation(ledger, generation, items, size, ReadPolicy())
     for shard in range(plan.shards):

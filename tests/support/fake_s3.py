@@ -1,7 +1,7 @@
-"""A small S3 of our own in this process: as faulty as a test wants it, and without any credential check.
+"""A fake S3 server in this process, which fails as a test requests and checks no credentials.
 
-It speaks what camworker asks of a store: GET with ranges and If-Match, HEAD, PUT with If-None-Match, and
-ListObjectsV2. SeaweedFS is the real one (s3_server.py); this one can misbehave.
+It supports the requests that camworker makes: GET with ranges and If-Match, HEAD, PUT with If-None-Match, and
+ListObjectsV2. Tests of correct behaviour use SeaweedFS (seaweedfs.py).
 """
 
 import hashlib
@@ -13,17 +13,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-# What goes wrong with a request: a status instead of an answer, no answer, half a body, or the answer
-# lost after the work was done.
+# The fault of a request: an error status, a connection reset before the request is handled ("reset"), half a
+# body ("short"), or a connection reset after the request was handled ("lost").
 Fault = int | Literal["reset", "short", "lost"]
 
 
 @dataclass
-class SmallS3:
-    """The store's state. objects: by "bucket/key"; requests: "GET bucket/key" and the like, as they came.
+class FakeS3:
+    """The state of the server.
 
-    fault: asked before each request is answered (method, "bucket/key", number of the request with that
-    name, from 0). conditions: whether If-None-Match counts. page: keys a page of a listing.
+    Attributes:
+        endpoint: The URL of the server.
+        lock: Guards the state.
+        objects: The bytes of each object by "bucket/key".
+        requests: The requests in the order of their arrival, such as "GET bucket/key".
+        fault: Returns the fault of a request; its arguments are the method, "bucket/key", and the number of
+            earlier requests with this method and key.
+        conditions: Whether the server respects If-None-Match.
+        page: The number of keys in a page of a listing.
     """
 
     endpoint: str = ""
@@ -38,14 +45,14 @@ class SmallS3:
         self.reset()
 
     def reset(self) -> None:
-        """Empty, and without a fault."""
+        """Delete all objects and faults."""
         self.objects, self.requests = {}, []
         self.fault = lambda method, name, count: None
         self.conditions, self.page = True, 1000
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3 reads to find it."""
+        """The environment variables with which boto3 finds the server."""
         return {
             "AWS_ACCESS_KEY_ID": "anybody",
             "AWS_SECRET_ACCESS_KEY": "anything",
@@ -56,9 +63,9 @@ class SmallS3:
 
 
 @contextmanager
-def small_s3() -> Iterator[SmallS3]:
+def serve_fake_s3() -> Iterator[FakeS3]:
     """Serve on a free port of the loopback interface until the block ends."""
-    store = SmallS3()
+    store = FakeS3()
     handler = type("Handler", (_Handler,), {"store": store})
     server = _Server(("127.0.0.1", 0), handler)
     store.endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -73,20 +80,20 @@ def small_s3() -> Iterator[SmallS3]:
 
 
 def etag(data: bytes) -> str:
-    """As S3 gives it: the MD5 in quotes."""
+    """Return the ETag that S3 gives an object: its MD5 in quotes."""
     return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 class _Server(ThreadingHTTPServer):
-    request_queue_size = 64  # with fewer, threads that come together wait a second
+    request_queue_size = 64  # With a shorter queue, simultaneous connections wait for a second.
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    store: SmallS3
+    store: FakeS3
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: what came is in requests."""
+        """Log nothing: the requests are recorded."""
 
     def do_GET(self) -> None:
         self._serve()
@@ -132,16 +139,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, name: str, *, short: bool) -> None:
         with self.store.lock:
             data = self.store.objects.get(name)
-        wanted = self.headers.get("If-Match")
+        required_etag = self.headers.get("If-Match")
         if data is None:
             self._fail(404, "NoSuchKey")
-        elif wanted and wanted.strip('"') != etag(data).strip('"'):
+        elif required_etag and required_etag.strip('"') != etag(data).strip('"'):
             self._fail(412, "PreconditionFailed")
         else:
             headers = {"ETag": etag(data), "Last-Modified": "Mon, 02 Nov 2026 00:00:00 GMT"}
             status, size = 200, len(data)
-            if given := self.headers.get("Range"):
-                first, _, last = given.removeprefix("bytes=").partition("-")
+            if requested := self.headers.get("Range"):
+                first, _, last = requested.removeprefix("bytes=").partition("-")
                 start = int(first) if first else max(0, size - int(last))
                 stop = min(size, int(last) + 1) if first and last else size
                 if start >= size:
@@ -157,11 +164,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.store.lock:
             names = sorted(self.store.objects)
         keys = [name.partition("/")[2] for name in names if name.startswith(f"{bucket}/{prefix}")]
-        found: dict[str, str | None] = {}
+        entries: dict[str, str | None] = {}
         for key in keys:
             folder, cut, _ = key[len(prefix) :].partition(delimiter) if delimiter else ("", "", "")
-            found.setdefault(prefix + folder + cut if cut else key, None if cut else f"{bucket}/{key}")
-        page = [item for item in found.items() if item[0] > after]
+            entries.setdefault(prefix + folder + cut if cut else key, None if cut else f"{bucket}/{key}")
+        page = [item for item in entries.items() if item[0] > after]
         more, page = len(page) > self.store.page, page[: self.store.page]
         body = "".join(
             f"<CommonPrefixes><Prefix>{quote(text)}</Prefix></CommonPrefixes>"
@@ -193,7 +200,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _dechunked(data: bytes) -> bytes:
-    """The content of a body in aws-chunked encoding: sizes in hex before each chunk."""
+    """Return the content of a body in aws-chunked encoding, in which a size in hex precedes each chunk."""
     content = b""
     while data:
         size, _, data = data.partition(b"\r\n")

@@ -1,7 +1,7 @@
-"""A decoder with a fatal bug, for tests: it calls abort() on marked bytes and sleeps on others.
+"""A decoder with a fatal bug: it calls abort() on bytes with one mark and hangs on bytes with another.
 
-As a script: the child of the isolated decoder with that decoder. install(), in a sitecustomize, puts it into
-every process that decodes.
+As a script it is the child process of the isolated decoder with this bug. A sitecustomize module that calls
+`install` gives the bug to every process that decodes.
 """
 
 import os
@@ -17,19 +17,19 @@ ABORT, HANG = b"this one is fatal", b"this one hangs"
 
 
 def install() -> None:
-    """Put the bug into camworker.images, where that is imported later."""
+    """Install the bug when camworker.images.decode is imported."""
     on_import("camworker.images.decode", break_decoder)
 
 
 def install_in_children(site: Path) -> str:
-    """Write a sitecustomize that installs the bug into site; return a PYTHONPATH that finds it."""
+    """Write a sitecustomize module that installs the bug, and return a PYTHONPATH that finds it."""
     site.mkdir()
     (site / "sitecustomize.py").write_text("from support import fatal_decoder; fatal_decoder.install()")
     return python_path(site)
 
 
 def break_decoder(images: ModuleType) -> None:
-    """Put the bug into camworker.images."""
+    """Replace the decoder of camworker.images.decode by one with the bug."""
     decode = images.decode
 
     def fatal(data: bytes) -> Any:

@@ -1,6 +1,6 @@
-"""A script: the node of a running shard is killed, as a spot instance is; says in JSON what the driver did.
+"""A script that kills the node of a running shard, like a spot instance, and prints the outcome as JSON.
 
-With Ray's cluster of several nodes on one machine, which needs a process of its own.
+It starts several Ray nodes on this machine, which requires a process of its own.
 """
 
 import json
@@ -19,14 +19,14 @@ from support.failing_worker import FailingWorker, Script
 
 def main() -> None:
     script = Script(Path(sys.argv[1]), {0: ["hang"]})
-    # No worker fits on the node of the driver.
+    # The node of the driver has no core for a worker.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     first = cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
 
-    told: list[str] = []
-    driver = Driver(FailingWorker, script, Workers(1, 1, 0), lambda _: None, on_warning=told.append)
-    # Nodes are started and ended by the main thread alone.
+    warnings: list[str] = []
+    driver = Driver(FailingWorker, script, Workers(1, 1, 0), lambda _: None, on_warning=warnings.append)
+    # Only the main thread starts and stops nodes.
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(driver.run, [(1, 0), (1, 1)])
         while not script.runs() and not running.done():
@@ -35,7 +35,7 @@ def main() -> None:
         cluster.add_node(num_cpus=1)
         outcome = running.result()
     done = sorted(shard for _, shard in outcome.done)
-    print(json.dumps({"done": done, "lost": len(outcome.lost), "told": told, "runs": script.runs()}))
+    print(json.dumps({"done": done, "lost": len(outcome.lost), "warnings": warnings, "runs": script.runs()}))
     ray.shutdown()
     cluster.shutdown()
 

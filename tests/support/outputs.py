@@ -1,4 +1,4 @@
-"""What is in an output, while others write it or after they were killed: parts by inode, rows to compare."""
+"""The parts and rows of an output, also while processes write to it or after they were killed."""
 
 import time
 from pathlib import Path
@@ -9,13 +9,13 @@ import pyarrow.compute as pc
 
 
 def parts_of(out: Path) -> dict[str, tuple[int, int]]:
-    """Committed parts: name -> (inode, modification time), which both change when one is made again."""
-    found = out.glob("predictions/*/*.parquet")
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+    """Return the inode and modification time of each part by name; both change if a part is rewritten."""
+    paths = out.glob("predictions/*/*.parquet")
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
 def wait_until_nothing_writes(out: Path) -> None:
-    """Ray's processes end a moment after their driver; what they commit meanwhile counts too."""
+    """Wait until no part was committed for three seconds: Ray's processes end shortly after their driver."""
     before, quiet = parts_of(out), time.monotonic() + 3
     while time.monotonic() < quiet:
         time.sleep(0.2)
@@ -24,7 +24,7 @@ def wait_until_nothing_writes(out: Path) -> None:
 
 
 def assert_same_rows(ours: pa.Table, theirs: pa.Table) -> None:
-    """Two outputs' rows, each sorted by image_id: the same but for the last digits of their numbers."""
+    """Check that two tables, each sorted by image_id, are equal but for rounding."""
     for name in ("image_id", "status", "width", "height", "labels", "names"):
         assert ours[name].to_pylist() == theirs[name].to_pylist(), name
     for name in ("scores", "boxes"):
@@ -38,6 +38,6 @@ def assert_same_rows(ours: pa.Table, theirs: pa.Table) -> None:
 
 
 def maps_of(table: pa.Table) -> np.ndarray:
-    """CAMs of the rows that have some, as float64 [n, k, h, w]."""
+    """Return the maps of the rows with status "ok", float64 [n, k, h, w]."""
     good = table.filter(pc.equal(table["status"], "ok"))
     return good["cams"].combine_chunks().to_numpy_ndarray().astype(float)

