@@ -14,7 +14,7 @@ from camworker.reports.render import write_page
 from camworker.reports.summary_charts import class_bars, summary_charts
 
 ERROR_TITLES: Final = {
-    "correct": "right class, IoU at least 0.5",
+    "correct": "correct class, IoU at least 0.5",
     "wrong_class": "wrong class",
     "several_instances": "box over several instances",
     "part": "box over a part of the object",
@@ -23,12 +23,12 @@ ERROR_TITLES: Final = {
     "no_box": "no box: the image failed",
 }
 STATUS_TITLES: Final = {
-    "decode_error": "the image is damaged",
+    "decode_error": "the image file is damaged",
     "unsupported": "not an image in a supported format",
-    "too_large": "more bytes or pixels than are allowed",
-    "read_error": "the bytes could not be read",
+    "too_large": "the image has more bytes or pixels than allowed",
+    "read_error": "the image could not be read",
     "changed": "the file was replaced after it was planned",
-    "poison": "the image killed its decoder",
+    "poison": "the image crashed its decoder",
 }
 NOTHING: Final = "\u2013"  # stands for a number that does not exist
 
@@ -80,7 +80,7 @@ def write_summary(
         facts=facts,
         output=output,
         truth=truth,
-        about=about(recipes[0]),
+        recipe_line=describe_recipe(recipes[0]),
         groups=headline(summary),
         threshold=threshold_sentence(summary),
         paper=PAPER if is_whole_ilsvrc_validation(summary, facts, recipes[0]) else (),
@@ -105,7 +105,7 @@ def percent(value: float | None, digits: int = 2) -> str:
     return NOTHING if value is None else f"{100 * value:.{digits}f}%"
 
 
-def about(recipe: Recipe) -> str:
+def describe_recipe(recipe: Recipe) -> str:
     """Return one line about how the rows were made."""
     spec, stride = recipe.frame_spec, recipe.output_stride
     return (
@@ -136,19 +136,19 @@ def threshold_sentence(summary: Summary) -> str | None:
     if summary.thresholds is None:
         return None
     fixed = (
-        f"with the threshold fixed at {FIXED_THRESHOLD:.2f} beforehand, MaxBoxAcc is "
+        f"with a threshold fixed at {FIXED_THRESHOLD:.2f} in advance, MaxBoxAcc is "
         f"{percent(summary.thresholds.fixed.value)}."
     )
     chosen_on, reported_on = summary.swept_instances
     if (share := summary.select_threshold_on) is not None:
         return (
-            f"The thresholds of MaxBoxAcc were chosen on {share:.0%} of the images, drawn by the hash of "
+            f"The thresholds of MaxBoxAcc were chosen on {share:.0%} of the images, selected by a hash of "
             f"their ids (n = {chosen_on:,} labels), and the results are reported on the others "
-            f"(n = {reported_on:,}): no upper bound. On these, {fixed}"
+            f"(n = {reported_on:,}), so they are no upper bounds. For comparison, {fixed}"
         )
     return (
         f"MaxBoxAcc takes the threshold that is best on the same images that it is reported on "
-        f"({summary.thresholds.best:.2f} here): it is an upper bound. For comparison, {fixed}"
+        f"({summary.thresholds.best:.2f}): it is an upper bound. For comparison, {fixed}"
     )
 
 

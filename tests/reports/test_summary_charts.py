@@ -31,7 +31,7 @@ def with_classes(*labels_and_right: tuple[int, int], known: float | None = 0.5) 
     return replace(summary_of(*four_of_each())[0], per_class=results, estimates=estimates)
 
 
-def test_few_classes_are_all_shown_best_first() -> None:
+def test_few_classes_are_all_shown() -> None:
     bars = class_bars(with_classes((4, 1), (0, 0), (2, 2), (8, 8)))
     assert bars is not None
     assert [(title, [c.name for c in classes]) for title, classes in bars.lists] == [
@@ -39,7 +39,7 @@ def test_few_classes_are_all_shown_best_first() -> None:
     ]
 
 
-def test_without_own_maps_classes_are_ranked_by_what_there_is() -> None:
+def test_without_maps_of_known_labels_classes_are_ranked_by_another_metric() -> None:
     bars = class_bars(with_classes((4, 1), known=None))
     assert bars is not None
     assert (bars.name, bars.lists[0][1][0].share) == ("top1_localization_accuracy", 0.25)
@@ -51,7 +51,7 @@ def test_without_own_maps_classes_are_ranked_by_what_there_is() -> None:
     assert class_bars(with_classes((0, 0))) is None
 
 
-def test_of_many_classes_the_ends_are_shown_of_those_with_enough_units() -> None:
+def test_of_many_classes_the_best_and_worst_with_enough_labels_are_shown() -> None:
     # 40 classes of 10 units, the later the better; and one that is perfect on a single unit.
     bars = class_bars(with_classes(*((10, n // 4) for n in range(40)), (1, 1)))
     assert bars is not None
@@ -61,7 +61,7 @@ def test_of_many_classes_the_ends_are_shown_of_those_with_enough_units() -> None
     assert [c.share for c in worst] == [0.0] * 4 + [0.1] * 4 + [0.2] * 4 + [0.3] * 3
 
 
-def test_equal_classes_are_not_shown_twice() -> None:
+def test_equally_good_classes_are_shown_once() -> None:
     bars = class_bars(with_classes(*[(3, 3)] * 40))
     assert bars is not None
     best, worst = ([c.name for c in classes] for _, classes in bars.lists)
@@ -71,7 +71,7 @@ def test_equal_classes_are_not_shown_twice() -> None:
 
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, 168), min_size=2 * EACH_END + 1, max_size=80))
-def test_no_class_is_among_the_best_and_the_worst(drawn: list[int]) -> None:
+def test_best_and_worst_classes_are_distinct(drawn: list[int]) -> None:
     # 0 to 12 units, and no more right ones than units.
     classes = [(n % 13, (n // 13) % (n % 13 + 1)) for n in drawn]
     bars = class_bars(with_classes(*classes))

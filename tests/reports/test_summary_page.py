@@ -1,4 +1,4 @@
-"""The page of a summary: what it says, when it says it, and that it is safe and sound HTML."""
+"""The page of a summary: its content, and that it is safe and valid HTML."""
 
 import re
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_the_headline_gives_value_interval_and_denominator(page: Page) -> None:
     assert page.row("PxAP") == ["not supported: the truth has no masks"]
 
 
-def test_what_users_named_is_escaped_and_nothing_is_fetched(page: Page) -> None:
+def test_names_are_escaped_and_nothing_is_loaded(page: Page) -> None:
     assert "script" not in page.tags
     assert page.text.count("&lt;script&gt;") >= 7  # output, class, unknown class, section, card, caption, alt
     addresses = [a[name] or "" for _, a in page.attributes for name in ("src", "href", "action") if name in a]
@@ -59,14 +59,14 @@ def test_what_users_named_is_escaped_and_nothing_is_fetched(page: Page) -> None:
     assert "default-src 'none'" in page.text
 
 
-def test_every_link_leads_somewhere(page: Page) -> None:
+def test_every_link_has_a_target(page: Page) -> None:
     ids = {a["id"] for _, a in page.attributes if "id" in a}
     links = {(a["href"] or "")[1:] for tag, a in page.attributes if tag == "a"}
     assert links <= ids
-    assert "figures" in links
+    assert "metrics" in links
 
 
-def test_tables_pictures_and_charts_are_named_for_those_who_do_not_see_them(page: Page) -> None:
+def test_tables_pictures_and_charts_have_accessible_names(page: Page) -> None:
     assert all(a.get("alt") for tag, a in page.attributes if tag == "img")
     assert all("scope" in a or a.get("aria-hidden") for tag, a in page.attributes if tag == "th")
     pictures = [a for tag, a in page.attributes if tag == "svg"]
@@ -75,7 +75,7 @@ def test_tables_pictures_and_charts_are_named_for_those_who_do_not_see_them(page
     assert 'lang="en"' in page.text
 
 
-def test_errors_sizes_and_classes_have_their_numbers(page: Page) -> None:
+def test_errors_sizes_and_classes(page: Page) -> None:
     for kind, count, share in (
         ("correct", "1", "25.0%"),
         ("wrong_class", "1", "25.0%"),
@@ -89,25 +89,27 @@ def test_errors_sizes_and_classes_have_their_numbers(page: Page) -> None:
     assert page.row(HOSTILE)[:2] == ["1", "0.0%"]
 
 
-def test_baselines_failures_and_what_did_not_match_are_told(page: Page) -> None:
+def test_baselines_failures_and_unmatched_images(page: Page) -> None:
     assert page.row("a box over the whole image") == ["\u2013", "66.67%", "\u2013", "3"]
-    assert "1 of 4 labels are left out here" in page.text
-    assert page.row("decode_error") == ["the image is damaged", "1"]
+    assert "1 of 4 labels are left out, because" in page.text
+    assert page.row("decode_error") == ["the image file is damaged", "1"]
     assert "1 of 5 images failed (20.00%)" in page.text
-    assert page.row("images without truth") == ["1", "without"]
-    assert page.row("images of the truth that are not among these predictions") == ["1", "unseen"]
-    assert page.row("rows of the truth of 2 classes that the network lacks")[0] == "3"
-    assert page.row("truth: iscrowd")[0] == "3"
+    assert page.row("images without ground truth") == ["1", "without"]
+    assert page.row("images of the ground truth without a prediction") == ["1", "unseen"]
+    assert page.row("rows of the ground truth with 2 classes that the network does not have")[0] == "3"
+    assert page.row("ground truth: iscrowd")[0] == "3"
     assert "Expected calibration error 41.67% (15 bins, n = 3 images" in page.text
 
 
-def test_the_threshold_is_owned_to(page: Page, tmp_path: Path) -> None:
-    assert "it is an upper bound. For comparison, with the threshold fixed at 0.20" in page.text
+def test_the_page_says_how_the_threshold_was_chosen(page: Page, tmp_path: Path) -> None:
+    assert "it is an upper bound. For comparison, with a threshold fixed at 0.20" in page.text
     ids = [f"{n}.jpg" for n in range(40)]
     rows = predictions(*(row(image_id, [(0, WHOLE)], {0: WHOLE}) for image_id in ids))
     truth = Truth.from_rows(ids, [0] * 40, [WHOLE] * 40)
     chosen = write(tmp_path, rows, truth, select=0.25)
-    numbers = re.search(r"\(n = (\d+) labels\).*others\s*\(n = (\d+)\): no upper bound", chosen.text, re.S)
+    numbers = re.search(
+        r"\(n = (\d+) labels\).*others\s*\(n = (\d+)\), so they are no upper bounds", chosen.text, re.S
+    )
     assert numbers
     assert int(numbers[1]) + int(numbers[2]) == 40
     assert 2 <= int(numbers[1]) <= 20
@@ -116,14 +118,14 @@ def test_the_threshold_is_owned_to(page: Page, tmp_path: Path) -> None:
     assert chosen.row("MaxBoxAcc, threshold fixed at 0.20")[2] == f"{numbers[2]} labels"
 
 
-def test_without_a_sweep_there_is_no_sentence_on_it() -> None:
+def test_without_a_sweep_there_is_no_sentence_about_the_threshold() -> None:
     summary, _ = summary_of(*four_of_each(), box_rule="dtbox")
     assert threshold_sentence(summary) is None
 
 
-def test_an_unfinished_generation_is_told(page: Page, tmp_path: Path) -> None:
-    assert "unfinished" not in page.text
-    assert "A generation is unfinished" in write(tmp_path, *four_of_each(), complete=False).text
+def test_an_incomplete_output_is_reported(page: Page, tmp_path: Path) -> None:
+    assert "incomplete" not in page.text
+    assert "The output is incomplete" in write(tmp_path, *four_of_each(), complete=False).text
 
 
 BOXES = Truth.from_rows(["a", "b"], [0, 0], [WHOLE, WHOLE])
@@ -149,33 +151,33 @@ FEW = make_recipe(["cat", "dog", "bird", "cow", "hen", "pig"], top_k=2)
         ("pointing_game_accuracy", KNOWN, LABELS, RECIPE, {}, "no image has such truth"),
     ],
 )  # fmt: skip
-def test_a_missing_figure_says_why(
+def test_a_missing_value_has_a_reason(
     name: str, rows: tuple, truth: Truth, recipe: Recipe, about: dict, why: str, tmp_path: Path
 ) -> None:
     summary, _ = summary_of(predictions(*rows), truth, recipe, **about)
     assert summary.value(name) is None
-    said = summary.estimates[name].reason_missing
-    assert said.startswith("not supported: ")
-    assert why in said
+    reason = summary.estimates[name].reason_missing
+    assert reason.startswith("not supported: ")
+    assert why in reason
     page = write(tmp_path, predictions(*rows), truth, recipe, **about)
     (title,) = (metric.title for metric in METRICS if metric.name == name)
-    assert page.row(title) == [said]
+    assert page.row(title) == [reason]
 
 
-def test_every_figure_has_a_title_and_stands_in_the_headline(page: Page) -> None:
+def test_every_metric_is_in_the_headline(page: Page) -> None:
     shown = {" ".join(cells[0].split()) for cells in page.cells if cells}
     assert all(any(title.startswith(metric.title) for title in shown) for metric in METRICS)
 
 
-def test_a_page_of_failures_alone_is_a_page(tmp_path: Path) -> None:
+def test_the_page_of_an_output_with_only_failures(tmp_path: Path) -> None:
     page = write(tmp_path, predictions(broken("a", "poison"), broken("b", "removed?")), BOXES)
-    assert page.row("poison") == ["the image killed its decoder", "1"]
+    assert page.row("poison") == ["the image crashed its decoder", "1"]
     assert page.row("removed?") == ["", "1"]
     assert page.row("top-1 classification error")[0] == "100.00%"
-    assert "no image whose size is known" in page.text
+    assert "no image of known size" in page.text
 
 
-# --- beside the paper
+# --- comparison with the paper
 
 
 ILSVRC_IDS = [f"n{n:08d}" for n in range(1000)]
@@ -187,7 +189,7 @@ COVERED = replace(summary_of(*four_of_each())[0], images_with_truth=50_000)
 @pytest.mark.parametrize(
     "image", ["ILSVRC2012_val_00000001", "val/ILSVRC2012_val_00050000.JPEG", "ILSVRC2012_val_00031337.jpg"]
 )
-def test_the_whole_validation_set_stands_beside_the_paper(image: str) -> None:
+def test_the_whole_validation_set_is_compared_with_the_paper(image: str) -> None:
     facts = TruthFacts(**{**vars(WHOLE_SET), "first_image": image})
     assert is_whole_ilsvrc_validation(COVERED, facts, ILSVRC)
 
@@ -208,31 +210,33 @@ def test_the_whole_validation_set_stands_beside_the_paper(image: str) -> None:
         ({}, {}, [*ILSVRC_IDS[:-1], "cat"]),
     ],
 )
-def test_nothing_less_does(covered: dict, facts: dict, class_ids: list[str] | None) -> None:
+def test_anything_else_is_not_compared_with_the_paper(
+    covered: dict, facts: dict, class_ids: list[str] | None
+) -> None:
     recipe = make_recipe(class_ids or ILSVRC_IDS, class_ids)
     changed = TruthFacts(**{**vars(WHOLE_SET), **facts})
     assert not is_whole_ilsvrc_validation(replace(COVERED, **covered), changed, recipe)
 
 
-def test_the_papers_figures_come_with_how_they_were_made(page: Page, tmp_path: Path) -> None:
+def test_published_results_are_shown_with_their_settings(page: Page, tmp_path: Path) -> None:
     assert "GoogLeNet-GAP" not in page.text
     path = write_summary(tmp_path, COVERED, [ILSVRC], WHOLE_SET, [], output="out", truth="truth.parquet")
-    beside = Page(path)
-    assert beside.row("tiny, views single, cam20: this recipe") == ["75.00", "50.00", "50.00", "25.00"]
-    assert beside.row("GoogLeNet-GAP") == ["56.40", "43.00", "35.0", "13.2"]
-    assert beside.row("AlexNet-GAP") == ["67.19", "52.16", "51.1", "26.3"]
-    assert beside.row("AlexNet") == ["65.17", "52.64", "\u2013", "\u2013"]
-    groups = [cells[0] for cells in beside.cells if cells and cells[0].startswith("the paper: ")]
+    compared = Page(path)
+    assert compared.row("tiny, views single, cam20: this recipe") == ["75.00", "50.00", "50.00", "25.00"]
+    assert compared.row("GoogLeNet-GAP") == ["56.40", "43.00", "35.0", "13.2"]
+    assert compared.row("AlexNet-GAP") == ["67.19", "52.16", "51.1", "26.3"]
+    assert compared.row("AlexNet") == ["65.17", "52.64", "\u2013", "\u2013"]
+    groups = [cells[0] for cells in compared.cells if cells and cells[0].startswith("the paper: ")]
     assert groups == ["the paper: class activation maps", "the paper: backpropagation"]
-    assert "ten crops" in beside.text
-    assert "dtbox" in beside.text
+    assert "ten crops" in compared.text
+    assert "dtbox" in compared.text
 
 
-# --- recipes side by side
+# --- compared recipes
 
 
 @pytest.mark.parametrize(
-    ("name", "interval", "said"),
+    ("name", "interval", "expected"),
     [
         ("top1_localization_error", [-0.2, -0.1], "better"),
         ("top1_localization_error", [0.1, 0.2], "worse"),
@@ -244,14 +248,14 @@ def test_the_papers_figures_come_with_how_they_were_made(page: Page, tmp_path: P
         ("corloc", None, ""),
     ],
 )
-def test_a_difference_is_marked_where_its_interval_excludes_zero(
-    name: str, interval: list[float] | None, said: str
+def test_a_difference_is_marked_if_its_interval_excludes_zero(
+    name: str, interval: list[float] | None, expected: str
 ) -> None:
     (metric,) = (metric for metric in METRICS if metric.name == name)
-    assert verdict(metric, Estimate(0.1, interval)) == said
+    assert verdict(metric, Estimate(0.1, interval)) == expected
 
 
-def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
+def test_compared_recipes_have_a_column_each(page: Page, tmp_path: Path) -> None:
     assert 'id="compared"' not in page.text
     names = [metric.name for metric in METRICS if metric.name != "pxap"]
     values = {**dict.fromkeys(names, 0.25), "pxap": None}
@@ -259,8 +263,8 @@ def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
     other = Comparison("r999999999999", values, differences)
     flipped = replace(RECIPE, frame_spec=FrameSpec(64, views="flip"))
     text = write(tmp_path, *four_of_each(), others=(flipped,), compared=(other,))
-    found = [cells for cells in text.cells if cells and cells[0] == "top-1 localization error"][1]
-    assert [" ".join(cell.split()) for cell in found[1:]] == [
+    cells_of_metric = [cells for cells in text.cells if cells and cells[0] == "top-1 localization error"][1]
+    assert [" ".join(cell.split()) for cell in cells_of_metric[1:]] == [
         "75.00%",
         "25.00%-50.00 [-75.00, -12.50] better",
     ]
@@ -269,7 +273,7 @@ def test_recipes_stand_side_by_side(page: Page, tmp_path: Path) -> None:
     assert len([cells for cells in text.cells if cells and cells[0] == "PxAP"]) == 1  # only in the headline
 
 
-def test_only_settings_that_differ_are_named() -> None:
+def test_only_different_settings_are_listed() -> None:
     other = make_recipe("abc", weights_fingerprint="1" * 64, output_stride=16, top_k=5)
     assert differing([RECIPE, RECIPE]) == []
     named = dict(differing([RECIPE, other]))
@@ -278,7 +282,7 @@ def test_only_settings_that_differ_are_named() -> None:
     assert named["weights"] == ["000000000000\u2026", "111111111111\u2026"]
 
 
-def test_the_page_says_where_all_classes_are(tmp_path: Path) -> None:
+def test_the_page_names_the_file_with_all_classes(tmp_path: Path) -> None:
     names = [f"class {n}" for n in range(40)]
     recipe = make_recipe(names, top_k=5)
     rows = predictions(*(row(name, [(n, WHOLE)], {n: WHOLE}) for n, name in enumerate(names)))
@@ -290,12 +294,12 @@ def test_the_page_says_where_all_classes_are(tmp_path: Path) -> None:
     )
 
 
-def test_boxes_of_a_card_are_drawn_in_pixels_of_the_original(page: Page) -> None:
+def test_boxes_are_drawn_in_pixels_of_the_original(page: Page) -> None:
     assert page.text.count('<rect class="predicted" x="0.0" y="0.0" width="20.0" height="10.0"/>') == 2
     assert page.text.count('<rect class="true" x="1.0" y="2.0" width="2.0" height="2.0"/>') == 2
 
 
-def test_the_hand_made_rows_are_what_they_say() -> None:
+def test_the_rows_of_these_tests() -> None:
     assert box(1, WHOLE)["xmax"] == 20
     summary, _ = summary_of(*four_of_each())
     assert summary.instances == 4

@@ -1,4 +1,4 @@
-"""The figures as CSV: nothing is lost, intervals stand beside their figures, cut lists say so."""
+"""Summaries as CSV: all values with their intervals, and lists that say how much they leave out."""
 
 import csv
 from dataclasses import replace
@@ -24,7 +24,7 @@ def summary() -> Summary:
     return summary_of(*four_of_each())[0]
 
 
-def test_every_figure_has_a_row_with_its_interval(summary: Summary) -> None:
+def test_every_value_has_a_row_with_its_interval(summary: Summary) -> None:
     rows = {name: rest for name, *rest in value_rows(summary)}
     # Wilson's intervals of 3 of 4 and 2 of 4 (statsmodels.stats.proportion).
     assert rows["top1_localization_error"] == pytest.approx([0.75, 0.300642, 0.954413], abs=1e-6)
@@ -44,7 +44,7 @@ def test_every_figure_has_a_row_with_its_interval(summary: Summary) -> None:
     assert len(rows) == len(value_rows(summary))  # no name twice
 
 
-def test_figures_of_compared_recipes_carry_their_names(summary: Summary) -> None:
+def test_values_of_compared_recipes_are_named_by_recipe(summary: Summary) -> None:
     values = {metric.name: None for metric in METRICS} | {"corloc": 0.5}
     differences = {metric.name: Estimate(None) for metric in METRICS} | {"corloc": Estimate(0.25, (0.1, 0.4))}
     other = Comparison("r999", values, differences)
@@ -54,7 +54,7 @@ def test_figures_of_compared_recipes_carry_their_names(summary: Summary) -> None
     assert rows["compared.r999.difference.pxap"] == [None, None, None]
 
 
-def test_thresholds_have_a_row_each() -> None:
+def test_every_threshold_has_a_row() -> None:
     sweep = SweepCurves("cam", (0.0, 0.5), (0.1, 0.2), {0.3: (0.3, 0.4)})
     columns, rows = threshold_table(sweep)
     assert columns == ["threshold", "max_box_acc", "max_box_acc_v2_at_0.3"]
@@ -68,7 +68,7 @@ def test_the_sweep_of_a_summary_has_a_hundred_rows(summary: Summary) -> None:
     assert [row[0] for row in rows] == [t / 100 for t in range(100)]
 
 
-def test_what_did_not_match_is_listed_by_kind(summary: Summary) -> None:
+def test_unmatched_names_are_listed_by_kind(summary: Summary) -> None:
     assert unmatched_rows(summary) == [
         ("image_without_truth", "without", 1),
         ("truth_without_image", "unseen", 1),
@@ -77,7 +77,7 @@ def test_what_did_not_match_is_listed_by_kind(summary: Summary) -> None:
     ]
 
 
-def test_a_list_that_was_cut_says_how_many_are_missing(summary: Summary) -> None:
+def test_a_shortened_list_counts_the_rest(summary: Summary) -> None:
     listed = tuple(f"{n}.jpg" for n in range(LISTED))
     images = summary.images_with_truth + LISTED + 234
     cut = replace(summary, images=images, without_truth=listed)
@@ -86,7 +86,7 @@ def test_a_list_that_was_cut_says_how_many_are_missing(summary: Summary) -> None
     assert sum(count for _, _, count in rows) == LISTED + 234
 
 
-def test_names_come_back_from_csv_as_they_were(tmp_path: Path) -> None:
+def test_names_survive_csv(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     names = [HOSTILE, 'comma, "quote"', "line\nbreak", "Vogelhäuschen 🐦", ""]
     write_csv(path, VALUE_COLUMNS, [(name, 0.1 + 0.2, None, 1) for name in names])
