@@ -17,7 +17,7 @@ from camworker.metrics.matching import IOU
 from camworker.metrics.sums import (
     INSTANCES,
     MASK_PIXELS,
-    PIXELS,
+    PIXEL_COUNTS,
     SWEPT,
     V1_HITS,
     V2_HITS,
@@ -280,7 +280,7 @@ METRICS: Final = (
         group=_MAP,
         definition="The area under the curve of precision and recall of the maps' pixels against masks, all "
         "images pooled (Choe et al., CVPR 2020).",
-        numerator=PIXELS,
+        numerator=PIXEL_COUNTS,
         denominator=MASK_PIXELS,
         aggregate=average_precision,
         counted="pixels",

@@ -70,7 +70,7 @@ MISSING_MAPS: Final = Sum("missing_maps", lambda e: e.maps.has_pointing_target &
 SWEPT: Final = Sum("swept_instances", lambda e: e.matches.has_boxes[:, None] & e.folds)
 V1_HITS: Final = Sum("max_box_acc_hits", _v1_hits)
 V2_HITS: Final = Sum("max_box_acc_v2_hits", _v2_hits)
-PIXELS: Final = Sum("pixels", lambda e: e.maps.pixels)
+PIXEL_COUNTS: Final = Sum("pixels", lambda e: e.maps.pixels)
 MASK_PIXELS: Final = Sum("mask_pixels", _mask_pixels)
 
 
