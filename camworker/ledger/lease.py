@@ -68,7 +68,7 @@ class LeaseRecord:
     def __str__(self) -> str:
         return (
             f"the run on {self.host}, process {self.pid}, since {_utc(self.since)}, "
-            f"until {_utc(self.until)} unless it goes on"
+            f"until {_utc(self.until)} unless it is renewed"
         )
 
 

@@ -43,7 +43,7 @@ def test_a_run_keeps_away_from_an_output_that_another_one_holds(
     assert streams.out == ""
     assert re.fullmatch(
         rf"camworker localize: another run holds recipe {recipe} of this output: the run on \S+, "
-        rf"process {os.getpid()}, since .* UTC, until .* UTC unless it goes on\n",
+        rf"process {os.getpid()}, since .* UTC, until .* UTC unless it is renewed\n",
         streams.err,
     )
     assert sorted(out.rglob("*")) == before

@@ -74,7 +74,7 @@ def test_a_held_lease_is_refused_and_names_its_holder_and_expiry(store):
         acquire(store, RECIPE, clock=Clock(1100))
     assert str(refused.value) == (
         "another run holds recipe r0123456789ab of this output: the run on alpha, process 77, "
-        "since 1970-01-01 00:16:40 UTC, until 1970-01-01 00:18:40 UTC unless it goes on"
+        "since 1970-01-01 00:16:40 UTC, until 1970-01-01 00:18:40 UTC unless it is renewed"
     )
     assert list(records(store)) == ["00000001.json"]
 
