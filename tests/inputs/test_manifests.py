@@ -1,4 +1,4 @@
-"""Manifests of URIs, and the labels that tables give to images."""
+"""Manifests of URIs, and labels of images in tables and files."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +13,7 @@ from support.factories import CLASSES, column, items_of
 
 
 def write(path, columns):
-    """A table as Parquet, or text as it is."""
+    """Write columns as Parquet, or text, to a file."""
     if isinstance(columns, str):
         path.write_text(columns)
     else:
@@ -23,7 +23,7 @@ def write(path, columns):
 
 @pytest.fixture
 def images(tmp_path):
-    """A folder with three images, for manifests and labels to speak of."""
+    """A folder with three images."""
     (tmp_path / "in/deep").mkdir(parents=True)
     for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg"):
         (tmp_path / "in" / name).write_bytes(name.encode())
@@ -38,21 +38,21 @@ def test_manifest(images, suffix):
     uris = ["007.jpg", "b #1%20.jpg", str(images / "deep/c.jpg"), "deep/../deep/gone.jpg"]
     table = "uri\n" + "\n".join(uris) if suffix == "csv" else {"uri": uris}
     source = open_source(write(images / f"list.{suffix}", table), CLASSES)
-    # Without ids the uri is the id, as it was written; relative ones start at the table's folder.
+    # Without ids, the id is the URI as it is written. Relative paths start at the folder of the manifest.
     assert column(source.items, "image_id") == column(source.items, "identity") == uris
     assert column(source.items, "uri") == [
         *(str(images / name) for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg", "deep/gone.jpg"))
     ]
     assert source.items.schema.equals(ITEMS)
     assert not source.policy.check_identity
-    got = [fetch() for fetch in open_fetchers(source.items, ReadPolicy(check_identity=False))]
-    assert got[:3] == [b"007.jpg", b"b #1%20.jpg", b"deep/c.jpg"]
-    assert isinstance(got[3], Failure)
-    assert got[3].status == "read_error"
+    results = [fetch() for fetch in open_fetchers(source.items, ReadPolicy(check_identity=False))]
+    assert results[:3] == [b"007.jpg", b"b #1%20.jpg", b"deep/c.jpg"]
+    assert isinstance(results[3], Failure)
+    assert results[3].status == "read_error"
 
 
-def test_a_manifest_may_have_a_column_of_that_name(images):
-    """CSV holds no bytes: a column called image is one more that is not needed."""
+def test_csv_may_have_a_column_image(images):
+    """A CSV file cannot hold bytes, so the column is ignored."""
     items = items_of(write(images / "list.csv", "image_id,image,uri\n1,a cat,007.jpg\n"))
     assert column(items, "uri") == [str(images / "007.jpg")]
 
@@ -72,7 +72,7 @@ def test_a_manifest_may_have_a_column_of_that_name(images):
     ],
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_uris_of_elsewhere_are_refused_before_anything_runs(images, suffix, uri, message):
+def test_uris_outside_the_input_are_refused(images, suffix, uri, message):
     columns = f"uri\n007.jpg\n{uri}\n" if suffix == "csv" else {"uri": ["007.jpg", uri]}
     with pytest.raises(UsageError, match=message) as caught:
         items_of(write(images / f"list.{suffix}", columns))
@@ -80,7 +80,7 @@ def test_uris_of_elsewhere_are_refused_before_anything_runs(images, suffix, uri,
     assert str(caught.value).isprintable()
 
 
-def test_folders_that_were_given_may_be_named(images, tmp_path, monkeypatch):
+def test_manifest_may_name_files_in_the_roots(images, tmp_path, monkeypatch):
     (tmp_path / "lists").mkdir()
     path = write(tmp_path / "lists/list.csv", f"uri\n../in/007.jpg\n{images}/deep/c.jpg\n")
     with pytest.raises(UsageError, match="name its folder") as caught:
@@ -96,19 +96,19 @@ def test_folders_that_were_given_may_be_named(images, tmp_path, monkeypatch):
         ]
 
 
-def test_manifests_in_a_folder_may_name_files_anywhere_in_it(images):
-    """What was given on the command line is INPUT, not the folder of each file in it."""
+def test_manifest_may_name_files_anywhere_in_the_input(images):
+    """The root is the input, not the folder of the manifest."""
     write(images / "deep/list.parquet", {"uri": ["../007.jpg"]})
     for name in ("007.jpg", "b #1%20.jpg", "deep/c.jpg"):
         (images / name).rename(images / f"{name}.data")
     assert column(items_of(str(images)), "uri") == [f"{images}/007.jpg"]
 
 
-def test_uris_in_s3_are_taken_as_they_are(images):
+def test_s3_uris_are_not_changed(images):
     uris = ["s3://one/a b.jpg", "s3://two/#?%41/../x", "007.jpg"]
     source = open_source(write(images / "list.parquet", {"uri": uris}), CLASSES)
     assert column(source.items, "uri") == [*uris[:2], str(images / "007.jpg")]
-    # Nobody knows an ETag of the local one.
+    # The ETag of a local file cannot be checked.
     columns = {"uri": uris, "etag": ['"a-2"', "b", "c"], "size": [1, 2, 3]}
     source = open_source(write(images / "list.parquet", columns), CLASSES)
     assert column(source.items, "identity") == ["a-2-1", "b-2", "c-3"]
@@ -126,10 +126,10 @@ def test_etag_and_size_are_the_identity(images):
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-@pytest.mark.parametrize("given", ["size", "etag"])
-def test_one_of_etag_and_size_is_no_identity(images, suffix, given):
-    table = {"uri": ["007.jpg"], given: [7]}
-    path = write(images / f"list.{suffix}", f"uri,{given}\n007.jpg,7\n" if suffix == "csv" else table)
+@pytest.mark.parametrize("name", ["size", "etag"])
+def test_etag_or_size_alone_is_not_an_identity(images, suffix, name):
+    table = {"uri": ["007.jpg"], name: [7]}
+    path = write(images / f"list.{suffix}", f"uri,{name}\n007.jpg,7\n" if suffix == "csv" else table)
     assert column(items_of(path), "identity") == ["007.jpg"]
 
 
@@ -148,7 +148,7 @@ def test_identity_column_overrides_etag_and_size(images):
     ],
     ids=["no size", "size in words", "no id", "no uri"],
 )
-def test_cells_that_cannot_be_planned(images, text):
+def test_cells_that_cannot_be_planned_are_refused(images, text):
     with pytest.raises(UsageError):
         items_of(write(images / "list.csv", text))
 
@@ -161,7 +161,7 @@ def test_cells_that_cannot_be_planned(images, text):
     [
         pa.array([1, None, 0]),
         pa.array([1, None, 0], pa.uint8()),
-        pa.array([1.0, None, 0.0]),  # as pandas writes integers with gaps
+        pa.array([1.0, None, 0.0]),  # pandas writes integers with gaps like this.
         pa.array(["dog", None, "cat"]),
         pa.array(["dog", None, "cat"]).dictionary_encode(),
         pa.array(["n02", None, "n01"]),
@@ -177,14 +177,14 @@ def test_label_column(tmp_path, labels):
     assert column(items_of(write(tmp_path / "t.parquet", table)), "labels") == [[1], [], [0]]
 
 
-def test_several_labels_are_ascending_and_once(tmp_path):
+def test_labels_are_distinct_and_ascending(tmp_path):
     table = {"id": [1, 2], "image": [b""] * 2, "label": [[3, 0, 3, 1], [2]]}
     assert column(items_of(write(tmp_path / "t.parquet", table)), "labels") == [[0, 1, 3], [2]]
 
 
 @pytest.mark.parametrize("second", ["1", "dog", ""])
 def test_labels_with_gaps_in_csv(images, second):
-    """An empty cell is no label, also where the others are names."""
+    """An empty cell is not a label, even if other cells hold names."""
     path = write(images / "list.csv", f"uri,label\n007.jpg,\ndeep/c.jpg,{second}\n")
     assert column(items_of(path), "labels") == [[], [1] if second else []]
 
@@ -200,7 +200,7 @@ def test_tables_with_and_without_labels(tmp_path):
     assert column(items_of(str(tmp_path)), "labels") == [[1], []]
 
 
-# --image-labels
+# Labels in a file of their own
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -218,14 +218,14 @@ def test_image_labels(images, suffix, names):
     assert items.schema.equals(ITEMS)
 
 
-def test_ids_in_labels_stay_text(tmp_path):
+def test_image_ids_of_labels_are_text(tmp_path):
     table = {"image_id": ["007", "7"], "image": [b"", b""]}
     labels = write(tmp_path / "labels.csv", "image_id,label\n007,1\n")
     items = items_of(write(tmp_path / "t.parquet", table), image_labels=labels)
     assert column(items, "labels") == [[1], []]
 
 
-def test_image_labels_join_the_column(tmp_path):
+def test_image_labels_are_added_to_the_column(tmp_path):
     table = {"id": [1, 2, 3], "image": [b""] * 3, "label": ["dog", "cat", None]}
     labels = write(tmp_path / "labels.csv", "image_id,label\n1,0\n1,1\n3,2\n2,\n3,\n")
     items = items_of(write(tmp_path / "t.parquet", table), image_labels=labels)
@@ -246,18 +246,18 @@ def test_image_labels_join_the_column(tmp_path):
         ("", "cannot be read as CSV"),
     ],
 )
-def test_image_labels_that_cannot_be_used(images, text, message):
+def test_image_labels_that_cannot_be_used_are_refused(images, text, message):
     with pytest.raises(UsageError, match=message):
         items_of(str(images), image_labels=write(images.parent / "labels.csv", text))
 
 
-def test_image_labels_of_an_empty_table(images):
+def test_image_labels_for_an_empty_table_are_refused(images):
     table = {"id": pa.array([], pa.string()), "image": pa.array([], pa.binary())}
     labels = write(images.parent / "labels.csv", "image_id,label\n007.jpg,1\n")
     with pytest.raises(UsageError):
         items_of(write(images.parent / "t.parquet", table), image_labels=labels)
 
 
-def test_image_labels_that_are_not_there(images):
+def test_missing_file_of_image_labels_is_refused(images):
     with pytest.raises(UsageError, match=r"nowhere\.csv"):
         items_of(str(images), image_labels=str(images / "nowhere.csv"))

@@ -1,4 +1,4 @@
-"""INPUT in S3, on a real server: images, Parquet, manifests and labels, and the bytes that items give."""
+"""Inputs in S3, on a real server: images, Parquet, manifests and labels, and the bytes of items."""
 
 import io
 
@@ -30,12 +30,12 @@ ODD = [
 
 @pytest.fixture(autouse=True)
 def _found(in_s3):
-    """boto3 finds the real server."""
+    """Let boto3 find the real server."""
 
 
 @pytest.fixture
 def root(request):
-    """A prefix of this test's own, with odd characters."""
+    """A prefix for one test, with unusual characters."""
     return f"s3://{BUCKET}/{request.node.name} #?%41"
 
 
@@ -51,8 +51,8 @@ def put_table(uri, columns, **options):
 
 
 def fetch_all(source, items=None):
-    got = [fetch() for fetch in open_fetchers(items or source.items, source.policy)]
-    return [data.status if isinstance(data, Failure) else data for data in got]
+    results = [fetch() for fetch in open_fetchers(items or source.items, source.policy)]
+    return [data.status if isinstance(data, Failure) else data for data in results]
 
 
 def replace(real_s3, uri, data):
@@ -60,7 +60,7 @@ def replace(real_s3, uri, data):
     real_s3.client().put_object(Bucket=bucket, Key=key, Body=data)
 
 
-def test_a_prefix_of_images(real_s3, root):
+def test_images_below_a_prefix(real_s3, root):
     for key in (*ODD, "notes.txt", "x.jpg.part"):
         put(f"{root}/{key}", key.encode())
     put(f"{root}2/other.jpg", b"beside")
@@ -71,21 +71,21 @@ def test_a_prefix_of_images(real_s3, root):
     assert source.items.schema.equals(ITEMS)
     assert source.policy.check_identity
     assert fetch_all(source) == [key.encode() for key in sorted(ODD)]
-    # One changed to the same size, one gone.
+    # Replace one image by another of the same size and delete one.
     replace(real_s3, f"{root}/%41.jpg", b"%42.jpg")
     real_s3.client().delete_object(Bucket=BUCKET, Key=f"{root}/100%.jpg".removeprefix(f"s3://{BUCKET}/"))
     expected = [key.encode() for key in sorted(ODD)]
     expected[sorted(ODD).index("%41.jpg")] = "changed"
     expected[sorted(ODD).index("100%.jpg")] = "read_error"
     assert fetch_all(source) == expected
-    left = sorted({*ODD} - {"100%.jpg", "größe/日本.webp"})
-    assert column(items_of(root, leave_out=f"{root}/größe"), "image_id") == left
+    remaining = sorted({*ODD} - {"100%.jpg", "größe/日本.webp"})
+    assert column(items_of(root, leave_out=f"{root}/größe"), "image_id") == remaining
 
 
 @pytest.mark.parametrize(
     "location", ["s3://bucket/nothing", "s3://bucket/nothing.parquet", "s3://no-bucket/a"]
 )
-def test_nothing_there(location):
+def test_missing_location_is_refused(location):
     with pytest.raises(UsageError, match=location):
         check_location(location)
 
@@ -108,17 +108,17 @@ def test_parquet_below_a_prefix(real_s3, root):
     assert (column(one.items, "image_id"), fetch_all(one)) == (["x"], [b"x"])
 
 
-def test_planning_and_a_shard_read_what_they_need(root, monkeypatch):
-    """Of 5 MB: planning the index and a column of ids, a shard of one row group little more than it."""
+def test_only_the_needed_bytes_are_read(root, monkeypatch):
+    """Planning reads the footer and the ids of a file of 5 MB; a shard reads about its own row group."""
     random = np.random.default_rng(0)
     images = [random.bytes(10_000) for _ in range(500)]
     path = put_table(f"{root}/t.parquet", {"id": range(500), "image": images}, row_group_size=50)
     sizes, get = [], S3Client._get
 
     def counted(*args, **kwargs):
-        got = get(*args, **kwargs)
-        sizes.append(len(got.data))
-        return got
+        result = get(*args, **kwargs)
+        sizes.append(len(result.data))
+        return result
 
     monkeypatch.setattr(S3Client, "_get", counted)
     source = open_source(path, CLASSES)
@@ -130,7 +130,7 @@ def test_planning_and_a_shard_read_what_they_need(root, monkeypatch):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_a_manifest_over_buckets_and_files(real_s3, root, tmp_path, where, suffix):
+def test_manifest_of_several_buckets_and_local_files(real_s3, root, tmp_path, where, suffix):
     real_s3.client().create_bucket(Bucket=f"{where}-{suffix}")
     first = put(f"{root}/images/a b.jpg", b"first")
     second = f"s3://{where}-{suffix}/?#.jpg"
@@ -154,14 +154,14 @@ def test_a_manifest_over_buckets_and_files(real_s3, root, tmp_path, where, suffi
     assert fetch_all(source) == [b"first", b"second", b"local", "read_error"]
 
 
-def test_a_manifest_in_s3_names_what_lies_beside_it(root):
+def test_relative_uris_of_a_manifest_in_s3(root):
     put(f"{root}/images/a.jpg", b"data")
     location = put(f"{root}/list.csv", b"uri\nimages/a.jpg\n")
     assert fetch_all(open_source(location, CLASSES)) == [b"data"]
 
 
-def test_what_a_manifest_says_of_objects_is_checked(real_s3, root):
-    """Quoted as S3's headers have it, or bare as S3 Inventory does."""
+def test_etags_of_a_manifest_are_checked(real_s3, root):
+    """ETags are quoted, as in S3's headers, or not, as in S3 Inventory."""
     uris = [put(f"{root}/{n}.jpg", b"%d" % n) for n in range(3)]
     etags = [CLIENT.entry(*split_s3_uri(uri)).identity.removesuffix("-1") for uri in uris]
     columns = {"uri": uris, "etag": [etags[0], f'"{etags[1]}"', etags[2]], "size": [1, 1, 1]}
@@ -173,7 +173,7 @@ def test_what_a_manifest_says_of_objects_is_checked(real_s3, root):
     assert fetch_all(source) == [b"0", "changed", b"2"]
 
 
-def test_an_inventory(root):
+def test_s3_inventory(root):
     keys = ["a b.jpg", "old.jpg", "gone.jpg", "notes.txt", "c#%41.png"]
     for key in keys:
         put(f"{root}/{key}", key.encode())
@@ -196,8 +196,8 @@ def test_labels_of_a_file_in_s3(root):
     put(f"{root}/in/007.jpg", b"")
     put(f"{root}/in/b.jpg", b"")
     labels = put(f"{root}/labels #1.csv", b"image_id,label\n007.jpg,dog\nb.jpg,0\n")
-    labels_too = put_table(f"{root}/labels.parquet", {"image_id": ["b.jpg"], "label": [3]})
-    assert column(items_of(f"{root}/in", image_labels=labels_too), "labels") == [[], [3]]
+    other_labels = put_table(f"{root}/labels.parquet", {"image_id": ["b.jpg"], "label": [3]})
+    assert column(items_of(f"{root}/in", image_labels=other_labels), "labels") == [[], [3]]
     assert list(column_types(labels)) == ["image_id", "label"]
     with pytest.raises(UsageError, match=r"nowhere\.csv cannot be read as CSV"):
         items_of(f"{root}/in", image_labels=f"{root}/nowhere.csv")

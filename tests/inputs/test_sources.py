@@ -1,4 +1,4 @@
-"""Where images come from: what is listed, what is refused, and the bytes that each item gives."""
+"""Inputs are listed as items, and the items give the bytes of their images."""
 
 import os
 
@@ -19,9 +19,9 @@ UNCHECKED = ReadPolicy(check_identity=False)
 
 
 def fetch_all(items, policy=ReadPolicy()):
-    """The bytes of each item, or the status of what became of it."""
-    got = [fetch() for fetch in open_fetchers(items, policy)]
-    return [data.status if isinstance(data, Failure) else data for data in got]
+    """Return the bytes of each item, or the status of its failure."""
+    results = [fetch() for fetch in open_fetchers(items, policy)]
+    return [data.status if isinstance(data, Failure) else data for data in results]
 
 
 # Folders
@@ -36,7 +36,7 @@ def folder(tmp_path):
     return root
 
 
-def test_folder(folder):
+def test_images_in_a_folder(folder):
     source = open_source(str(folder), CLASSES)
     assert column(source.items, "image_id") == ["a.JPEG", "b.jpg", "deep/c d.png", "deep/er/é.WebP"]
     assert column(source.items, "uri") == [str(folder / i) for i in column(source.items, "image_id")]
@@ -49,35 +49,35 @@ def test_folder(folder):
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt"], ["images.csv"]])
-def test_folder_without_images(tmp_path, names):
+def test_folder_without_images_is_refused(tmp_path, names):
     for name in names:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UsageError, match="holds neither images"):
         items_of(str(tmp_path))
 
 
-def test_a_name_that_is_no_utf8_is_a_row_that_cannot_be_read(folder):
+def test_file_name_that_is_not_utf8_keeps_a_row_that_cannot_be_read(folder):
     with open(os.path.join(os.fsencode(folder), b"\xff\xfe.jpg"), "wb") as file:
         file.write(b"data")
     items = items_of(str(folder))
     assert items.num_rows == 5
     row = column(items, "image_id").index(r"\xff\xfe.jpg")
-    statuses = fetch_all(items)
-    assert statuses.pop(row) == "read_error"
-    assert all(isinstance(data, bytes) for data in statuses)
+    results = fetch_all(items)
+    assert results.pop(row) == "read_error"
+    assert all(isinstance(data, bytes) for data in results)
 
 
-def test_files_that_went_or_changed_after_listing(folder):
+def test_files_that_were_removed_or_replaced_after_listing(folder):
     items = items_of(str(folder))
     (folder / "a.JPEG").unlink()
     (folder / "b.jpg").write_bytes(b"replaced")
     assert fetch_all(items)[:3] == ["read_error", "changed", b"deep/c d.png"]
-    # Where a table names the identities nobody can tell, and the file is read as it is.
+    # Without a check of identities, a replaced file is read.
     assert fetch_all(items, UNCHECKED)[:3] == ["read_error", b"replaced", b"deep/c d.png"]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "deep/jpg", "notes.txt"])
-def test_what_is_no_input(folder, name):
+def test_other_paths_are_refused(folder, name):
     with pytest.raises(UsageError, match=name):
         items_of(str(folder / name))
 
@@ -89,7 +89,7 @@ def test_what_is_no_input(folder, name):
 def test_images_in_parquet(tmp_path, kind):
     images = [b"one", b"two", None]
     if kind == "struct":
-        # As Hugging Face writes it; its path is no place to read from.
+        # Hugging Face writes this struct; the path in it is not read.
         image = pa.array([{"bytes": data, "path": "/nowhere/x.jpg"} for data in images])
     else:
         image = pa.array(images, kind)
@@ -104,7 +104,7 @@ def test_images_in_parquet(tmp_path, kind):
     assert fetch_all(source.items, source.policy) == [b"one", b"two", "read_error"]
 
 
-def test_a_null_struct_has_no_bytes(tmp_path):
+def test_null_struct_is_a_read_error(tmp_path):
     image = pa.array([None, {"bytes": b"one", "path": None}])
     assert fetch_all(items_of(write_table(tmp_path / "t.parquet", id=[1, 2], image=image))) == [
         "read_error",
@@ -135,7 +135,7 @@ def test_identity_column(tmp_path):
 
 @pytest.fixture
 def tables(tmp_path):
-    """Two files of 200 rows in row groups of 90, 90 and 20, more than are read at once."""
+    """Two files of 200 rows in row groups of 90, 90 and 20 rows; a batch has 64."""
     (tmp_path / "in/deep").mkdir(parents=True)
     for name in ("a", "deep/b"):
         ids = [f"{name[-1]}{n}" for n in range(200)]
@@ -145,7 +145,7 @@ def tables(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "groups"),
+    ("rows", "groups"),
     [
         ([0], [0]),
         ([0, 63, 64, 89, 90, 153, 154, 179, 180, 199], [0, 1, 2]),
@@ -154,21 +154,21 @@ def tables(tmp_path):
         (list(range(400)), [0, 1, 2, 0, 1, 2]),
     ],
 )
-def test_only_the_wanted_rows_are_read(tables, monkeypatch, wanted, groups):
-    read, iter_batches = [], pq.ParquetFile.iter_batches
+def test_only_row_groups_with_items_are_read(tables, monkeypatch, rows, groups):
+    groups_read, iter_batches = [], pq.ParquetFile.iter_batches
 
-    def watched(self, *args, row_groups, columns, **kwargs):
+    def recorded(self, *args, row_groups, columns, **kwargs):
         assert columns == ["image"]
-        read.extend(row_groups)
+        groups_read.extend(row_groups)
         return iter_batches(self, *args, row_groups=row_groups, columns=columns, **kwargs)
 
-    items = items_of(tables).take(wanted)
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    items = items_of(tables).take(rows)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", recorded)
     assert fetch_all(items) == [i.encode() for i in column(items, "image_id")]
-    assert read == groups
+    assert groups_read == groups
 
 
-def test_a_table_replaced_after_planning_changes_all_its_rows(tables):
+def test_all_rows_of_a_replaced_table_are_changed(tables):
     source = open_source(tables, CLASSES)
     write_table(os.path.join(tables, "a.parquet"), id=["a0"], image=[b"other"])
     expected = ["changed"] * 200 + [f"b{n}".encode() for n in range(200)]
@@ -182,24 +182,24 @@ def test_a_table_replaced_after_planning_changes_all_its_rows(tables):
     [([b"1"], [b"1", "changed", "changed"]), ([1, 2, 3], ["read_error"] * 3)],
     ids=["shorter", "no bytes"],
 )
-def test_a_table_replaced_whose_identity_is_not_known(tmp_path, image, expected):
-    """Still, each item has one answer, and what is no bytes is none."""
+def test_replaced_table_without_a_known_identity(tmp_path, image, expected):
+    """Each item still has one result, and rows without bytes are errors."""
     path = write_table(tmp_path / "t.parquet", id=[1, 2, 3], image=[b"a", b"b", b"c"], version=[1, 1, 1])
     items = items_of(path, identity_column="version")
     write_table(tmp_path / "t.parquet", id=list(range(len(image))), image=image)
     assert fetch_all(items, UNCHECKED) == expected
 
 
-def test_a_table_compacted_after_planning_never_gives_another_image(tmp_path):
-    """Its rows have moved: an item never has its neighbour's bytes, whatever identity it was given."""
+def test_rewritten_table_never_gives_the_bytes_of_another_image(tmp_path):
+    """The rows have moved, and the identities that the table gives are the same."""
     path = write_table(tmp_path / "t.parquet", id=["a", "b"], image=[b"a", b"b"], version=[1, 1])
     source = open_source(path, CLASSES, identity_column="version")
     write_table(tmp_path / "t.parquet", id=["b", "a"], image=[b"b", b"a"], version=[1, 1])
     assert fetch_all(source.items, source.policy) == ["changed"] * 2
 
 
-def test_a_damaged_row_group_costs_its_own_rows(tables):
-    """What was read before the damage stands, and so does what comes after it."""
+def test_damaged_row_group_affects_only_its_own_rows(tables):
+    """Rows before and after the damaged row group are read."""
     path = os.path.join(tables, "a.parquet")
     items = items_of(path)
     group = pq.ParquetFile(path).metadata.row_group(1).column(1)
@@ -212,7 +212,7 @@ def test_a_damaged_row_group_costs_its_own_rows(tables):
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.list_(pa.uint8()), pa.struct([("path", pa.string())])])
-def test_an_image_column_without_bytes_is_passed_over_for_a_uri(tmp_path, kind):
+def test_column_image_without_bytes_is_ignored_if_there_are_uris(tmp_path, kind):
     (tmp_path / "a.jpg").write_bytes(b"a")
     image = pa.nulls(1, kind)
     path = write_table(tmp_path / "t.parquet", id=[1], image=image, uri=["a.jpg"])
@@ -221,7 +221,7 @@ def test_an_image_column_without_bytes_is_passed_over_for_a_uri(tmp_path, kind):
         items_of(write_table(tmp_path / "t.parquet", id=[1], image=image))
 
 
-def test_an_output_inside_its_input_is_no_input(tables):
+def test_output_inside_its_input_is_not_listed(tables):
     write_table(os.path.join(tables, "out.parquet"), id=["x"], image=[b"x"])
     os.makedirs(os.path.join(tables, "out"))
     write_table(os.path.join(tables, "out", "part.parquet"), id=["a0"], image=[b"other"])
@@ -229,27 +229,27 @@ def test_an_output_inside_its_input_is_no_input(tables):
     assert source.items.num_rows == 401
 
 
-def test_what_is_removed_is_not_read(tables, folder):
-    """Neither a file nor a table is opened, be it there or not; what lies between is read."""
+def test_removed_items_are_not_read(tables, folder):
+    """Their files and tables are not opened, and the items between them are read."""
     items = pa.concat_tables([items_of(tables), items_of(str(folder))])
-    place = ITEMS.get_field_index("identity")
-    gone = [None if n in (1, 2, 200, 401) else i for n, i in enumerate(column(items, "identity"))]
+    column_index = ITEMS.get_field_index("identity")
+    identities = [None if n in (1, 2, 200, 401) else i for n, i in enumerate(column(items, "identity"))]
     expected = fetch_all(items, UNCHECKED)
     for n in (1, 2, 200, 401):
         expected[n] = "removed"
-    items = items.set_column(place, ITEMS.field(place), pa.array(gone))
+    items = items.set_column(column_index, ITEMS.field(column_index), pa.array(identities))
     assert fetch_all(items, UNCHECKED) == expected
     os.unlink(os.path.join(tables, "a.parquet"))
     assert fetch_all(items.slice(1, 2)) == ["removed"] * 2
 
 
-def test_a_file_too_large_for_memory_is_not_read(tmp_path):
+def test_file_over_the_size_limit_is_not_read(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     os.truncate(tmp_path / "a.jpg", MAX_FILE_BYTES + 1)
     assert fetch_all(items_of(str(tmp_path))) == ["too_large"]
 
 
-def test_a_table_that_lost_its_images(tmp_path):
+def test_table_without_its_images_is_a_read_error(tmp_path):
     path = write_table(tmp_path / "t.parquet", id=[1, 2], image=[b"a", b"b"])
     items = items_of(path)
     write_table(tmp_path / "t.parquet", id=[1, 2])
@@ -258,10 +258,9 @@ def test_a_table_that_lost_its_images(tmp_path):
     assert fetch_all(items, UNCHECKED) == ["read_error"] * 2
 
 
-def test_large_tables_are_cut_as_asked(tables):
-    """A shard is a slice of the plan: what fetches gives does not depend on where it is cut."""
+def test_results_do_not_depend_on_the_cut_into_shards(tables):
     items = items_of(tables)
-    cut = [data for start in range(0, 400, 37) for data in fetch_all(items.slice(start, 37))]
-    assert cut == fetch_all(items)
+    results = [data for start in range(0, 400, 37) for data in fetch_all(items.slice(start, 37))]
+    assert results == fetch_all(items)
     only_b = items.filter(pc.starts_with(items["image_id"], "b"))
-    assert fetch_all(only_b) == cut[200:]
+    assert fetch_all(only_b) == results[200:]

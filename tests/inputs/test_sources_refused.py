@@ -1,4 +1,4 @@
-"""Inputs that are refused before any image is read, by one line that says why."""
+"""Inputs that cannot be planned are refused with a one-line message before any image is read."""
 
 import struct
 
@@ -25,7 +25,7 @@ from support.factories import items_of, write_table
         ({"id": [1], "image": [b""], "label": ["bird"]}, {}, "two classes.*'bird'"),
     ],
 )
-def test_tables_that_cannot_be_planned(tmp_path, columns, options, message):
+def test_tables_that_cannot_be_planned_are_refused(tmp_path, columns, options, message):
     with pytest.raises(UsageError, match=message):
         items_of(write_table(tmp_path / "t.parquet", **columns), **options)
 
@@ -38,13 +38,13 @@ def test_duplicates_are_found_across_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
-def test_what_is_no_table(tmp_path, name):
+def test_file_that_is_not_a_table_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UsageError, match="cannot be read as"):
         items_of(str(tmp_path / name))
 
 
-# What a footer says that is too much to be true: as many columns, as long a text, and as long a footer.
+# Footers that claim too many columns, a string that is too long, and a footer that is too long.
 @pytest.mark.parametrize(
     ("footer", "length"),
     [
@@ -53,15 +53,15 @@ def test_what_is_no_table(tmp_path, name):
         (b"", 2**31 - 1),
     ],
 )
-def test_a_footer_that_claims_too_much_is_refused(tmp_path, footer, length):
+def test_footer_that_claims_too_much_is_refused(tmp_path, footer, length):
     path = tmp_path / "table.parquet"
     path.write_bytes(b"PAR1" + footer + struct.pack("<I", length or len(footer)) + b"PAR1")
     with pytest.raises(UsageError, match=r"cannot be read as Parquet: .*(Exceeded size limit|smaller than)"):
         items_of(str(path))
 
 
-def test_a_footer_with_a_text_as_long_as_a_file_is_refused(tmp_path):
-    """Whole as it is: what is in it would be taken into memory by everybody who opens the table."""
+def test_footer_with_a_very_long_string_is_refused(tmp_path):
+    """The file is valid, but every program that opens the table would load the string into memory."""
     table = pa.table({"uri": ["a.jpg"]}).replace_schema_metadata({"note": "n" * 17 * 2**20})
     pq.write_table(table, tmp_path / "table.parquet")
     with pytest.raises(UsageError, match=r"cannot be read as Parquet: .*Exceeded size limit"):
