@@ -1,4 +1,4 @@
-"""Fixtures of the chaos tests. A module loads them as the plugin "chaos.chaos_fixtures"."""
+"""Fixtures of the chaos tests; a test module loads them as the plugin "chaos.chaos_fixtures"."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 
 @pytest.fixture(scope="session")
 def undisturbed(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """The rows of a run to which nothing happens, by image_id."""
+    """The rows of a run without incidents, sorted by image_id."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     done = scene.localize(out)
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""A record of where a run's processes connect to: by an audit hook, put in by hooked/sitecustomize.py."""
+"""Record the addresses that a run's processes connect to, by an audit hook of hooked/sitecustomize.py."""
 
 import ipaddress
 import os
@@ -10,29 +10,29 @@ _VARIABLE = "CHAOS_CONNECTIONS"
 
 
 def recorded_in(file: Path) -> dict[str, str]:
-    """What a command's environment has to hold: each address outside this machine becomes a line of file."""
+    """Return environment variables with which a command appends external addresses to a file, one per line."""
     file.touch()
     return {_VARIABLE: str(file)}
 
 
 def install() -> None:
-    """Record, if the environment asks for it."""
+    """Install the audit hook if the environment requests it."""
     if file := os.environ.get(_VARIABLE):
-        sys.addaudithook(lambda event, arguments: _note(event, arguments, file))
+        sys.addaudithook(lambda event, arguments: _record(event, arguments, file))
 
 
-def _note(event: str, arguments: tuple[Any, ...], file: str) -> None:
+def _record(event: str, arguments: tuple[Any, ...], file: str) -> None:
     host = None
     if event == "socket.connect" and isinstance(arguments[1], tuple):
         host = str(arguments[1][0])
     elif event == "socket.getaddrinfo":
         host = str(arguments[0])
-    if host is not None and not _is_here(host):
+    if host is not None and not _is_loopback(host):
         with open(file, "a") as record:
             record.write(f"{event} {host} {sys.argv}\n")
 
 
-def _is_here(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
-"""A proxy between us and S3 that gives every kind of trouble, each so often, and counts what it gave.
+"""A proxy between camworker and S3 that causes every kind of fault at a fixed rate, and counts them.
 
-Requests go through byte by byte but for the Connection header, so that signatures hold. Trouble is dealt
-out by turns and not by chance: a test that passes has seen all of it.
+It forwards requests unchanged except for the Connection header, so that signatures stay valid. Faults take
+turns instead of being random, so a test that passes has met all of them.
 """
 
 import asyncio
@@ -13,45 +13,53 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-# What befalls every tenth request that reads or lists, in turn; and every third that writes.
-READ_TROUBLE: Final = ("500", "503", "reset", "short")
-WRITE_TROUBLE: Final = ("lost", "503", "lost", "reset", "lost", "500")
+# The faults of every tenth request that reads or lists, and of every third that writes, in turn.
+READ_FAULTS: Final = ("500", "503", "reset", "short")
+WRITE_FAULTS: Final = ("lost", "503", "lost", "reset", "lost", "500")
 _EVERY_READ, _EVERY_WRITE = 10, 3
 _BUSY: Final = b"<Error><Code>%s</Code><Message>chaos</Message></Error>"
 
 
 @dataclass
 class FaultyProxy:
-    """endpoint: where clients are sent. given: trouble so far, by kind. down: whether nothing answers."""
+    """The state of the proxy.
+
+    Attributes:
+        endpoint: The URL that clients use.
+        faults: The number of faults so far by kind.
+        down: Whether every request fails.
+        reads: The number of requests that read or list.
+        writes: The number of requests that write.
+    """
 
     endpoint: str = ""
-    given: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
     down: bool = False
     reads: int = 0
     writes: int = 0
 
-    def trouble(self, method: str, target: str) -> str | None:
-        """What is to become of a request."""
+    def next_fault(self, method: str, target: str) -> str | None:
+        """Return the fault of the next request, or None."""
         if self.down:
-            return self._give("503")
-        if "continuation-token=" in target and not self.given["second page"]:
-            return self._give("second page")
+            return self._count("503")
+        if "continuation-token=" in target and not self.faults["second page"]:
+            return self._count("second page")
         if method == "PUT":
             self.writes += 1
             turn, rest = divmod(self.writes, _EVERY_WRITE)
-            return None if rest else self._give(WRITE_TROUBLE[turn % len(WRITE_TROUBLE)])
+            return None if rest else self._count(WRITE_FAULTS[turn % len(WRITE_FAULTS)])
         self.reads += 1
         turn, rest = divmod(self.reads, _EVERY_READ)
-        return None if rest else self._give(READ_TROUBLE[turn % len(READ_TROUBLE)])
+        return None if rest else self._count(READ_FAULTS[turn % len(READ_FAULTS)])
 
-    def _give(self, kind: str) -> str:
-        self.given[kind] += 1
+    def _count(self, kind: str) -> str:
+        self.faults[kind] += 1
         return kind
 
 
 @contextmanager
 def faulty_proxy(behind: str) -> Iterator[FaultyProxy]:
-    """Serve on a free port of the loopback interface, in front of the server at that endpoint."""
+    """Run the proxy on a free loopback port, in front of the server at an endpoint."""
     proxy, loop = FaultyProxy(), asyncio.new_event_loop()
     upstream = urlsplit(behind).hostname, urlsplit(behind).port
 
@@ -79,7 +87,7 @@ async def _answer(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
 ) -> None:
-    """One request, and its answer or its trouble; then the connection ends."""
+    """Answer one request, or cause its fault, and close the connection."""
     head = await reader.readuntil(b"\r\n\r\n")
     first, *lines = head[:-4].split(b"\r\n")
     method, target, _ = first.decode().split(" ")
@@ -88,7 +96,7 @@ async def _answer(
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
 
-    kind = proxy.trouble(method, target)
+    kind = proxy.next_fault(method, target)
     if kind == "reset":
         writer.transport.abort()
         return
@@ -103,7 +111,7 @@ async def _answer(
         writer.close()
         return
     kept = [li for li in lines if not li.lower().startswith((b"connection:", b"expect:"))]
-    answer = await _ask(upstream, b"\r\n".join([first, *kept, b"Connection: close", b"", b""]) + body)
+    answer = await _forward(upstream, b"\r\n".join([first, *kept, b"Connection: close", b"", b""]) + body)
     if kind == "lost":
         writer.transport.abort()
         return
@@ -115,7 +123,7 @@ async def _answer(
     writer.close()
 
 
-async def _ask(upstream: tuple[str | None, int | None], request: bytes) -> bytes:
+async def _forward(upstream: tuple[str | None, int | None], request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(*upstream)
     writer.write(request)
     await writer.drain()

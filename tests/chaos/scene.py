@@ -1,6 +1,6 @@
-"""What the chaos tests localize: 1,000 small mixed images in 20 shards, by a network that takes seconds.
+"""The input of the chaos tests: 1,000 small mixed images in 20 shards, and a network that takes seconds.
 
-The fixtures that make it once for all tests are in chaos_fixtures.py.
+chaos_fixtures.py creates it once for all tests.
 """
 
 import io
@@ -23,23 +23,23 @@ from support.outputs import assert_same_rows
 
 COUNT, SHARDS = 1000, 20
 SIZE = COUNT // SHARDS
-# Some of everything: what is no image, or not all of one, is among the others.
+# Some files are not images, or incomplete, or too large.
 STATUSES = {"ok": COUNT - 25, "decode_error": 10, "unsupported": 10, "too_large": 5}
 NETWORK = "timm:test_efficientnet"
 CLASSES = Classes(tuple(f"class {number}" for number in range(10)))
-# float32 and one size of batches, so that equal means equal.
+# With float32 and a fixed batch size, rows of different runs are equal.
 HOW = ("--precision", "float32", "--input-size", "128", "--shard-size", str(SIZE), "--batch-size", "10")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """folder: the images; package: the network; or both in S3."""
+    """A folder or prefix of images and a network package."""
 
     folder: str | Path
     package: str | Path
 
     def arguments(self, out: str | Path, *options: str | Path) -> tuple[str | Path, ...]:
-        """localize all of it."""
+        """Return the arguments that localize all images."""
         return ("localize", self.folder, "--output", out, "--weights", self.package, *HOW, "--json", *options)
 
     def localize(
@@ -49,19 +49,19 @@ class Scene:
 
 
 def rows_of(out: str | Path) -> pa.Table:
-    """The latest rows by image_id."""
+    """Return the latest rows sorted by image_id."""
     return latest(str(out)).sort_by("image_id")
 
 
 def assert_whole(out: str | Path, undisturbed: pa.Table) -> None:
-    """Every image is there once, in one generation, as if nothing had happened."""
+    """Check that an output holds every image once, in one generation, with the rows of an undisturbed run."""
     rows = rows_of(out)
     assert rows["generation"].unique().to_pylist() == [1]
     assert_same_rows(rows, undisturbed)
 
 
 def save_network(folder: Path, classes: Classes) -> None:
-    """A package of a network of 100,000 random weights, the same every time."""
+    """Save a package of a network with 100,000 random weights, the same every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = create_network(NETWORK, classes=len(classes)).model.state_dict()
@@ -69,7 +69,7 @@ def save_network(folder: Path, classes: Classes) -> None:
 
 
 def write_images(folder: Path, count: int = COUNT, seed: int = 0) -> Path:
-    """0000.jpg, 0001.png and so on: crops of photographs, 64 to 160 pixels a side; every 40th is broken."""
+    """Write crops of photographs, 64 to 160 pixels a side, as 0000.jpg, 0001.png, ...; break every 40th."""
     folder.mkdir()
     sources = [
         *(skimage.data.chelsea(), skimage.data.coffee(), skimage.data.astronaut(), skimage.data.rocket()),
@@ -95,10 +95,10 @@ def _crop(pixels: np.ndarray, random: np.random.Generator, kind: str) -> bytes:
     return file.getvalue()
 
 
-def _broken(data: bytes, which: int) -> bytes:
-    """Cut short, no image, empty, text, and far longer than wide, in turn."""
-    if which % 5 == 4:
+def _broken(data: bytes, kind: int) -> bytes:
+    """Return a truncated image, an SVG, nothing, text, or an extremely tall image, in turn."""
+    if kind % 5 == 4:
         file = io.BytesIO()
         Image.new("L", (1, 2000)).save(file, "PNG")
         return file.getvalue()
-    return (data[: len(data) // 2], b"<svg/>", b"", b"a note\n")[which % 5]
+    return (data[: len(data) // 2], b"<svg/>", b"", b"a note\n")[kind % 5]

@@ -1,4 +1,4 @@
-"""The next night's run: nothing new, then new and changed images, while readers look on all the time."""
+"""Further runs on an output, without changes and with new and changed images, while readers poll it."""
 
 import threading
 import time
@@ -20,7 +20,7 @@ from support.outputs import assert_same_rows
 pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [
     *(pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)),
-    # Polars tells that it reads an extension type of which it knows the storage only.
+    # Polars warns about an extension type that it does not know.
     pytest.mark.filterwarnings("ignore"),
 ]
 
@@ -50,12 +50,17 @@ READERS: tuple[Callable[[Path], tuple[set[str], Rows]], ...] = (by_pyarrow, by_d
 
 
 class Watch:
-    """Readers that poll an output, each in a thread of its own. seen: rows of each look, by reader."""
+    """Readers that poll an output, each in a thread of its own.
+
+    Attributes:
+        seen: The number of rows that each reader found in each poll.
+        mismatches: What the readers found wrong.
+    """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.seen: dict[str, list[int]] = {reader.__name__: [] for reader in READERS}
-        self.wrong: list[str] = []
+        self.mismatches: list[str] = []
         self._ended = threading.Event()
 
     def poll(self, reader: Callable[[Path], tuple[set[str], Rows]]) -> None:
@@ -65,12 +70,12 @@ class Watch:
             try:
                 columns, rows = reader(self.out)
             except Exception as error:
-                self.wrong.append(f"{reader.__name__}: {error!r}")
+                self.mismatches.append(f"{reader.__name__}: {error!r}")
                 return
             if missing := COLUMNS - columns:
-                self.wrong.append(f"{reader.__name__}: no columns {missing}")
+                self.mismatches.append(f"{reader.__name__}: no columns {missing}")
             if len(set(rows)) < len(rows):
-                self.wrong.append(f"{reader.__name__}: an image twice in a generation")
+                self.mismatches.append(f"{reader.__name__}: an image twice in a generation")
             self.seen[reader.__name__].append(len(rows))
 
     def end(self) -> None:
@@ -79,21 +84,21 @@ class Watch:
 
 @contextmanager
 def watched(out: Path) -> Iterator[Watch]:
-    """Readers look at out until the block ends."""
+    """Poll an output until the block ends."""
     watch = Watch(out)
     threads = [threading.Thread(target=watch.poll, args=(reader,)) for reader in READERS]
     for thread in threads:
         thread.start()
     try:
         yield watch
-        time.sleep(1)  # a look at the end of it
+        time.sleep(1)  # The readers see the final state.
     finally:
         watch.end()
         for thread in threads:
             thread.join()
 
 
-def test_only_what_is_new_is_done_and_readers_see_whole_parts_only(
+def test_only_new_images_are_processed_and_readers_see_complete_parts(
     scene: Scene, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
     out, folder = tmp_path / "out", write_images(tmp_path / "in")
@@ -122,9 +127,9 @@ def test_only_what_is_new_is_done_and_readers_see_whole_parts_only(
         done = mine.localize(out, "--shard-size", str(SIZE // 10))
         assert done.code == 0, done.err
         assert (done.json["generation"], done.json["processed"]) == (2, NEW + CHANGED)
-    assert not watch.wrong
+    assert not watch.mismatches
     for seen in watch.seen.values():
-        # Parts came one after another while they looked, and none went.
+        # Parts appeared one after another, and none disappeared.
         assert seen == sorted(seen)
         assert len(set(seen)) > 3
         assert seen[-1] == COUNT + NEW + CHANGED

@@ -1,4 +1,4 @@
-"""A disk that fills up, and a write that fails half way: no part that is not whole, and the rest later."""
+"""A disk that fills up and a write that fails: no part is incomplete, and the run can be resumed."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for the plan and some parts."""
+    """A file system with space for the plan and some parts."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     disk = tmp_path / "disk"
@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def assert_whole_parts_only(out: Path) -> None:
+def assert_parts_are_complete(out: Path) -> None:
     for path in out.glob("predictions/*/*"):
         assert pq.read_table(path).num_rows == SIZE
 
@@ -43,7 +43,7 @@ def test_a_full_disk(scene: Scene, undisturbed: pa.Table, small_disk: Path) -> N
     assert "Traceback" not in stopped.err
     committed = parts_of(out)
     assert 0 < len(committed) < SHARDS
-    assert_whole_parts_only(out)
+    assert_parts_are_complete(out)
     assert not any(out.glob(".scratch/*")), "drafts would keep the disk full"
 
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
@@ -55,7 +55,7 @@ def test_a_full_disk(scene: Scene, undisturbed: pa.Table, small_disk: Path) -> N
     assert camworker("verify", out).code == 0
 
 
-def test_no_room_even_for_the_plan(scene: Scene, small_disk: Path) -> None:
+def test_no_space_for_the_plan(scene: Scene, small_disk: Path) -> None:
     out = small_disk / "out"
     (small_disk / "others").write_bytes(bytes(245 * 1024))
     stopped = scene.localize(out)
@@ -65,8 +65,8 @@ def test_no_room_even_for_the_plan(scene: Scene, small_disk: Path) -> None:
     assert not parts_of(out)
 
 
-def test_a_write_that_fails_half_way(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
-    """The draft of a part is written, and making it last fails: the shard is done again."""
+def test_a_failed_write_is_retried(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """The draft of a part is written but cannot be committed: the shard runs again."""
     out = tmp_path / "out"
     full = Incident(
         "camworker.storage.local",

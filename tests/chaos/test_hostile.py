@@ -1,4 +1,4 @@
-"""Hostile images, names, classes, weights and URIs: a row each or a refusal, and nothing else happens."""
+"""Hostile images, names, classes, weights and URIs give a row or a refusal, and no other effect."""
 
 import struct
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 SCRIPT = '<script>alert("x")</script>'
 METADATA = "http://169.254.169.254/latest/meta-data/iam/security-credentials/"
-# As file names, each of an ordinary image.
+# Names of files that hold an ordinary image.
 NAMES = (
     *(
         "a b.jpg",
@@ -37,12 +37,12 @@ NAMES = (
     ),
     *("<img src=x onerror=alert(1)>.jpg", "..jpg.jpg", "-rf.jpg", "line\nfeed.jpg", "back\\slash.jpg"),
 )
-# As keys in S3, which are no paths, and as ids in a table.
+# Keys in S3, which are not paths, and ids in a table.
 KEYS = ("up/../../../x.jpg", "../y.jpg", "/z.jpg", "a//b.jpg", *(f"names/{name}" for name in NAMES))
 
 
 def png(width: int, height: int, bits: int = 1, *, body: bool = True) -> bytes:
-    """A black PNG whose rows are compressed a thousandfold; or its header alone."""
+    """Return a black PNG whose rows are compressed a thousandfold, or only its header."""
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
     data = zlib.compress(bytes(height * (1 + -(-width * bits // 8))), 9) if body else b""
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
@@ -59,7 +59,7 @@ def photograph(scene: Scene) -> bytes:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network one of whose classes is a script."""
+    """A network with a script as the name of a class."""
     folder = tmp_path_factory.mktemp("hostile") / "package"
     save_network(folder, Classes((SCRIPT, "../../up", *(f"class {number}" for number in range(8)))))
     return folder
@@ -67,7 +67,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def watched(tmp_path: Path) -> dict[str, str]:
-    """An environment in which every connection that leaves this machine is recorded."""
+    """Environment variables with which every connection to another machine is recorded."""
     return {**in_processes(), **recorded_in(tmp_path / "connections")}
 
 
@@ -76,7 +76,7 @@ def everything_in(folder: Path) -> set[str]:
 
 
 def connections_in(folder: Path) -> list[str]:
-    """What was recorded, but for Ray's dashboard: it asks by itself which cloud it is in."""
+    """Return the recorded connections except those of Ray's dashboard, which looks for the cloud it is in."""
     lines = (folder / "connections").read_text().splitlines()
     return [line for line in lines if "/ray/dashboard/dashboard.py" not in line]
 
@@ -109,10 +109,10 @@ def test_images_and_names(package: Path, photograph: bytes, tmp_path: Path, watc
     done = Scene(folder, package).localize(out, environment=watched)
     assert done.code == 0, done.err
     rows = rows_of(out)
-    found = dict(zip(rows["image_id"].to_pylist(), rows["status"].to_pylist(), strict=True))
+    statuses = dict(zip(rows["image_id"].to_pylist(), rows["status"].to_pylist(), strict=True))
     too_large = dict.fromkeys(("bomb.png", "claims.png", "long.png"), "too_large")
-    assert found == {**dict.fromkeys((*NAMES, "at the limit.png"), "ok"), **too_large}
-    assert rows.num_rows == len(found)
+    assert statuses == {**dict.fromkeys((*NAMES, "at the limit.png"), "ok"), **too_large}
+    assert rows.num_rows == len(statuses)
 
     reports = {
         "preview": (out, "--to", home / "preview"),
@@ -146,8 +146,8 @@ def test_images_and_names(package: Path, photograph: bytes, tmp_path: Path, watc
     assert not connections_in(tmp_path)
 
 
-def test_keys_that_lead_elsewhere(package: Path, photograph: bytes, tmp_path: Path) -> None:
-    """In S3 a key is text, whatever is in it (SeaweedFS refuses some); an id of a table is no path."""
+def test_keys_that_look_like_paths(package: Path, photograph: bytes, tmp_path: Path) -> None:
+    """A key in S3 is plain text (SeaweedFS refuses some of these), and an id in a table is not a path."""
     with serve_fake_s3() as store:
         store.objects |= {f"{BUCKET}/hostile/{key}": photograph for key in KEYS}
         check_keys(package, photograph, store.environment, tmp_path)
@@ -195,11 +195,11 @@ def test_weights_that_carry_code(scene: Scene, tmp_path: Path, watched: dict[str
         assert "Traceback" not in done.err
     assert everything_in(tmp_path) == before
     torch.load(tmp_path / "evil.pth", weights_only=False)
-    assert (tmp_path / "code was run").exists(), "the pickle would have done it"
+    assert (tmp_path / "code was run").exists(), "the pickle is not harmful, so the test proves nothing"
 
 
 @pytest.mark.parametrize("uri", [METADATA, "file:///etc/passwd", "/etc/passwd", "../outside.jpg"])
-def test_uris_that_lead_elsewhere(scene: Scene, tmp_path: Path, watched: dict[str, str], uri: str) -> None:
+def test_uris_outside_the_input(scene: Scene, tmp_path: Path, watched: dict[str, str], uri: str) -> None:
     manifest = tmp_path / "in" / "manifest.csv"
     manifest.parent.mkdir()
     (tmp_path / "outside.jpg").write_bytes(b"")
@@ -211,7 +211,7 @@ def test_uris_that_lead_elsewhere(scene: Scene, tmp_path: Path, watched: dict[st
     assert not connections_in(tmp_path)
 
 
-def test_metadata_as_a_place(scene: Scene, tmp_path: Path, watched: dict[str, str]) -> None:
+def test_the_metadata_service_as_a_location(scene: Scene, tmp_path: Path, watched: dict[str, str]) -> None:
     truth = tmp_path / "truth.csv"
     truth.write_text("image_id,label,xmin,ymin,xmax,ymax\n")
     for command in (

@@ -1,4 +1,4 @@
-"""kill -9 at each step of the commit and of the plan: what is committed stays, and what is left is done."""
+"""SIGKILL at each step of committing and planning: committed parts stay, and the rest is completed."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 def test_a_worker_killed_at_each_step_of_the_commit(
     scene: Scene, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
-    """Four workers die, each at a later step than the one before, and the run ends as if none had."""
+    """Four workers are killed, each at a later step than the one before, and the run completes."""
     out = tmp_path / "out"
     steps = (
         Incident("camworker.ledger.parts", "encode_part", tmp_path / "before it is encoded", call=2),
@@ -29,7 +29,7 @@ def test_a_worker_killed_at_each_step_of_the_commit(
             call=2,
         ),
         Incident(
-            *("camworker.storage.local", "LocalStore.create", tmp_path / "created, not told", "after"),
+            *("camworker.storage.local", "LocalStore.create", tmp_path / "created, not reported", "after"),
             argument="predictions/",
             call=4,
         ),
@@ -38,7 +38,7 @@ def test_a_worker_killed_at_each_step_of_the_commit(
     assert all(step.happened for step in steps)
     assert done.code == 0, done.err
     assert done.err.count("ended its worker") == len(steps)
-    # What was created before its worker could tell was not computed again.
+    # A part that was created before its worker could report it is not computed again.
     assert (done.json["processed"], done.json["skipped"]) == (COUNT - SIZE, SIZE)
     assert_whole(out, undisturbed)
     committed = parts_of(out)
@@ -48,7 +48,7 @@ def test_a_worker_killed_at_each_step_of_the_commit(
 
 
 def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
-    """Each run goes on where the one before was killed, and is killed a step later."""
+    """Each run resumes where the one before was killed, and is killed one step later."""
     out = tmp_path / "out"
     ledger = "camworker.ledger.ledger"
     steps = (
@@ -62,7 +62,7 @@ def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_p
     )
     home = "ledger/recipe=*"
     committed: dict[str, tuple[int, int]] = {}
-    for step, there, least, most in zip(
+    for step, newest_file, least, most in zip(
         steps,
         ("recipe.json", "plan-0001/0.parquet", "plan-0001.json", "plan-0001.json", "plan-0001.json"),
         (0, 0, 0, SHARDS // 2 - 2, SHARDS),
@@ -71,7 +71,7 @@ def test_a_driver_killed_at_each_step(scene: Scene, undisturbed: pa.Table, tmp_p
     ):
         killed = scene.localize(out, "--workers", "1", environment=in_processes(step))
         assert (killed.code, step.happened) == (-9, True), killed.err
-        assert list(out.glob(f"{home}/{there}"))
+        assert list(out.glob(f"{home}/{newest_file}"))
         assert not list(out.glob(f"{home}/run-*.json"))
         now = parts_of(out)
         assert {name: now[name] for name in committed} == committed

@@ -1,4 +1,4 @@
-"""On a real S3 server, and on one whose answers fail, break off or get lost: rows as on local files."""
+"""Runs on a real S3 server, also behind a proxy with faults, give the same rows as runs on local files."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from camworker.storage.uris import open_store
-from chaos.faulty_proxy import READ_TROUBLE, WRITE_TROUBLE, FaultyProxy, faulty_proxy
+from chaos.faulty_proxy import READ_FAULTS, WRITE_FAULTS, FaultyProxy, faulty_proxy
 from chaos.scene import COUNT, SHARDS, STATUSES, Scene, assert_whole, rows_of
 from support.cli_runner import camworker
 from support.outputs import assert_same_rows
@@ -18,13 +18,13 @@ from support.seaweedfs import BUCKET, Server
 pytest_plugins = ["support.s3_fixtures", "chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
-# With them a listing has a second page; they are no images by their names.
+# Files that are not images; with them a listing has a second page.
 NOTES = 30
 
 
 @pytest.fixture(scope="module")
 def remote(scene: Scene, in_s3: Server) -> Scene:
-    """The scene in S3."""
+    """The scene, copied to S3."""
     store = open_store(f"s3://{BUCKET}/scene")
     files = {f"in/{path.name}": path.read_bytes() for path in Path(scene.folder).iterdir()}
     files |= {
@@ -46,7 +46,7 @@ def proxy(in_s3: Server) -> Iterator[FaultyProxy]:
 
 @pytest.fixture(scope="module")
 def truth(undisturbed: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Boxes for the good images: a part of each."""
+    """True boxes: a quarter of each image that can be decoded."""
     path = tmp_path_factory.mktemp("truth") / "truth.csv"
     rows = undisturbed.select(["image_id", "status", "width", "height", "labels"]).to_pylist()
     lines = [
@@ -56,7 +56,7 @@ def truth(undisturbed: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-def test_rows_and_figures_are_those_of_local_files(
+def test_rows_and_metrics_equal_those_of_local_files(
     scene: Scene, remote: Scene, in_s3: Server, undisturbed: pa.Table, truth: Path, tmp_path: Path
 ) -> None:
     out = f"s3://{BUCKET}/plain"
@@ -66,31 +66,31 @@ def test_rows_and_figures_are_those_of_local_files(
     assert scene.localize(tmp_path / "out").code == 0
     open_store(f"s3://{BUCKET}").create("truth.csv", truth.read_bytes())
     how = ("--truth-classes", "index", "--json")
-    there = camworker(
+    remote_summary = camworker(
         *("summarize", out, "--truth", f"s3://{BUCKET}/truth.csv", *how), environment=in_s3.environment
     )
-    here = camworker("summarize", tmp_path / "out", "--truth", truth, *how)
-    assert (there.code, here.code) == (0, 0), (there.err, here.err)
-    assert there.json["images_with_truth"] == STATUSES["ok"]
-    assert there.json == here.json
+    local_summary = camworker("summarize", tmp_path / "out", "--truth", truth, *how)
+    assert (remote_summary.code, local_summary.code) == (0, 0), (remote_summary.err, local_summary.err)
+    assert remote_summary.json["images_with_truth"] == STATUSES["ok"]
+    assert remote_summary.json == local_summary.json
 
 
-def test_through_every_kind_of_trouble(
+def test_a_run_with_every_kind_of_fault(
     remote: Scene, in_s3: Server, proxy: FaultyProxy, undisturbed: pa.Table
 ) -> None:
     out = f"s3://{BUCKET}/troubled"
     environment = {**in_s3.environment, "AWS_ENDPOINT_URL": proxy.endpoint}
     done = remote.localize(out, environment=environment)
-    print(proxy.given, proxy.reads, proxy.writes)
-    assert proxy.given.keys() >= {*READ_TROUBLE, *WRITE_TROUBLE, "second page"}
-    # No answer that was lost is taken for somebody else's part, and none for a failure.
+    print(proxy.faults, proxy.reads, proxy.writes)
+    assert proxy.faults.keys() >= {*READ_FAULTS, *WRITE_FAULTS, "second page"}
+    # A lost answer is neither taken for another writer's part nor for a failure.
     assert (done.code, done.json["processed"], done.json["parts"]) == (0, COUNT, SHARDS), done.err
     assert "shard" not in done.err.partition("shards")[2]
     assert_whole(out, undisturbed)
     assert camworker("verify", out, environment=in_s3.environment).code == 0
 
 
-def test_a_store_that_goes_away_leaves_what_can_be_resumed(
+def test_a_run_resumes_after_the_store_was_unavailable(
     remote: Scene, in_s3: Server, proxy: FaultyProxy, undisturbed: pa.Table
 ) -> None:
     out = f"s3://{BUCKET}/gone for a while"
@@ -122,6 +122,6 @@ def test_a_store_that_goes_away_leaves_what_can_be_resumed(
     assert done.code == 0, done.err
     assert {key: committed()[key] for key in before} == before
     rows = rows_of(out)
-    # Images that could not be read are planned again by themselves.
+    # Images that could not be read are planned again automatically.
     assert_same_rows(rows, undisturbed)
     assert "read_error" not in done.json["failed"]

@@ -1,4 +1,4 @@
-"""One image that kills its decoder, among a thousand: it alone is lost, and one worker with it."""
+"""One of a thousand images crashes its decoder: only this image and one worker are lost."""
 
 import shutil
 from pathlib import Path
@@ -16,8 +16,8 @@ pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 
-def test_its_neighbours_are_as_ever(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
-    """In the middle of a shard, in the middle of a batch; queued behind it waits another shard."""
+def test_other_images_are_unaffected(scene: Scene, undisturbed: pa.Table, tmp_path: Path) -> None:
+    """The image is in the middle of a shard and of a batch, and another shard is queued behind it."""
     folder, victim = tmp_path / "in", "0524.jpg"
     shutil.copytree(scene.folder, folder)
     with open(folder / victim, "ab") as file:

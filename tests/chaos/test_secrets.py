@@ -1,4 +1,4 @@
-"""No secret is in what a run writes or says; Ray listens on this machine alone and asks for a token."""
+"""Runs write and print no secret; Ray listens on the loopback interface only and requires a token."""
 
 import base64
 import os
@@ -30,11 +30,11 @@ pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
 _LISTENING = "0A"
 TOKEN = "5ec4e7" * 10 + "beef"
-# Attempts of a client to get in: with the token of the run, another one, and none.
+# A client that tries to join the cluster of a run.
 KNOCK = """
 import sys, ray
 from ray._private import ray_constants
-ray_constants.ENABLE_RAY_CLUSTER = False  # else it knocks at another address than the one given
+ray_constants.ENABLE_RAY_CLUSTER = False  # Otherwise Ray replaces the address.
 ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
 print("in:", len(ray.nodes()))
 """
@@ -42,21 +42,21 @@ print("in:", len(ray.nodes()))
 
 @pytest.fixture
 def ray_home() -> Iterator[Path]:
-    """A folder for Ray's session and logs: its path is short, as names of sockets have to be."""
+    """A folder for Ray's session and logs, with a short path because the names of sockets are limited."""
     folder = Path(tempfile.mkdtemp(prefix="ray"))
     yield folder
     shutil.rmtree(folder)
 
 
 def forms_of(secret: str) -> set[bytes]:
-    """As it may stand in a file: plain, in a URL, in base64 wherever a group of three begins."""
+    """Return the forms of a secret in a file: plain, quoted for a URL, and in base64 at each alignment."""
     plain = {secret, quote(secret), quote_plus(secret)}
     encoded = {base64.b64encode(b"." * n + secret.encode())[4:-4] for n in range(3)}
     return {text.encode() for text in plain} | encoded
 
 
-def test_no_secret_is_written_or_said(scene: Scene, in_s3: Server, ray_home: Path, tmp_path: Path) -> None:
-    """The keys from a profile, one run that works and one that S3 refuses, with all that --verbose says."""
+def test_no_secret_is_written_or_printed(scene: Scene, in_s3: Server, ray_home: Path, tmp_path: Path) -> None:
+    """Keys come from a profile; one run succeeds and S3 refuses another, both with --verbose."""
     secret = in_s3.environment["AWS_SECRET_ACCESS_KEY"]
     root, out = f"s3://{BUCKET}/secrets", f"s3://{BUCKET}/secrets/out"
     store = open_store(root)
@@ -77,7 +77,7 @@ def test_no_secret_is_written_or_said(scene: Scene, in_s3: Server, ray_home: Pat
         "RAY_AUTH_TOKEN": TOKEN,
         "AWS_PROFILE": "good",
     }
-    said = []
+    printed = []
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.delitem(ENVIRONMENT, name, raising=False)
@@ -94,22 +94,22 @@ def test_no_secret_is_written_or_said(scene: Scene, in_s3: Server, ray_home: Pat
         ):
             done = camworker(*command, environment={**environment, "AWS_PROFILE": profile})
             assert done.code == code, done.err
-            said.append(done.out + done.err)
+            printed.append(done.out + done.err)
     assert any(Path(ray_home).rglob("*.log")), "Ray's logs are elsewhere"
 
-    written = {"streams": "\n".join(said).encode()}
+    written = {"streams": "\n".join(printed).encode()}
     written |= {entry.key: store.read(entry.key) for entry in store.list("out")}
     for folder in (ray_home, tmp_path / "report", tmp_path / "preview"):
         written |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert len(written) > 20
     for form in forms_of(secret) | forms_of(wrong) | forms_of(TOKEN):
         assert not [name for name, content in written.items() if form in content]
-    # What is looked for would be found.
+    # The search would find the secret.
     assert any(form in credentials.read_bytes() for form in forms_of(secret))
 
 
-def test_ray_listens_here_only_and_asks_for_a_token(scene: Scene, ray_home: Path, tmp_path: Path) -> None:
-    """As where nobody set anything up: the token is made by the run and lies in the home folder."""
+def test_ray_listens_on_loopback_and_requires_a_token(scene: Scene, ray_home: Path, tmp_path: Path) -> None:
+    """Without any configuration the run creates the token in the home folder."""
     folder, out, home = photographs(tmp_path / "in", 8, side=96), tmp_path / "out", tmp_path / "home"
     home.mkdir()
     (folder / "0007.jpg").write_bytes((folder / "0007.jpg").read_bytes() + HANG)
@@ -150,7 +150,7 @@ def test_ray_listens_here_only_and_asks_for_a_token(scene: Scene, ray_home: Path
 
 
 def knock(address: str, environment: dict[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Try to join a cluster as a client does; one that is not let in may try until it is ended."""
+    """Try to join a cluster as a client; one that is refused may retry until it is stopped."""
     command = ["timeout", "30", sys.executable, "-c", KNOCK, address]
     return subprocess.run(
         command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
@@ -158,19 +158,19 @@ def knock(address: str, environment: dict[str, str]) -> "subprocess.CompletedPro
 
 
 def processes_with(variable: str) -> set[int]:
-    """Pids of processes that have this in their environment."""
+    """Return the ids of the processes with this variable in their environment."""
     found = set()
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if variable.encode() in (path / "environ").read_bytes().split(b"\0"):
                 found.add(int(path.name))
         except OSError:
-            continue  # it ended, or is not ours
+            continue  # The process ended or belongs to another user.
     return found
 
 
 def listening_sockets(pids: set[int]) -> list[tuple[int, str, int]]:
-    """Pid, address and port of every TCP socket on which one of these processes listens; see proc(5)."""
+    """Return process id, address and port of all TCP sockets on which processes listen; see proc(5)."""
     sockets = {}
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
@@ -183,6 +183,6 @@ def listening_sockets(pids: set[int]) -> list[tuple[int, str, int]]:
     found = []
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # The descriptor was closed in the meantime.
                 found += [(pid, *sockets[link])] if (link := os.readlink(descriptor)) in sockets else []
     return found

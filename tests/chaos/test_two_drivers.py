@@ -1,4 +1,4 @@
-"""Two drivers on one output, again and again: one finishes and the other keeps away or adopts."""
+"""Two drivers on one output, several times: one completes it, and the other stops or adopts its parts."""
 
 import os
 import time
@@ -15,19 +15,19 @@ from support.outputs import parts_of
 pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)]
 
-# Of few images, as what races is the start: 20 times take as many minutes on two cores.
+# Few images are enough because the start is what races. One repetition takes a minute on two cores.
 TIMES = int(os.environ.get("CHAOS_TIMES", "5"))
 FEW, SHARD = 60, 10
 
 
 @pytest.mark.timeout(240 + 60 * TIMES)
-def test_one_finishes_and_the_other_keeps_away(scene: Scene, tmp_path: Path) -> None:
+def test_one_completes_and_the_other_stops(scene: Scene, tmp_path: Path) -> None:
     codes = []
-    for time_of in range(TIMES):
-        out = tmp_path / f"out{time_of}"
+    for repetition in range(TIMES):
+        out = tmp_path / f"out{repetition}"
         command = scene.arguments(out, "--limit", str(FEW), "--shard-size", str(SHARD), "--workers", "1")
         first = start(*command)
-        time.sleep(time_of % 4)  # at once, and while the first one starts, plans and works
+        time.sleep(repetition % 4)  # At once, or while the first one starts, plans or works.
         second = start(*command)
         ends = [(process.communicate(timeout=240)[1], process.returncode) for process in (first, second)]
         codes.append(sorted(code for _, code in ends))
@@ -42,13 +42,13 @@ def test_one_finishes_and_the_other_keeps_away(scene: Scene, tmp_path: Path) -> 
     print(codes)
 
 
-def test_without_their_lease_both_finish_and_nothing_is_there_twice(
+def test_without_a_lease_both_complete_and_no_part_is_duplicated(
     scene: Scene, undisturbed: pa.Table, tmp_path: Path
 ) -> None:
-    """The lease spares work and is no lock: whoever loses a race adopts what won it."""
+    """The lease saves work but is not a lock: the loser of a race adopts the part of the winner."""
     out = tmp_path / "out"
     blind = Incident(
-        "camworker.ledger.lease", "LeaseRecord.holds", tmp_path / "looked", action="return False"
+        "camworker.ledger.lease", "LeaseRecord.holds", tmp_path / "lease ignored", action="return False"
     )
     command, environment = scene.arguments(out, "--workers", "1"), in_processes(blind)
     both = [start(*command, environment=environment) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""A script: a cluster of a head without cores and two nodes; when it reads "kill", it ends one that works."""
+"""A script that runs a cluster of two nodes and kills a busy one when it reads "kill"."""
 
 import os
 import signal
@@ -16,25 +16,25 @@ def main() -> None:
     print(cluster.address, flush=True)
     for line in sys.stdin:
         if line.strip() == "kill":
-            while (working := next(filter(runs_a_shard, raylets), None)) is None:
+            while (working := next(filter(is_running_shard, raylets), None)) is None:
                 time.sleep(0.01)
-            # As when a machine goes. Of a raylet alone its workers would hear late, and go on for a while.
+            # The workers are killed too, as when a machine fails: they notice the end of a raylet only later.
             for pid in (working, *children(working)):
                 os.kill(pid, signal.SIGKILL)
             print("killed", flush=True)
     cluster.shutdown()
 
 
-def runs_a_shard(raylet: int) -> bool:
-    """Whether a worker of this raylet runs a shard, and has not only started: Ray names processes so."""
+def is_running_shard(raylet: int) -> bool:
+    """Return whether a worker of this raylet runs a shard, judged by the name that Ray gives its process."""
     return any(name.startswith("ray::WorkerProcess.run") for name in children(raylet).values())
 
 
 def children(pid: int) -> dict[int, str]:
-    """The processes that a process has started, with what they are called."""
+    """Return the children of a process: their ids and command lines."""
     command = ["ps", "--ppid", str(pid), "-o", "pid=,args="]
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return {int(line.split(None, 1)[0]): line.split(None, 1)[1] for line in told.splitlines()}
+    output = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return {int(line.split(None, 1)[0]): line.split(None, 1)[1] for line in output.splitlines()}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A script: localize on a Ray cluster of its own, whose metrics are scraped meanwhile; says in JSON what was.
+"""A script that runs localize on a Ray cluster, scrapes its metrics meanwhile, and prints both as JSON.
 
-Samples by name and last tag, summed over workers; what was logged, by the driver and by workers. The
-cluster needs a process of its own.
+The JSON has the samples by name and tag, summed over workers, and the log lines of the driver and of the
+workers. The cluster requires a process of its own.
 """
 
 import json
@@ -49,23 +49,23 @@ def main() -> None:
     while running.poll() is None:
         scrape()
         time.sleep(0.5)
-    result, told = running.communicate()
+    result, log = running.communicate()
     time.sleep(2)
     scrape()
     files = Path(cluster.head_node.get_logs_dir_path()).glob("worker-*.err")
     worker_log = [line for file in sorted(files) for line in file.read_text().splitlines()]
     cluster.shutdown()
     if running.returncode:
-        raise SystemExit(told)
-    came_to = {
+        raise SystemExit(log)
+    outcome = {
         "summary": json.loads(result.splitlines()[-1]),
         "types": types,
         "recipes": sorted(recipes),
         "scrapes": scrapes,
-        "driver_log": [line for line in told.splitlines() if line.startswith("{")],
+        "driver_log": [line for line in log.splitlines() if line.startswith("{")],
         "worker_log": [line for line in worker_log if line.startswith("{")],
     }
-    print(json.dumps(came_to))
+    print(json.dumps(outcome))
 
 
 if __name__ == "__main__":
