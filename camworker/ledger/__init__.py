@@ -1,1 +1,1 @@
-"""The output folder: recipe, plans, parts, run records and lease; its readers and checks."""
+"""The records of an output: recipe, plans, parts, run records and lease; and what reads and checks them."""
