@@ -10,7 +10,7 @@ _VARIABLE = "CHAOS_CONNECTIONS"
 
 
 def recorded_in(file: Path) -> dict[str, str]:
-    """Return environment variables with which a command appends external addresses to a file, line by line."""
+    """Return environment variables with which a command appends external addresses to a file, a line each."""
     file.touch()
     return {_VARIABLE: str(file)}
 
