@@ -29,7 +29,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker localize`; return its exit code."""
     if args.remove_missing and (args.limit or args.sample):
         raise UsageError(
-            "needs the whole listing: leave --limit and --sample out", parameter="remove_missing"
+            "removing rows needs the whole listing: leave --limit and --sample out",
+            parameter="remove_missing",
         )
     with tempfile.TemporaryDirectory(prefix="camworker-") as scratch:
         return _run(args, console, Path(scratch))

@@ -171,7 +171,11 @@ def build_request(options: UnitsOptions) -> Request:
         units_U=np.unique(units_KU),
         count=options.patches,
     )
-    sources = _output_sources(options, Snapshot.load(ledger)) if ledger else _input_sources(options, package.classes)
+    sources = (
+        _output_sources(options, Snapshot.load(ledger))
+        if ledger
+        else _input_sources(options, package.classes)
+    )
     return Request(package, sources, labels, units_KU, weights_KC, map_size, settings)
 
 

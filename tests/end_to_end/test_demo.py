@@ -1,4 +1,4 @@
-"""The demo, end to end: real photographs, real weights, real pages."""
+"""The demo with its photographs, the default network and its pages."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from support.cli_runner import camworker
 pytestmark = pytest.mark.ray
 
 
-def test_the_demo_localizes_judges_and_shows(tmp_path: Path) -> None:
+def test_the_demo_localizes_summarizes_and_previews(tmp_path: Path) -> None:
     done = camworker("demo", "--json", cwd=tmp_path)
     assert done.code == 0, done.err
     home = tmp_path / "camworker-demo"

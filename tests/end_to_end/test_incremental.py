@@ -1,4 +1,4 @@
-"""localize night after night on a folder in which images come, change and go; with a real local Ray."""
+"""Repeated runs of localize on a folder in which images are added, replaced and deleted."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ def localize(source: Path, out: Path, *options: str) -> Finished:
     return camworker("localize", source, "--output", out, *fixed, *options)
 
 
-def test_every_night_does_what_is_new(tmp_path: Path) -> None:
+def test_every_run_localizes_what_is_new(tmp_path: Path) -> None:
     source, out = photographs(tmp_path / "in", COUNT), tmp_path / "out"
     assert localize(source, out).json["processed"] == COUNT
     assert localize(source, out, "--remove-missing").json["processed"] == 0
 
     (source / "new.jpg").write_bytes((source / "0001.jpg").read_bytes())
     (source / "0002.jpg").write_bytes((source / "0003.jpg").read_bytes())
-    gone = (source / "0004.jpg").read_bytes()
+    deleted = (source / "0004.jpg").read_bytes()
     (source / "0004.jpg").unlink()
     second = localize(source, out).json
     assert (second["generation"], second["processed"], second["skipped"], second["removed"]) == (2, 2, 10, 0)
-    assert generations(out)["0004.jpg"] == 1, "absence alone means nothing"
+    assert generations(out)["0004.jpg"] == 1, "an absent image keeps its row without --remove-missing"
 
     dry = localize(source, out, "--remove-missing", "--dry-run")
     assert (dry.json["planned"], dry.json["bytes"]) == (1, 0)
@@ -48,13 +48,13 @@ def test_every_night_does_what_is_new(tmp_path: Path) -> None:
     exported = camworker("export", out, "--format", "coco", "--to", tmp_path / "boxes.json", "--json").json
     assert (exported["images"], exported["failed"]) == (COUNT, {})
 
-    (source / "0004.jpg").write_bytes(gone)
+    (source / "0004.jpg").write_bytes(deleted)
     assert localize(source, out).json["processed"] == 1
     assert generations(out) == expected | {"0004.jpg": 4}
 
 
 def generations(out: Path) -> dict[str, int]:
     rows = latest(str(out), columns=["image_id", "generation"])
-    found = dict(zip(rows["image_id"].to_pylist(), rows["generation"].to_pylist(), strict=True))
-    assert len(found) == rows.num_rows
-    return found
+    by_image = dict(zip(rows["image_id"].to_pylist(), rows["generation"].to_pylist(), strict=True))
+    assert len(by_image) == rows.num_rows
+    return by_image

@@ -1,4 +1,4 @@
-"""localize and its readers end to end, with the real network on a real local Ray."""
+"""localize and the commands that read its output, with the default network on a local Ray."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from camworker.dataset import latest
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
-from camworker.networks import package as weights
+from camworker.networks.package import load
 from camworker.storage.uris import open_store
 from support.cli_runner import Finished, camworker, photographs
 
@@ -29,7 +29,7 @@ GOOD, BAD = 24, 5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs, and files that look like some."""
+    """Return a folder of photographs and of files that only look like images."""
     folder = photographs(tmp_path_factory.mktemp("localize") / "in", GOOD)
     whole = (folder / "0000.jpg").read_bytes()
     (folder / "short.jpg").write_bytes(whole[: len(whole) // 2])
@@ -37,16 +37,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.jpg").write_text("not a picture")
     (folder / "sub").mkdir()
     (folder / "sub" / "odd name #1 50%?.jpg").write_bytes(b"<svg/>")
-    (folder / "gone.jpg").symlink_to("0001.jpg")  # a link is a file like any other
+    (folder / "gone.jpg").symlink_to("0001.jpg")  # a link counts as a file
     (folder / "long.png").write_bytes(_png_header(60000, 60000))
-    (folder / "notes.txt").write_text("no image by its name: not listed")
+    (folder / "notes.txt").write_text("not listed: its name is not that of an image")
     (folder / "labels.csv").write_text("image_id,label\n0000.jpg,tabby\n0001.jpg,504\n0001.jpg,espresso\n")
     return folder
 
 
 @pytest.fixture(scope="module")
 def first(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
-    """The output of a first run, and how it went."""
+    """Return the output of a first run and the finished command."""
     out = tmp_path_factory.mktemp("out") / "out"
     return out, localize(folder, out, "--image-labels", folder / "labels.csv")
 
@@ -56,7 +56,7 @@ def localize(source: Path, out: Path, *options: str | Path) -> Finished:
     return camworker("localize", source, "--output", out, *fixed, *options)
 
 
-def test_every_planned_image_is_one_row_whatever_it_is(folder: Path, first: tuple[Path, Finished]) -> None:
+def test_every_planned_image_has_one_row(folder: Path, first: tuple[Path, Finished]) -> None:
     out, done = first
     assert done.code == 0, done.err
     rows = latest(str(out))
@@ -68,7 +68,7 @@ def test_every_planned_image_is_one_row_whatever_it_is(folder: Path, first: tupl
     assert failed["error"].null_count == 0
 
 
-def test_json_counts_what_was_done(first: tuple[Path, Finished]) -> None:
+def test_json_counts_the_processed_images(first: tuple[Path, Finished]) -> None:
     out, done = first
     summary = done.json
     assert summary["planned"] == summary["processed"] == GOOD + 6
@@ -80,14 +80,14 @@ def test_json_counts_what_was_done(first: tuple[Path, Finished]) -> None:
     assert len(done.out.splitlines()) == 1
 
 
-def test_without_a_terminal_the_log_has_plain_lines_only(first: tuple[Path, Finished]) -> None:
+def test_without_a_terminal_progress_is_plain_lines(first: tuple[Path, Finished]) -> None:
     _, done = first
     assert "\x1b" not in done.err
     assert "\r" not in done.err
     assert len(done.err.splitlines()) <= 4
 
 
-def test_known_labels_are_written_beside_the_top5(first: tuple[Path, Finished]) -> None:
+def test_known_labels_are_written_next_to_the_top5(first: tuple[Path, Finished]) -> None:
     rows = {row["image_id"]: row for row in latest(str(first[0])).drop_columns("cams").to_pylist()}
     assert [target["label"] for target in rows["0000.jpg"]["targets"]] == [281]
     assert [target["label"] for target in rows["0001.jpg"]["targets"]] == [504, 967]
@@ -127,7 +127,7 @@ def test_only_new_changed_and_relabelled_images_are_localized_again(
     assert [g["planned"] for g in status["recipes"][0]["generations"]] == [GOOD + 6, 4]
 
 
-def test_parquet_gives_the_rows_that_its_files_give(
+def test_images_in_parquet_give_the_same_rows_as_files(
     folder: Path, first: tuple[Path, Finished], tmp_path: Path
 ) -> None:
     names = [f"{n:04d}.jpg" for n in range(10)] + ["text.jpg"]
@@ -142,7 +142,7 @@ def test_parquet_gives_the_rows_that_its_files_give(
     files = latest(str(first[0]))
     files = files.filter(pa.compute.is_in(files["image_id"], pa.array(names))).sort_by("image_id")
     assert rows["labels"].to_pylist() == files["labels"].to_pylist()
-    # Other batches, other sums: equal to float32's precision.
+    # The batches differ, so sums are equal up to the precision of float32.
     ours, theirs = (np.concatenate(t["scores"].to_pylist()) for t in (rows, files))
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
@@ -158,11 +158,11 @@ def test_sample_limit_and_dry_run(folder: Path, tmp_path: Path) -> None:
     assert summary["seconds"] == pytest.approx((GOOD + 6) / summary["images_per_second"], abs=0.1)
     assert localize(folder, out, "--limit", "3").json["processed"] == 3
     assert sorted(latest(str(out))["image_id"].to_pylist()) == ["0000.jpg", "0001.jpg", "0002.jpg"]
-    # The sample is drawn before what is done is taken off.
+    # The sample is drawn before images that are done are left out.
     assert localize(folder, out, "--limit", "4", "--sample", "4").json["processed"] == 1
 
 
-def test_a_photograph_that_was_replaced_is_not_shown_under_old_maps(folder: Path, tmp_path: Path) -> None:
+def test_a_replaced_photograph_is_not_shown_with_old_maps(folder: Path, tmp_path: Path) -> None:
     source = photographs(tmp_path / "in", 2)
     assert localize(source, tmp_path / "out").code == 0
     (source / "0001.jpg").write_bytes((folder / "0002.jpg").read_bytes())
@@ -173,36 +173,35 @@ def test_a_photograph_that_was_replaced_is_not_shown_under_old_maps(folder: Path
 
 
 @pytest.mark.slow
-def test_what_another_run_plans_meanwhile_is_not_planned_twice(
+def test_items_that_a_concurrent_run_plans_are_not_planned_twice(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other run plans one image while this one starts Ray: it is completed, and the rest planned."""
+    """While this run starts Ray, another one plans one image: it is completed and the rest is planned."""
     from camworker import dataset
     from camworker.ledger import plan
-    from jobs import cli
-    from jobs import ray_cluster as cluster
+    from jobs import cli, ray_cluster
 
     source, out = photographs(tmp_path / "in", 5), tmp_path / "out"
-    connected = cluster.connected
+    connected = ray_cluster.connected
 
     @contextmanager
     def slow_start(address: str | None, *, verbose: bool) -> Iterator[None]:
         with connected(address, verbose=verbose):
             recipe = recipe_of_a_dry_run
             ledger = Ledger(open_store(str(out)), recipe)
-            items = open_source(str(source), weights.load().classes).items
+            items = open_source(str(source), load().classes).items
             plan.write_generation(ledger, 1, items.slice(2, 1), 8, ReadPolicy())
             yield
 
     arguments = ["localize", str(source), "--output", str(out), "--precision", "float32"]
     recipe_of_a_dry_run = camworker(*arguments, "--dry-run", "--json").json["recipe"]
-    monkeypatch.setattr(cluster, "connected", slow_start)
+    monkeypatch.setattr(ray_cluster, "connected", slow_start)
     assert cli.main(arguments) == 0
     rows = dataset.latest(str(out)).sort_by("image_id")
     assert rows["generation"].to_pylist() == [2, 2, 1, 2, 2]
 
 
-def test_too_many_failures_end_with_3_and_lose_nothing(folder: Path, tmp_path: Path) -> None:
+def test_too_many_failures_exit_with_3_and_keep_all_rows(folder: Path, tmp_path: Path) -> None:
     done = localize(folder, tmp_path / "out", "--max-error-rate", "0.1")
     assert done.code == 3
     assert "--max-error-rate" in done.err
@@ -213,20 +212,20 @@ def test_preview_shows_photographs_maps_and_failures(first: tuple[Path, Finished
     done = camworker("preview", first[0], "--to", tmp_path, "--count", "3", "--json")
     assert done.code == 0, done.err
     page = Path(done.json["page"]).read_text()
-    # Three sections of three images, a photograph and five maps each; known labels beside them.
+    # Three sections of three images with a photograph and five maps each, and maps of known labels.
     assert 9 * 6 <= page.count("<img ") <= 9 * 6 + 3
     assert "odd name #1 50%?.jpg" in page
     assert "the bytes are not an image in a supported format" in page
 
 
 def _files(out: Path) -> dict[str, tuple[int, int]]:
-    """Every file below out, with what changes when it is written again."""
-    found = (Path(root) / name for root, _, names in os.walk(out) for name in names)
-    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+    """Return the inode and modification time of every file in an output."""
+    paths = (Path(root) / name for root, _, names in os.walk(out) for name in names)
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """The start of a PNG that claims a size, with a few bytes of data."""
+    """Return the start of a PNG of this size, with a few bytes of data."""
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b"\0" * 9))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

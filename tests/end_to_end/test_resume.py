@@ -1,4 +1,4 @@
-"""A run that is killed or stopped half way: what was committed stays, the next run does the rest."""
+"""A run that is killed or stopped half way: committed parts stay valid and the next run does the rest."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> pa.Ta
 
 
 def run_until_parts(folder: Path, out: Path, parts: int) -> "subprocess.Popen[str]":
-    """Start localize and wait until it has committed some parts, and not all."""
+    """Start localize and wait until it has committed some of its parts."""
     process = start("localize", folder, "--output", out, *OPTIONS)
     deadline = time.monotonic() + 120
     while len(parts_of(out)) < parts:
@@ -93,7 +93,7 @@ def test_a_killed_worker_is_replaced(folder: Path, undisturbed: pa.Table, tmp_pa
 
 
 def _workers_of(driver: int) -> list[int]:
-    """Pids of the actors below a driver."""
+    """Return the process ids of the workers of a driver."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in table.stdout.splitlines()[1:]]
     family = {driver}

@@ -1,4 +1,4 @@
-"""submit to a real cluster of three nodes, over the Jobs API, with everything in a real S3."""
+"""submit to a cluster of three nodes through the Jobs API, with all data in an S3 server."""
 
 import json
 import re
@@ -27,7 +27,7 @@ IMAGES = 48
 INPUT = f"s3://{BUCKET}/in"
 BROKEN = f"s3://{BUCKET}/broken"
 FIXED = ("--precision", "float32", "--batch-size", "2", "--json")
-# About two seconds a shard: long enough to be stopped, and short enough to be finished in a drain.
+# About two seconds per shard: long enough to be stopped, short enough to be finished in a drain.
 SLOW_IMAGES = 24
 SLOW = (
     *("--limit", str(SLOW_IMAGES), "--shard-size", "2"),
@@ -39,7 +39,7 @@ SECONDS = 240
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sources as a developer has changed them: another version than what the nodes have installed."""
+    """Return a copy of the sources with another version than the one that is installed on the nodes."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("camworker", "jobs"):
         shutil.copytree(ROOT / name, folder / name)
@@ -67,7 +67,7 @@ def client(cluster: RunningCluster) -> JobSubmissionClient:
 
 
 class Submit:
-    """submit as a user types it, with a clone to run or what the nodes have installed."""
+    """Runs submit with a clone, or without one to run what is installed on the nodes."""
 
     def __init__(self, cluster: RunningCluster, clone: Path | None) -> None:
         self._fixed = ("submit", "--address", cluster.url)
@@ -97,7 +97,7 @@ def localize(out: str, *more: str, source: str = INPUT) -> tuple[str, ...]:
 
 def test_the_command_runs_on_the_cluster(first: Finished) -> None:
     assert first.code == 0, first.err + first.out
-    # The job's own output is ours; its last line is what the command's --json says.
+    # The output of the job is that of submit; its last line is the JSON of the inner command.
     assert first.json["ok"] == IMAGES
     assert first.json["output"] == f"s3://{BUCKET}/first"
     submitted, ended = [line for line in first.err.splitlines() if line.startswith("camworker-")]
@@ -107,9 +107,7 @@ def test_the_command_runs_on_the_cluster(first: Finished) -> None:
     assert rows["status"].to_pylist() == ["ok"] * IMAGES
 
 
-def test_the_actors_were_on_the_other_nodes_and_ran_the_clone(
-    first: Finished, cluster: RunningCluster
-) -> None:
+def test_the_workers_ran_the_clone_on_the_other_nodes(first: Finished, cluster: RunningCluster) -> None:
     actors = list_actors(address=cluster.url, detail=True)
     assert {actor.node_id for actor in actors if actor.class_name == "WorkerProcess"} == set(cluster.nodes)
     assert {actor.node_id for actor in actors if actor.class_name == "JobSupervisor"} == {cluster.head}
@@ -117,18 +115,18 @@ def test_the_actors_were_on_the_other_nodes_and_ran_the_clone(
     assert run["versions"]["camworker"] == VERSION
 
 
-def test_what_has_ended_is_submitted_again_under_the_next_name(first: Finished, submit: Submit) -> None:
+def test_an_ended_command_is_submitted_again_under_the_next_name(first: Finished, submit: Submit) -> None:
     again = submit("--json", "--", *localize("first", *FIXED))
     assert again.code == 0
-    said = again.json
-    assert re.fullmatch("camworker-localize-[0-9a-f]{12}-2", said.pop("submission_id"))
-    assert said == {"status": "SUCCEEDED", "exit_code": 0, "adopted": False}
+    result = again.json
+    assert re.fullmatch("camworker-localize-[0-9a-f]{12}-2", result.pop("submission_id"))
+    assert result == {"status": "SUCCEEDED", "exit_code": 0, "adopted": False}
     result = _result(again.err)
     assert (result["processed"], result["skipped"]) == (0, IMAGES)
 
 
-def test_the_exit_code_of_the_command_is_ours(cluster: RunningCluster) -> None:
-    """Of the installed one, too."""
+def test_submit_exits_with_the_code_of_the_command(cluster: RunningCluster) -> None:
+    """This holds for the installed version too."""
     done = Submit(cluster, None)("--", *localize("none", source=f"s3://{BUCKET}/empty"))
     assert done.code == 2
     assert f"camworker localize: s3://{BUCKET}/empty" in done.out
@@ -138,7 +136,7 @@ def test_the_exit_code_of_the_command_is_ours(cluster: RunningCluster) -> None:
 def test_the_driver_can_leave_the_head(
     submit: Submit, client: JobSubmissionClient, cluster: RunningCluster
 ) -> None:
-    """Its core is not one for a worker, so that the one worker there is room for is on the other node."""
+    """The driver reserves a core, so the only worker that fits is on the other node."""
     done = submit(
         "--driver-cpus", "1", "--json", "--", *localize("failed", "--max-error-rate", "0", source=BROKEN)
     )
@@ -147,42 +145,46 @@ def test_the_driver_can_leave_the_head(
     assert client.get_job_info(done.json["submission_id"]).driver_node_id in cluster.nodes
 
 
-def test_one_that_runs_is_adopted_left_alone_and_stopped_so_that_it_resumes(
+def test_an_active_job_is_adopted_and_stopped_and_its_command_resumes(
     submit: Submit, client: JobSubmissionClient
 ) -> None:
     command = ("--", *localize("slow", *SLOW))
     followers = [submit.start("--json", *command) for _ in range(3)]
     _wait(lambda: _parts("slow"), followers)
-    # Who leaves stops nothing.
+    # A follower that leaves does not stop the job.
     leaving = followers.pop()
     leaving.send_signal(signal.SIGINT)
-    _, said = leaving.communicate(timeout=SECONDS)
+    _, last_words = leaving.communicate(timeout=SECONDS)
     assert leaving.returncode == 3
-    assert " goes on. The same command follows it again" in said.splitlines()[-1]
+    assert " keeps running. Run the same command to follow it again" in last_words.splitlines()[-1]
 
     before = _parts("slow")
-    asked = time.monotonic()
+    stop_requested = time.monotonic()
     stopped = submit("--json", "--cancel", *command)
-    print(f"stopped within {time.monotonic() - asked:.1f} s")
+    print(f"stopped within {time.monotonic() - stop_requested:.1f} s")
     assert stopped.code == 0, stopped.err
     assert stopped.json["status"] == "STOPPED"
     ended = [follower.communicate(timeout=SECONDS) for follower in followers]
     assert [follower.returncode for follower in followers] == [3, 3]
     results = [json.loads(out.splitlines()[-1]) for out, _ in ended]
-    # All of them began at once, and one of them was first.
-    assert sorted([r["adopted"] for r in results] + ["runs already" in said]) == [False, True, True]
+    # All of them started at the same time; one of them submitted the job.
+    assert sorted([r["adopted"] for r in results] + ["is already running" in last_words]) == [
+        False,
+        True,
+        True,
+    ]
     assert {r["submission_id"] for r in results} == {stopped.json["submission_id"]}
 
-    # The driver drained: it tells of every part there is, and more of them than when it was asked.
+    # The driver drained: it reports every part, and there are more than when the stop was requested.
     _, log = ended[0]
     assert "stopped: SIGTERM; run the same command again to resume" in log
     result = _result(log)
     parts = len(_parts("slow"))
     assert len(before) < result["parts"] == parts < SLOW_IMAGES / 2
     name = stopped.json["submission_id"]
-    assert f"{name} does not run" in submit("--cancel", name).err
+    assert f"{name} is not running" in submit("--cancel", name).err
 
-    # Its lease is released, or this would exit with 4.
+    # The lease of the stopped run was released; otherwise this would exit with 4.
     resumed = submit("--json", *command)
     assert resumed.code == 0, resumed.err
     assert resumed.json["submission_id"] == f"{name}-2"
@@ -191,7 +193,7 @@ def test_one_that_runs_is_adopted_left_alone_and_stopped_so_that_it_resumes(
     assert latest(f"s3://{BUCKET}/slow")["status"].to_pylist() == ["ok"] * SLOW_IMAGES
 
 
-def test_who_has_no_token_is_refused(cluster: RunningCluster) -> None:
+def test_a_client_with_a_wrong_token_is_refused(cluster: RunningCluster) -> None:
     stranger = {"RAY_AUTH_TOKEN": "1" * 64}
     done = camworker("submit", "--address", cluster.url, "--", *localize("first"), environment=stranger)
     assert done.code == 2
@@ -200,7 +202,7 @@ def test_who_has_no_token_is_refused(cluster: RunningCluster) -> None:
 
 
 def _result(log: str) -> dict:
-    """What localize --json ended with, among the lines of its log, which are JSON too."""
+    """Return the JSON result of localize among the lines of its log, which are JSON too."""
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     (result,) = [line for line in lines if "processed" in line]
     return result

@@ -1,4 +1,4 @@
-"""Two runs on one output: the second one keeps away, and the first one's lease ends with it."""
+"""Two runs on one output: the second one is refused while the first one holds the lease."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return photographs(tmp_path_factory.mktemp("two") / "in", COUNT)
 
 
-def test_a_run_keeps_away_from_an_output_that_another_one_holds(
+def test_a_run_is_refused_while_another_one_holds_the_output(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -52,7 +52,7 @@ def test_a_run_keeps_away_from_an_output_that_another_one_holds(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_of_two_runs_at_once_one_finishes_and_the_other_keeps_away_or_adopts(
+def test_of_two_concurrent_runs_one_finishes_and_the_other_is_refused_or_adopts(
     folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -69,7 +69,7 @@ def test_of_two_runs_at_once_one_finishes_and_the_other_keeps_away_or_adopts(
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_part_that_is_gone_is_made_again(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_part_is_localized_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = ("localize", folder, "--output", out, *OPTIONS)
     assert camworker(*command).code == 0
@@ -84,7 +84,7 @@ def test_a_part_that_is_gone_is_made_again(folder: Path, tmp_path: Path) -> None
 
 @pytest.fixture
 def fatal(tmp_path: Path) -> dict[str, str]:
-    """An environment in which every decoder hangs on a marked image."""
+    """Return an environment in which every decoder hangs on a marked image."""
     return {"PYTHONPATH": install_in_children(tmp_path / "site")}
 
 

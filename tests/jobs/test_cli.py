@@ -1,10 +1,13 @@
-"""The command line: help for every command, one clear line and exit code 2 for bad usage."""
+"""The command line: help for every command, and one clear line and an exit code for every error."""
 
 import time
 from pathlib import Path
 
 import pytest
 
+from camworker import errors
+from camworker.errors import CamworkerError, UsageError
+from jobs import cli, status
 from jobs.cli import COMMANDS
 from support.cli_runner import camworker, photographs
 
@@ -78,11 +81,11 @@ BAD_USAGE = {
     ),
     "removals by the first images": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--remove-missing", "--limit", "1"],
-        "--remove-missing needs the whole listing",
+        "removing rows needs the whole listing: leave --limit and --sample out (--remove-missing)",
     ),
     "removals by a sample": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--remove-missing", "--sample", "1"],
-        "--remove-missing needs the whole listing",
+        "removing rows needs the whole listing: leave --limit and --sample out (--remove-missing)",
     ),
     "no such command": (["lokalize"], "invalid choice: 'lokalize'"),
     "an output without predictions": (["summarize", "{tmp}", "--truth", "x"], "holds no predictions"),
@@ -90,12 +93,12 @@ BAD_USAGE = {
 }
 
 
-STARTS_RAY = ("a cluster that is not there", "more workers than cores")
+NEEDS_RAY = ("a cluster that is not there", "more workers than cores")
 
 
 @pytest.mark.parametrize(
     "case",
-    [pytest.param(case, marks=[pytest.mark.ray] if case in STARTS_RAY else []) for case in BAD_USAGE],
+    [pytest.param(case, marks=[pytest.mark.ray] if case in NEEDS_RAY else []) for case in BAD_USAGE],
 )
 def test_bad_usage_is_one_clear_line_and_nothing_is_written(case: str, photos: Path, tmp_path: Path) -> None:
     arguments, message = BAD_USAGE[case]
@@ -108,4 +111,50 @@ def test_bad_usage_is_one_clear_line_and_nothing_is_written(case: str, photos: P
     assert len(done.err.splitlines()) == 1
     assert not done.out
     assert sorted(tmp_path.rglob("*")) == before
-    assert time.monotonic() - started < 60  # no cluster was waited for; not a measurement
+    assert time.monotonic() - started < 60  # nothing waited for an absent cluster
+
+
+def subclasses(error: type[CamworkerError]) -> list[type[CamworkerError]]:
+    return [error, *(each for child in error.__subclasses__() for each in subclasses(child))]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in subclasses(CamworkerError) if kind.__module__ == errors.__name__]
+)
+def test_every_error_of_camworker_is_one_line_and_its_exit_code(
+    kind: type[CamworkerError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: object) -> int:
+        raise kind("this cannot work")
+
+    monkeypatch.setattr(status, "run", run)
+    assert cli.main(["status", "out"]) == kind.exit_code
+    assert capsys.readouterr() == ("", "camworker status: this cannot work\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "parameter", "shown"),
+    [
+        (["localize", "in", "--output", "out"], "id_column", " (--id-column)"),
+        (["units", "in", "--to", "out"], "classes", " (--class)"),
+        (
+            ["package", "w.pt", "--network", "n", "--class-names", "c", "--output", "o"],
+            "weights",
+            " (WEIGHTS)",
+        ),
+        (["status", "out"], "id_column", ""),
+    ],
+)
+def test_an_error_names_the_option_to_change(
+    command: list[str],
+    parameter: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*_: object) -> int:
+        raise UsageError("this cannot work", parameter=parameter)
+
+    monkeypatch.setattr(f"jobs.{command[0]}.run", run)
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err == f"camworker {command[0]}: this cannot work{shown}\n"

@@ -1,4 +1,4 @@
-"""What people see of a run: lines without a terminal, a bar on one, JSON kept apart from text."""
+"""Output of a command: progress as lines or as a bar, and JSON apart from text."""
 
 import json
 import os
@@ -26,11 +26,11 @@ from jobs.progress import ImageProgress, TrainingProgress, format_duration
         (172800, "2.0 days"),
     ],
 )
-def test_durations_are_for_people(seconds: float, text: str) -> None:
+def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_without_a_terminal_a_line_now_and_then(
+def test_without_a_terminal_progress_is_a_line_every_30_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0, 10, 20, 35, 60, 65, 100])
@@ -40,7 +40,7 @@ def test_without_a_terminal_a_line_now_and_then(
             progress.update(done, failed)
     out, err = capsys.readouterr()
     assert not out
-    # 100 were done when the rate began to count, at 20 s; 35 s and 65 s are the first after 30 s each.
+    # The rate counts from 20 s, when 100 were done. Lines follow each other after at least 30 s.
     assert err.splitlines() == [
         "250 of 1000 images, 10.0 images/s, 2 failed, 75 s left",
         "550 of 1000 images, 10.0 images/s, 3 failed, 45 s left",
@@ -48,7 +48,7 @@ def test_without_a_terminal_a_line_now_and_then(
     ]
 
 
-def test_on_a_terminal_a_bar() -> None:
+def test_on_a_terminal_progress_is_a_bar() -> None:
     program = (
         "from jobs.progress import ImageProgress\n"
         "with ImageProgress(10) as progress: progress.update(3, 1); progress.update(10, 2)"
@@ -61,13 +61,13 @@ def test_on_a_terminal_a_bar() -> None:
             while chunk := os.read(ours, 4096):
                 shown += chunk
         except OSError:
-            pass  # the other end is closed: the program has ended
+            pass  # the program has ended and closed the terminal
     os.close(ours)
     assert b"10/10" in shown
     assert b"2 failed" in shown
 
 
-def test_a_training_tells_of_epochs_and_now_and_then_of_steps(
+def test_training_progress_has_a_line_per_epoch_and_some_for_steps(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
@@ -95,15 +95,15 @@ def test_a_training_tells_of_epochs_and_now_and_then_of_steps(
     ]
 
 
-def test_json_has_standard_output_to_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    shell = Console(as_json=True)
-    shell.out("for people")
-    shell.result({"rows": 1, "rate": None})
+def test_with_json_text_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(as_json=True)
+    console.out("for people")
+    console.result({"rows": 1, "rate": None})
     out, err = capsys.readouterr()
     assert json.loads(out) == {"rows": 1, "rate": None}
     assert err == "for people\n"
 
 
-def test_a_figure_that_is_no_number_is_no_json() -> None:
+def test_json_holds_no_nan() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         Console(as_json=True).result({"rate": float("nan")})

@@ -1,4 +1,4 @@
-"""The commands package and networks: a network trained elsewhere, and what is on offer."""
+"""The commands package and networks."""
 
 import json
 
@@ -30,31 +30,44 @@ def package(folder, output, *options, names="names.txt"):
     return main(["package", str(folder / "checkpoint.pth"), *network, "--output", str(output), *options])
 
 
-def test_a_network_trained_elsewhere(elsewhere, tmp_path, capsys):
+def test_a_network_that_was_trained_elsewhere(elsewhere, tmp_path, capsys):
     folder, model = elsewhere
     assert package(folder, tmp_path / "p", "--json") == 0
     out = json.loads(capsys.readouterr().out)
-    made = load(str(tmp_path / "p"))
-    assert (out["classes"], out["fingerprint"]) == (3, made.fingerprint)
-    assert made.classes.names == tuple(NAMES)
-    assert (made.scoring, made.network.pooling) == ("softmax", "avg")
-    assert made.preprocessing.mean == (0.485, 0.456, 0.406)
-    assert made.provenance == {"command": "package", "weights": "checkpoint.pth"}
+    saved = load(str(tmp_path / "p"))
+    assert (out["classes"], out["fingerprint"]) == (3, saved.fingerprint)
+    assert saved.classes.names == tuple(NAMES)
+    assert (saved.scoring, saved.network.pooling) == ("softmax", "avg")
+    assert saved.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert saved.provenance == {"command": "package", "weights": "checkpoint.pth"}
     images_BCHW = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        torch.testing.assert_close(made.network(images_BCHW)[1], model(images_BCHW))
-    row = Localizer(made, device="cpu", precision="float32").localize([photograph(0, 200, 150)])[0]
+        torch.testing.assert_close(saved.network(images_BCHW)[1], model(images_BCHW))
+    row = Localizer(saved, device="cpu", precision="float32").localize([photograph(0, 200, 150)])[0]
     assert set(row.names) == set(NAMES)
     assert row.cams.shape == (3, 13, 13)
 
 
-def test_how_it_was_trained_can_be_said(elsewhere, tmp_path):
+def test_options_describe_the_training(elsewhere, tmp_path):
     folder, _ = elsewhere
-    how = ("--mean", "0", "0.1", "0.2", "--std", "1", "1", "1", "--input-size", "160", "--scoring", "sigmoid")
-    assert package(folder, tmp_path / "p", *how) == 0
-    made = load(str(tmp_path / "p"))
-    assert made.preprocessing.mean == (0, 0.1, 0.2)
-    assert (made.preprocessing.input_size, made.scoring) == (160, "sigmoid")
+    options = (
+        "--mean",
+        "0",
+        "0.1",
+        "0.2",
+        "--std",
+        "1",
+        "1",
+        "1",
+        "--input-size",
+        "160",
+        "--scoring",
+        "sigmoid",
+    )
+    assert package(folder, tmp_path / "p", *options) == 0
+    saved = load(str(tmp_path / "p"))
+    assert saved.preprocessing.mean == (0, 0.1, 0.2)
+    assert (saved.preprocessing.input_size, saved.scoring) == (160, "sigmoid")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +91,7 @@ def test_a_package_is_not_overwritten(elsewhere, tmp_path, capsys):
     assert "already" in capsys.readouterr().err
 
 
-def test_networks_says_what_passes(capsys):
+def test_networks_lists_which_networks_can_localize(capsys):
     names = ["nin", "timm:tinynet_e", "torchvision:mobilenet_v3_small", "torchvision:nope"]
     assert main(["networks", *names, "--json"]) == 0
     streams = capsys.readouterr()
@@ -92,6 +105,18 @@ def test_networks_says_what_passes(capsys):
     assert "nin" in streams.err
 
 
-def test_networks_of_a_name_that_is_none(capsys):
+def test_an_unknown_network_is_refused(capsys):
     assert main(["networks", "resnet50"]) == 2
     assert "unknown network 'resnet50'" in capsys.readouterr().err
+
+
+def test_a_package_of_another_network_is_refused(elsewhere, tmp_path, capsys):
+    folder, _ = elsewhere
+    assert package(folder, tmp_path / "p") == 0
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.png").write_bytes(photograph(0))
+    arguments = ["localize", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--network", "nin", "--weights", str(tmp_path / "p")]) == 2
+    err = capsys.readouterr().err
+    assert "is a package of torchvision:squeezenet1_1, not of nin (--network)" in err
+    assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""status --follow as a user sees it: lines or a bar, until all is complete, from the ledger alone."""
+"""status --follow: lines or a bar until everything is complete, read from the ledger only."""
 
 import os
 import pty
@@ -28,7 +28,7 @@ RECIPE = "r0123456789ab"
 
 
 @pytest.fixture
-def begun(tmp_path: Path, folder: Path) -> tuple[Ledger, Plan]:
+def unfinished(tmp_path: Path, folder: Path) -> tuple[Ledger, Plan]:
     """Eleven images planned in shards of four; one of them is broken."""
     (folder / "03.png").write_bytes(photograph(3)[:100])
     ledger = Ledger(LocalStore(tmp_path / "out"), RECIPE)
@@ -40,18 +40,18 @@ def finish(ledger: Ledger) -> None:
     ledger.commit_run(replace(make_run_record(ledger, 1), images={"ok": 10, "decode_error": 1}))
 
 
-def test_without_a_terminal_a_line_at_a_time_until_it_is_complete(
-    begun: tuple[Ledger, Plan],
+def test_without_a_terminal_progress_is_lines_until_everything_is_complete(
+    unfinished: tuple[Ledger, Plan],
     tmp_path: Path,
     tiny_localizer: Localizer,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ledger, plan = begun
+    ledger, plan = unfinished
     waits: list[float] = []
 
     def work_on(seconds: float) -> None:
-        """What another process does meanwhile."""
+        """Do what another process would do while status sleeps."""
         waits.append(seconds)
         if len(waits) <= plan.shards:
             run(ledger, plan, tiny_localizer, len(waits) - 1)
@@ -83,22 +83,20 @@ def test_without_a_terminal_a_line_at_a_time_until_it_is_complete(
     assert '"complete": true' in out
 
 
-def test_what_is_complete_is_told_at_once(
-    begun: tuple[Ledger, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_complete_output_is_reported_at_once(
+    unfinished: tuple[Ledger, Plan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finish(begun[0])
+    finish(unfinished[0])
     assert cli.main(["status", str(tmp_path / "out"), "--follow"]) == 0
     assert "generation 1: 11 of 11 images" in capsys.readouterr().out
 
 
-def test_where_there_is_nothing_there_is_nothing_to_follow(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_output_without_predictions_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(tmp_path), "--follow"]) == 2
     assert "holds no predictions" in capsys.readouterr().err
 
 
-def test_who_stops_looking_learns_that_it_is_unfinished(begun: tuple[Ledger, Plan], tmp_path: Path) -> None:
+def test_an_interrupted_status_exits_with_3(unfinished: tuple[Ledger, Plan], tmp_path: Path) -> None:
     watching = start("status", tmp_path / "out", "--follow")
     assert watching.stderr
     line = watching.stderr.readline()
@@ -109,8 +107,10 @@ def test_who_stops_looking_learns_that_it_is_unfinished(begun: tuple[Ledger, Pla
     assert (out, err) == ("", "camworker status: interrupted\n")
 
 
-def test_on_a_terminal_a_bar(begun: tuple[Ledger, Plan], tmp_path: Path, tiny_localizer: Localizer) -> None:
-    ledger, plan = begun
+def test_on_a_terminal_progress_is_a_bar(
+    unfinished: tuple[Ledger, Plan], tmp_path: Path, tiny_localizer: Localizer
+) -> None:
+    ledger, plan = unfinished
     for shard in (0, 1):
         run(ledger, plan, tiny_localizer, shard)
     ours, theirs = pty.openpty()
@@ -125,10 +125,10 @@ def test_on_a_terminal_a_bar(begun: tuple[Ledger, Plan], tmp_path: Path, tiny_lo
                 if b"2 of 3 parts, 1 failed" in shown:
                     finish(ledger)
         except OSError:
-            pass  # the other end is closed: the program has ended
+            pass  # the program has ended and closed the terminal
         assert watching.stdout
-        said = watching.stdout.read()
+        text = watching.stdout.read()
     os.close(ours)
     assert watching.returncode == 0
     assert b"8/11" in shown
-    assert b"complete" in said
+    assert b"complete" in text

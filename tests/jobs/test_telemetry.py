@@ -1,4 +1,4 @@
-"""Metrics: what is told of a worker and of a driver, and that a running job's are there to be scraped."""
+"""Prometheus metrics of workers and drivers, and the metrics endpoint of a running job."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from support.paths import SUPPORT
 
 
 class Recorded:
-    """Stands in for Ray's Counter and Gauge, and refuses what they refuse."""
+    """Stands in for Ray's Counter and Gauge, with their restrictions."""
 
     told: dict[tuple[str, str], float]
 
@@ -52,17 +52,17 @@ def told(monkeypatch):
     return Recorded.told
 
 
-class Account(StageTimer):
-    """StageTimer whose times are said."""
+class ManualTimer(StageTimer):
+    """A StageTimer whose times are set by the test."""
 
     def spend(self, **seconds):
         for stage, value in seconds.items():
             self._seconds[stage] += value
 
 
-def test_a_worker_tells_what_is_new_each_time(told):
-    stages = Account()
-    stages.spend(network=100.0)  # before: not this one's
+def test_a_worker_publishes_changes(told):
+    stages = ManualTimer()
+    stages.spend(network=100.0)  # spent before the metrics were made
     metrics = WorkerMetrics("r0123456789ab", stages, on_gpu=False)
     stages.spend(network=2.0, fetch_decode=3.0)
     stages.read(b"123")
@@ -87,13 +87,13 @@ def test_a_worker_tells_what_is_new_each_time(told):
     }
 
 
-def test_a_worker_on_a_gpu_tells_how_busy_it_is_over_some_seconds(told, monkeypatch):
+def test_a_worker_on_a_gpu_publishes_its_busy_share(told, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(telemetry.time, "monotonic", lambda: now[0])
-    stages = Account()
+    stages = ManualTimer()
     metrics = WorkerMetrics("r0123456789ab", stages, on_gpu=True)
     for seconds, network, expected in (
-        (3.0, 1.0, None),  # too short to say
+        (3.0, 1.0, None),  # too short to measure
         (5.0, 4.0, 5 / 8),  # since the start
         (10.0, 2.0, 2 / 10),
         (5.0, 5.1, 1.0),
@@ -105,7 +105,7 @@ def test_a_worker_on_a_gpu_tells_how_busy_it_is_over_some_seconds(told, monkeypa
         assert told.get(("gpu_busy_ratio", "")) == expected
 
 
-def test_a_driver_tells_what_is_new_and_how_it_stands(told):
+def test_a_driver_publishes_changes_and_its_status(told):
     metrics = DriverMetrics("r0123456789ab")
     metrics.publish(DriverStatus(done=0, failed=0, lost=0, waiting=9, workers=0))
     assert told == {("shards_waiting", ""): 9, ("workers", ""): 0}
@@ -119,20 +119,20 @@ def test_a_driver_tells_what_is_new_and_how_it_stands(told):
         ("workers", ""): 2,
     }
     assert told == expected
-    # The next generation counts from none again, its metrics go on.
+    # The next generation counts from 0; its metrics continue.
     DriverMetrics("r0123456789ab").publish(DriverStatus(done=1, failed=0, lost=0, waiting=0, workers=2))
     assert told == expected | {("shards_total", "done"): 4}
 
 
 @pytest.fixture(scope="module")
-def came_to(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What scraped_run.py saw, of 89 photographs and a broken one; the run record beside it."""
+def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Run scraped_run.py on 89 photographs and a broken one; return its result with the run record."""
     home = tmp_path_factory.mktemp("scraped")
     folder = photographs(home / "in", 89)
     (folder / "broken.jpg").write_bytes((folder / "0000.jpg").read_bytes()[:999])
     done = subprocess.run(
         [sys.executable, SUPPORT / "scraped_run.py", folder, home / "out"],
-        # What a worker counts in its last seconds would go with it, if it were told only every ten.
+        # By default metrics are reported every 10 s, and the last ones of a worker would be lost.
         env={**ENVIRONMENT, "RAY_metrics_report_interval_ms": "1000"},
         capture_output=True,
         text=True,
@@ -141,16 +141,16 @@ def came_to(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     (record,) = (home / "out").rglob("run-0001.json")
     size = sum(path.stat().st_size for path in folder.iterdir())
-    seen = json.loads(done.stdout.splitlines()[-1])
-    return {**seen, "record": json.loads(record.read_text()), "size": size}
+    result = json.loads(done.stdout.splitlines()[-1])
+    return {**result, "record": json.loads(record.read_text()), "size": size}
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_running_job_is_scraped(came_to: dict[str, Any]) -> None:
-    """Ray's own endpoint, asked twice a second while a worker is at work, and once it is done."""
-    summary, record, last = came_to["summary"], came_to["record"], came_to["scrapes"][-1]
-    assert came_to["types"] == {
+def test_a_running_job_is_scraped(scraped: dict[str, Any]) -> None:
+    """Ray's metrics endpoint is scraped twice a second during the run and once after it."""
+    summary, record, last = scraped["summary"], scraped["record"], scraped["scrapes"][-1]
+    assert scraped["types"] == {
         "ray_camworker_images_total": "counter",
         "ray_camworker_stage_seconds_total": "counter",
         "ray_camworker_read_bytes_total": "counter",
@@ -159,25 +159,25 @@ def test_a_running_job_is_scraped(came_to: dict[str, Any]) -> None:
         "ray_camworker_shards_waiting": "gauge",
         "ray_camworker_workers": "gauge",
     }
-    assert came_to["recipes"] == [summary["recipe"]]
+    assert scraped["recipes"] == [summary["recipe"]]
 
-    # At the end the counters are what the run record says.
+    # At the end the counters equal those of the run record.
     assert last["ray_camworker_images_total ok"] == summary["ok"] == 89
     assert last["ray_camworker_images_total decode_error"] == 1
     assert last["ray_camworker_shards_total done"] == summary["parts"] == 3
-    assert last["ray_camworker_read_bytes_total"] == record["read_bytes"] == came_to["size"]
+    assert last["ray_camworker_read_bytes_total"] == record["read_bytes"] == scraped["size"]
     threads = 2
     for stage, seconds in record["stages"].items():
         assert last[f"ray_camworker_stage_seconds_total {stage}"] == pytest.approx(seconds, abs=0.002)
         assert 0 < seconds < record["seconds"] * threads
     assert (record["failed_attempts"], record["restarts"]) == (0, 0)
 
-    # And while it ran they grew up to there.
-    images = [scrape.get("ray_camworker_images_total ok", 0) for scrape in came_to["scrapes"]]
+    # During the run they grow to these values.
+    images = [scrape.get("ray_camworker_images_total ok", 0) for scrape in scraped["scrapes"]]
     assert images == sorted(images)
     assert set(images) - {0, 89}
     most = Counts[str]()
-    for scrape in came_to["scrapes"]:
+    for scrape in scraped["scrapes"]:
         most |= Counts(scrape)
     assert most["ray_camworker_workers"] == 1
     assert 0 < most["ray_camworker_shards_waiting"] <= 3
@@ -186,9 +186,9 @@ def test_a_running_job_is_scraped(came_to: dict[str, Any]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_every_line_of_its_log_says_where_it_belongs(came_to: dict[str, Any]) -> None:
-    recipe = came_to["summary"]["recipe"]
-    driver, workers = ([json.loads(line) for line in came_to[name]] for name in ("driver_log", "worker_log"))
+def test_every_line_of_the_log_has_its_context(scraped: dict[str, Any]) -> None:
+    recipe = scraped["summary"]["recipe"]
+    driver, workers = ([json.loads(line) for line in scraped[name]] for name in ("driver_log", "worker_log"))
     assert {line["recipe"] for line in driver + workers} == {recipe}
     assert [line["message"] for line in driver] == ["generation 1: 90 images in 3 shards", "generation done"]
     assert [line["generation"] for line in driver] == [1, 1]
@@ -209,6 +209,6 @@ def test_every_line_of_its_log_says_where_it_belongs(came_to: dict[str, Any]) ->
         assert sorted((line["generation"], line["shard"]) for line in by_message[message]) == [
             *((1, 0), (1, 1), (1, 2))
         ]
-    assert sum(line["read_bytes"] for line in by_message["shard done"]) == came_to["size"]
+    assert sum(line["read_bytes"] for line in by_message["shard done"]) == scraped["size"]
     (failed,) = by_message["image failed"]
     assert (failed["image_id"], failed["shard"]) == ("broken.jpg", 2)
