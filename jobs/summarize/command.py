@@ -31,28 +31,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camworker summarize`."""
     add_out_argument(parser)
     parser.add_argument(
-        "--report", type=output_folder, metavar="DIR", help="write summary.html and tables there too"
+        "--report",
+        type=output_folder,
+        metavar="DIR",
+        help="also write summary.html and tables to this folder",
     )
     parser.add_argument(
-        "--recipe", action="append", default=[], help="which, where OUT holds several; again to compare"
+        "--recipe",
+        action="append",
+        default=[],
+        help="recipe to evaluate if OUT holds several; repeat it to compare recipes",
     )
-    what = parser.add_argument_group("what is true")
+    what = parser.add_argument_group("ground truth")
     what.add_argument(
         "--truth",
         required=True,
         metavar="PATH",
-        help="Parquet or CSV (a box a row: image_id, label, xmin, ymin, xmax, ymax), COCO JSON, a folder of "
-        "Pascal VOC XML, of masks (CLASS/IMAGE.png), or of image_ids.txt and the like",
+        help="Parquet or CSV with one row per box (image_id, label, xmin, ymin, xmax, ymax), COCO JSON, or a "
+        "folder of Pascal VOC XML, of masks (CLASS/IMAGE.png), or of image_ids.txt and its metadata files",
     )
     add_truth_boxes_option(what)
     what.add_argument(
-        "--truth-classes", choices=("name", "index"), default="name", help="match classes by (default name)"
+        "--truth-classes",
+        choices=("name", "index"),
+        default="name",
+        help="what identifies a class (default name)",
     )
-    what.add_argument("--masks", metavar="DIR", help="where the mask files lie that localization.txt names")
+    what.add_argument("--masks", metavar="DIR", help="folder of the mask files that localization.txt names")
     what.add_argument(
-        "--exclude", metavar="FILE", help="image ids, one a line, that count for classification only"
+        "--exclude",
+        metavar="FILE",
+        help="file of image ids, one per line, that count for classification only",
     )
-    how = parser.add_argument_group("how to judge")
+    how = parser.add_argument_group("evaluation")
     how.add_argument(
         "--box-rule",
         metavar="RULE",
@@ -62,17 +73,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--iou-convention",
         choices=("half-open", "inclusive"),
         default="half-open",
-        help="inclusive: widths and heights get 1 added, as in ILSVRC's kit (default half-open)",
+        help="inclusive: add 1 to widths and heights, as the ILSVRC kit does (default half-open)",
     )
     how.add_argument(
         "--select-threshold-on",
         type=fraction,
         metavar="SHARE",
-        help="choose MaxBoxAcc's threshold on a share of the images, drawn by hash, and report on the rest",
+        help="choose the threshold of MaxBoxAcc on this share of the images, drawn by hash; report on the rest",
     )
-    where = parser.add_argument_group("where")
+    where = parser.add_argument_group("execution")
     where.add_argument(
-        "--workers", type=whole_number(1), metavar="N", help="tasks at a time (default: all cores)"
+        "--workers", type=whole_number(1), metavar="N", help="number of parallel tasks (default: all cores)"
     )
     add_address_option(where, default="start Ray on this machine if there is enough to read")
 

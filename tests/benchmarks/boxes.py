@@ -1,9 +1,10 @@
 """Measure what boxes and rows cost: python tests/benchmarks/boxes.py FOLDER [--rounds 9] [--limit 400].
 
 The maps are those of the default network on the photographs of a folder. The cam20 boxes of camworker are
-compared with the same rule on OpenCV's labelling, and on a single contour if there is only one; then come
-the steps from the maps of an image to Parquet. Times are microseconds of processor time, medians of rounds
-in which all candidates take turns. `equal` is the share of boxes that equal those of OpenCV's labelling.
+compared with the same rule on OpenCV's labelling, and on a single contour if there is only one. The sweep of
+MaxBoxAcc over 100 thresholds is compared with OpenCV's contours at each. Then come the steps from the maps of
+an image to Parquet. Times are microseconds of processor time, medians of rounds in which all candidates take
+turns. `equal` is the share of boxes that equal those of OpenCV's labelling, and of sweeps that agree.
 """
 
 import argparse
@@ -18,6 +19,8 @@ import pyarrow as pa
 import torch
 
 from camworker import Localizer
+from camworker.boxes.iou import iou
+from camworker.boxes.maxboxacc import score_map
 from camworker.boxes.rules import boxes_from_cams
 from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
@@ -26,9 +29,13 @@ from camworker.inference.cam_network import Maps
 from camworker.inference.predictions import to_float16
 from camworker.inputs.sources import open_source
 from camworker.ledger.parts import encode_part
+from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
 
 SIDE = 224
 BATCH = 16
+SWEEPS = 60  # maps that are swept
+TRUTH = np.array([[40, 30, 180, 190]])  # the true box of a sweep; its cost does not depend on it
+BUFFER_HW = np.empty((SIDE, SIDE), np.float32)
 
 
 def main() -> None:
@@ -56,6 +63,11 @@ def main() -> None:
         "contours": lambda: [contour_box(upsampled(cam_hw)) for cam_hw in cams_Mhw],
         "upsampling alone": lambda: [upsampled(cam_hw) for cam_hw in cams_Mhw],
     }
+    sweep, sweep_cams = Sweep(), cams_Mhw[:SWEEPS]
+    sweep_candidates: dict[str, Callable[[], object]] = {
+        "camworker sweep": lambda: [sweep.maxboxacc(cam_hw, TRUTH) for cam_hw in sweep_cams],
+        "contours sweep": lambda: [contour_sweep(cam_hw) for cam_hw in sweep_cams],
+    }
     image_candidates: dict[str, Callable[[], object]] = {
         "maps to columns": lambda: [localizer.postprocess(*batch) for batch in batches],
         "columns to Arrow": lambda: [
@@ -64,9 +76,10 @@ def main() -> None:
         ],
         "Arrow to Parquet": lambda: encode_part(table),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in map_candidates | image_candidates}
+    candidates = map_candidates | sweep_candidates | image_candidates
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(args.rounds):
-        for name, run in (map_candidates | image_candidates).items():
+        for name, run in candidates.items():
             started = time.process_time()
             run()
             seconds[name].append(time.process_time() - started)
@@ -79,6 +92,10 @@ def main() -> None:
         each = {"what": name, "us_per_map": round(1e6 * statistics.median(seconds[name]) / len(cams_Mhw), 1)}
         share = {"equal": float((equal[name] == truth).all(1).mean())} if name in equal else {}
         print(json.dumps(each | share))
+    agree = [np.allclose(sweep.maxboxacc(cam_hw, TRUTH), contour_sweep(cam_hw)) for cam_hw in sweep_cams]
+    for name in sweep_candidates:
+        cost = round(1e6 * statistics.median(seconds[name]) / len(sweep_cams), 1)
+        print(json.dumps({"what": name, "us_per_map": cost, "equal": float(np.mean(agree))}))
     for name in image_candidates:
         cost = round(1e6 * statistics.median(seconds[name]) / items.num_rows, 1)
         print(json.dumps({"what": name, "us_per_image": cost}))
@@ -115,12 +132,13 @@ def camworker_boxes(cams_Mhw: np.ndarray) -> np.ndarray:
 
 
 def upsampled(cam_hw: np.ndarray) -> np.ndarray:
-    return cv2.resize(cam_hw.astype(np.float32), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    """Upsample a map into the one buffer that all maps share, which stays in the CPU cache."""
+    return cv2.resize(cam_hw.astype(np.float32), (SIDE, SIDE), BUFFER_HW, interpolation=cv2.INTER_LINEAR)
 
 
 def mask_of(map_HW: np.ndarray) -> np.ndarray | None:
     peak = map_HW.max()
-    return (map_HW > np.float32(0.2) * peak).astype(np.uint8) if peak > 0 else None
+    return (map_HW > np.float32(0.2) * peak).view(np.uint8) if peak > 0 else None
 
 
 def labelling_box(map_HW: np.ndarray) -> list[int]:
@@ -131,7 +149,7 @@ def labelling_box(map_HW: np.ndarray) -> list[int]:
     mask_HW = mask_of(map_HW)
     if mask_HW is None:
         return [0, 0, SIDE, SIDE]
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask_HW, connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStatsWithAlgorithm(mask_HW, 8, cv2.CV_16U, cv2.CCL_BBDT)
     pixels = stats[1:, cv2.CC_STAT_AREA]
     largest = 1 + np.flatnonzero(pixels == pixels.max())
     chosen = largest[0] if len(largest) == 1 else labels.ravel()[np.isin(labels, largest).argmax()]
@@ -144,12 +162,30 @@ def contour_box(map_HW: np.ndarray) -> list[int]:
     mask_HW = mask_of(map_HW)
     if mask_HW is None:
         return [0, 0, SIDE, SIDE]
-    contours, hierarchy = cv2.findContours(mask_HW, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    outer = np.flatnonzero(hierarchy[0, :, 3] < 0)
-    if len(outer) > 1:
+    contours, _ = cv2.findContours(mask_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if len(contours) > 1:
         return labelling_box(map_HW)
-    x, y, width, height = cv2.boundingRect(contours[outer[0]])
+    x, y, width, height = cv2.boundingRect(contours[0])
     return [x, y, x + width, y + height]
+
+
+def contour_sweep(cam_hw: np.ndarray) -> np.ndarray:
+    """Return the IoU of MaxBoxAcc's box and the best of MaxBoxAccV2's boxes at each threshold, [T, 2]."""
+    grey_HW = (score_map(cam_hw) * 255).astype(np.uint8)
+    boxes: list[list[int]] = []
+    largest, firsts = [], []
+    for tau in THRESHOLDS:
+        mask_HW = (grey_HW > int(tau * int(grey_HW.max()))).view(np.uint8)
+        contours, _ = cv2.findContours(mask_HW, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+        areas = [cv2.contourArea(contour) for contour in contours]
+        firsts.append(len(boxes))
+        largest.append(len(boxes) + (int(np.argmax(areas)) if areas else 0))
+        rectangles = [cv2.boundingRect(contour) for contour in contours]
+        boxes += [[x, y, min(x + w, SIDE - 1), min(y + h, SIDE - 1)] for x, y, w, h in rectangles] or [
+            [0] * 4
+        ]
+    overlaps = iou(np.array(boxes), TRUTH, inclusive=True).max(1)
+    return np.stack([overlaps[largest], np.maximum.reduceat(overlaps, firsts)], axis=1)
 
 
 if __name__ == "__main__":
