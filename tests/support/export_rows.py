@@ -1,4 +1,4 @@
-"""What the tests of exports share: rows made by hand, ledgers of them, names that are hard to write."""
+"""Constructed rows, ledgers that hold them, and difficult names, for the tests of exports."""
 
 import io
 
@@ -36,18 +36,18 @@ def recipe(names=NAMES, **settings):
 
 
 def boxes_of(label, score, corners, rank):
-    """corners: of each box."""
+    """Return structured boxes of one class and rank."""
     return make_boxes(label, score, np.array(corners, np.float32).reshape(-1, 4), rank)
 
 
 def known(label, score, *corners, cam=HOT):
-    """A target."""
+    """Return a known label with its map and boxes."""
     boxes = boxes_of(label, score, corners, 1)[list(TARGET_BOX_DTYPE.names)].astype(TARGET_BOX_DTYPE)
     return Target(label, score, cam, boxes)
 
 
 def seen(*ranked, size=(200, 100), targets=(), cams=None):
-    """A row that is ok. ranked: (label, score, corners...) for each of the two ranks."""
+    """Return a row with status "ok"; `ranked` has (label, score, corners...) for each of up to two ranks."""
     ranked = [*ranked, (1, 0.01, (0, 0, 1, 1))][:2]
     return Prediction(
         *size,
@@ -63,7 +63,7 @@ def seen(*ranked, size=(200, 100), targets=(), cams=None):
 
 
 def commit(ledger, rows, generation=1, shard=0, **item):
-    """A part with these rows: image id -> prediction."""
+    """Commit a part with these rows (predictions by image id)."""
     item = {"uri": "/in/a b.jpg", "identity": "1", "labels": [], "size": 1, **item}
     items = pa.Table.from_pylist([{**item, "image_id": image_id} for image_id in rows], ITEMS)
     buffer = io.BytesIO()
@@ -72,7 +72,7 @@ def commit(ledger, rows, generation=1, shard=0, **item):
 
 
 def ledger_of(rows, **changes):
-    """A ledger in memory with one part. changes: of the recipe."""
+    """Return a ledger in memory with one part; `changes` replaces settings of the recipe."""
     ledger = Ledger(MemoryStore(), RECIPE)
     ledger.write_recipe(recipe(**changes))
     commit(ledger, rows)
@@ -91,14 +91,14 @@ ROWS = {
 
 
 def exported(ledger, form, path, **choice):
-    """path, with an export in it that holds something."""
+    """Write an export that is not empty and return its path."""
     counts = export(Snapshot.load(ledger), form, path, LabelSelection(**choice))
     assert counts.images
     return path
 
 
 def every_class():
-    """An image for each class, with corners that float32 rounds."""
+    """Return an image of each class, with corners that float32 rounds."""
     return {
         f"{label}/../\u00e9 {name[:3]}.jpg": seen(
             (label, 0.1 + label / 10, (0.1, 1 / 3, 199.9 - label, 100 * 0.7))
@@ -108,6 +108,6 @@ def every_class():
 
 
 def stored(ledger, **choice):
-    """What every reader has to find: image id -> LabelledImage."""
+    """Return the images that every reader of the export has to find, by id."""
     images = labelled_images(Snapshot.load(ledger), LabelSelection(**choice), Counts())
     return {image.image_id: image for image in images}

@@ -1,4 +1,4 @@
-"""Rows of predictions beside their truth, by hand: what the tests of the metrics judge."""
+"""Constructed rows of predictions and their truth, for the tests of the metrics."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ NOWHERE = np.zeros((2, 2))
 
 
 def known(label: int, *corners: Corners, cam: Any = NOWHERE) -> Target:
-    """A known label with its own map, and the boxes that were made of it."""
+    """Return a known label with its map and the boxes of that map."""
     boxes = make_boxes(label, 0.5, np.array(corners, np.float32), 1)
     return Target(label, 0.5, np.asarray(cam, np.float16), boxes[list(TARGET_BOX_DTYPE.names)])
 
@@ -47,7 +47,7 @@ def row(
     score: float = 0.5,
     cams: Any = None,
 ) -> Row:
-    """A row from its (label, box) pairs; boxes of one label that follow one another are of one rank."""
+    """Return a row of (label, box) pairs; all boxes of a label have its rank."""
     labels = list(dict.fromkeys(label for label, _ in ranked))
     boxes = [
         make_boxes(label, score, np.array([corners], np.float32), labels.index(label) + 1)
@@ -69,7 +69,7 @@ def broken(image_id: str, status: Any = "decode_error") -> Row:
 
 
 def part(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2), generation: int = 1) -> pa.Table:
-    """A part as localize writes it. shape: of the CAMs; rows without any get zeros."""
+    """Return the table of a part; `shape` is that of the maps, and rows without maps get zeros."""
     made = [
         replace(p, cams=np.zeros(shape, np.float16)) if p.cams is not None and not p.cams.size else p
         for _, p in rows
@@ -80,12 +80,12 @@ def part(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2), generation: int = 
 
 
 def table(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2)) -> pa.Table:
-    """The columns that judging reads."""
+    """Return the columns of a part that the metrics read."""
     return part(*rows, shape=shape).select([*COLUMNS, "cams"])
 
 
 def truth(*rows: tuple[str, int, Corners | None], **facts: Any) -> Truth:
-    """Truth from rows of image, label and box; None: the label alone."""
+    """Return the truth of rows of image, label and box; a row without a box has None."""
     nothing = (np.nan,) * 4
     corners = np.array([nothing if box is None else box for _, _, box in rows], np.float32).reshape(-1, 4)
     return Truth.from_rows([i for i, _, _ in rows], [label for _, label, _ in rows], corners, **facts)
@@ -102,7 +102,7 @@ def measure(how: Criteria | None = None, **what: Any) -> EvaluationConfig:
 def figures(
     rows: pa.Table, true: Truth, what: EvaluationConfig | None = None, places: int = 5
 ) -> dict[str, Any]:
-    """Return the JSON object of the summary of rows; places: how many classes they rank."""
+    """Return the JSON object of the summary of rows that rank `places` classes."""
     return to_json(summary_of(tallied(rows, true, what), true, what, places))
 
 
@@ -113,7 +113,7 @@ def summary_of(tally: Tally, true: Truth, what: EvaluationConfig | None = None, 
 
 
 def tallied(rows: pa.Table, true: Truth, what: EvaluationConfig | None = None) -> Tally:
-    """A tally of these rows alone."""
+    """Return the tally of rows."""
     return Tally().update(rows, true, what or measure())
 
 
@@ -131,7 +131,7 @@ BY_CELLS = criteria(4, (4, 4))
 
 
 def stepped(*corners: Any) -> tuple[pa.Table, Truth]:
-    """Images "0", "1" ... that all have STEP, with these true boxes."""
+    """Return rows "0", "1", ... with the map STEP, and their true boxes."""
     ids = [str(n) for n in range(len(corners))]
     rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=STEP)) for i in ids), shape=(1, 4, 4))
     return rows, truth(*((i, 1, box) for i, box in zip(ids, corners, strict=True)))

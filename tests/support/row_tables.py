@@ -1,4 +1,4 @@
-"""Tables made row by row: the plain way, which a batch's columns are held to, and how tests lay out rows."""
+"""Tables built row by row: the reference for the columns of a batch, and a way to construct rows in tests."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,7 +26,7 @@ TARGET_BOX = TARGET.field("boxes").type.value_type
 
 
 def make_boxes(label: int, score: float, corners_N4: NDArray[np.float32], rank: int) -> np.ndarray:
-    """Boxes of one class as BOX_DTYPE, in the order given."""
+    """Return boxes of one class as `BOX_DTYPE`, in the given order."""
     boxes = np.empty(len(corners_N4), BOX_DTYPE)
     boxes["rank"], boxes["label"], boxes["score"] = rank, label, score
     for column, corner in enumerate(("xmin", "ymin", "xmax", "ymax")):
@@ -35,12 +35,12 @@ def make_boxes(label: int, score: float, corners_N4: NDArray[np.float32], rank: 
 
 
 def corners(boxes: np.ndarray) -> NDArray[np.float32]:
-    """The corners of structured boxes, float32 [N, 4]."""
+    """Return the corners of structured boxes, float32 [N, 4]."""
     return np.stack([boxes[corner] for corner in CORNERS], axis=-1)
 
 
 def columns_of(predictions: Sequence[AnyPrediction], shape: CamShape) -> Predictions:
-    """The columns of rows, as a Localizer would have made them."""
+    """Return rows as the columns that a Localizer returns."""
     good = [row for row in predictions if isinstance(row, Prediction)]
     names = {int(label): name for row in good for label, name in zip(row.labels, row.names, strict=True)}
     best = [
@@ -72,7 +72,7 @@ def _class_maps(classes: Sequence[Target], shape: CamShape) -> ClassMaps:
 def predictions_table(
     items: pa.Table, generation: int, predictions: Sequence[AnyPrediction], shape: CamShape
 ) -> pa.Table:
-    """Rows of a part: items (PLAN or ITEMS) beside their predictions, in the same order."""
+    """Return the rows of a part: items (schema PLAN or ITEMS) with their predictions in the same order."""
     if len(predictions) != items.num_rows:
         raise ValueError(f"{len(predictions)} predictions for {items.num_rows} items")
     schema = predictions_schema(shape)

@@ -1,4 +1,4 @@
-"""Summaries of a few rows made by hand, and a small output, for the tests of pages and tables."""
+"""Summaries of a few constructed rows, and a small output, for the tests of pages and tables."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +36,13 @@ def box(label: int, corners: Box) -> dict[str, Any]:
 def row(
     image_id: str, ranked: list[tuple[int, Box]], known: dict[int, Box] | None = None, *, score: float = 0.75
 ) -> dict[str, Any]:
-    """A row that is ok: classes with a box each, the first with this score; known labels with their boxes.
+    """Return a row with status "ok".
 
-    A known label's map is highest in its top left quarter.
+    Args:
+        image_id: The image.
+        ranked: Classes with a box each, in the order of their ranks.
+        known: Known labels with a box each; the map of each is highest in its top left quarter.
+        score: The score of the first class.
     """
     return {
         "image_id": image_id,
@@ -86,7 +90,7 @@ def summary_of(
     complete: bool = True,
     **changes: Any,
 ) -> tuple[Summary, TruthFacts]:
-    """Return the summary of rows; changes: attributes of the summary to replace."""
+    """Return the summary of rows; `changes` replaces attributes of the summary."""
     config = EvaluationConfig(
         CRITERIA, len(recipe.classes), None if box_rule == "dtbox" else "maxboxacc", select
     )
@@ -96,7 +100,7 @@ def summary_of(
 
 
 def four_of_each() -> tuple[pa.Table, Truth]:
-    """Four images with truth: right, wrong class, box too large, failed; one more on either side."""
+    """Return rows and truth of four images (right, wrong class, box too large, failed) and of one more each."""
     rows = predictions(
         row("a", [(0, WHOLE), (2, WHOLE)], {0: WHOLE}, score=0.95),
         row("b", [(2, WHOLE), (0, WHOLE)], {0: LEFT}, score=0.75),
@@ -115,7 +119,7 @@ def four_of_each() -> tuple[pa.Table, Truth]:
 
 
 def localized(out: Path, photos: Path, localizer: Localizer, *, generation: int = 1) -> Ledger:
-    """An output of these photographs, their classes in turn: 0, 1, 2, 0, ... Shards of four."""
+    """Write an output of photographs with the classes 0, 1, 2, 0, ... in turn, in shards of four."""
     ledger = Ledger(open_store(str(out)), "r0123456789ab")
     ledger.write_recipe(replace(RECIPE, classes=TINY_CLASSES))
     items = photographs_of(photos)

@@ -1,4 +1,4 @@
-"""The page of a summary, written for tests and read strictly."""
+"""Write the page of a summary and parse it strictly."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +14,14 @@ _VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """A page read strictly: its tags have to close. cells: the text of each row of its tables."""
+    """A parsed page, whose tags have to be balanced.
+
+    Attributes:
+        text: The page.
+        tags: The names of the tags.
+        attributes: The name and the attributes of each tag.
+        cells: The text of the cells of each table row.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -49,7 +56,7 @@ class Page(HTMLParser):
             self.cells[-1][-1] += data
 
     def row(self, title: str) -> list[str]:
-        """The first table row of this title, its cells in one spelling of white space."""
+        """Return the cells of the first table row with a title, with white space normalised."""
         cells = next(cells for cells in self.cells if cells and " ".join(cells[0].split()) == title)
         return [" ".join(cell.split()) for cell in cells[1:]]
 
