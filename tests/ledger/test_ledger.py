@@ -175,3 +175,19 @@ def test_open_ledger(ledger):
     with pytest.raises(UsageError, match=f"several recipes.*{RECIPE}, {OTHER}"):
         open_ledger(store, None, "OUT")
     assert open_ledger(store, OTHER, "OUT").recipe == OTHER
+
+
+def test_the_fields_of_a_run_record(ledger):
+    """Other programs read run records, so their keys and the order of these never change."""
+    ledger.commit_run(make_run_record(ledger, 1))
+    content = json.loads(ledger.store.read(ledger.layout.run_key(1)))
+    costs = ["seconds", "images_per_second", "stages", "read_bytes", "failed_attempts", "restarts"]
+    counts = ["recipe", "generation", "plan_hash", "items", "images"]
+    assert list(content) == [*counts, *costs, "resolved", "versions", "finished", "parts"]
+
+
+def test_unknown_fields_of_a_run_record_are_ignored(ledger):
+    record = make_run_record(ledger, 1)
+    content = {**record.to_json(), "later": 1}
+    ledger.store.create(ledger.layout.run_key(1), json.dumps(content).encode())
+    assert ledger.read_run(1) == record
