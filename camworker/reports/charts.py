@@ -8,7 +8,7 @@ import math
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from markupsafe import Markup
 
@@ -176,7 +176,7 @@ class _Plot:
     def y(self, value: float) -> float:
         return _BOTTOM - (_BOTTOM - _TOP) * value / self._top
 
-    def add(self, tag: str, kind: str, text: str | None = None, **attributes: Any) -> ET.Element:
+    def add(self, tag: str, kind: str, text: str | None = None, **attributes: str | float) -> ET.Element:
         formatted = {
             name: value if isinstance(value, str) else f"{round(value, 2):g}"
             for name, value in attributes.items()

@@ -57,6 +57,15 @@ class Hyperparameters:
     frozen_statistics: bool = False
 
 
+class TrainerState(TypedDict):
+    """The state dicts of everything that a training continues from."""
+
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    schedule: dict[str, Any]
+    scaler: dict[str, Any]
+
+
 class EpochRecord(TypedDict):
     """The results of one epoch; a result is None if it could not be measured.
 
@@ -236,7 +245,7 @@ class Trainer:
                     self._localize(features_BCHW[index : index + 1], boxes[row], batch.frames[index], sums)
         return sums
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainerState:
         """Return the state that `restore` continues from."""
         return {
             "network": self.network.model.state_dict(),
@@ -245,7 +254,7 @@ class Trainer:
             "scaler": self._scaler.state_dict(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: TrainerState) -> None:
         """Continue from a state that `state` returned."""
         self.network.model.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])

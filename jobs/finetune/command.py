@@ -4,10 +4,9 @@ import argparse
 import io
 import json
 import os
-import threading
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from camworker.errors import UsageError
 from camworker.storage.store import Store
@@ -28,21 +27,17 @@ from jobs.options import (
     non_negative,
     whole_number,
 )
-from jobs.progress import TrainingProgress
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from camworker.networks.state_dicts import State
     from camworker.training.trainer import EpochRecord, Hyperparameters
     from jobs.finetune.config import FinetuneConfig
-    from jobs.ray_cluster import Workers
 
 HELP = "fine-tune a network to your own classes, from image labels alone"
 
 _TRAINING: Final = "training"
 _SETTINGS: Final = f"{_TRAINING}/settings.json"
-_POLL_SECONDS: Final = 0.5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,10 +141,17 @@ def run(args: argparse.Namespace, console: Console) -> int:
         f"{config.held_back.num_rows} held back"
         + (f", {examples.unlabelled} without a label left out" if examples.unlabelled else "")
     )
-    state, best, history = _train(args, console, config)
 
     from camworker.networks.package import build_package, save
     from camworker.reports.training_page import training_page
+    from jobs.finetune.ray_train import ClusterOptions, run_training
+
+    output = args.output if "://" in args.output else local_path(args.output)
+    state, best, history = run_training(
+        config,
+        join_uri(output, _TRAINING),
+        ClusterOptions(args.address, args.workers, args.gpus_per_worker, console.verbose),
+    )
 
     package = build_package(
         args.network,
@@ -211,7 +213,7 @@ def _refuse_overwriting(args: argparse.Namespace, store: Store) -> None:
         raise UsageError(f"{args.output} contains no training to resume: remove --resume")
 
 
-def _settings(args: argparse.Namespace, config: "FinetuneConfig") -> dict[str, Any]:
+def _settings(args: argparse.Namespace, config: "FinetuneConfig") -> dict[str, object]:
     """Return everything that determines the training, for the package and its page."""
     return {
         "input": args.input if "://" in args.input else os.path.abspath(args.input),
@@ -229,7 +231,7 @@ def _settings(args: argparse.Namespace, config: "FinetuneConfig") -> dict[str, A
     }
 
 
-def _save_settings(store: Store, settings: dict[str, Any], *, resume: bool) -> None:
+def _save_settings(store: Store, settings: dict[str, object], *, resume: bool) -> None:
     """Store the settings next to the checkpoints, or check that a resumed run has the same settings."""
     if not resume:
         store.create(_SETTINGS, json.dumps(settings, indent=1).encode())
@@ -242,65 +244,6 @@ def _save_settings(store: Store, settings: dict[str, Any], *, resume: bool) -> N
             f"--resume needs the settings of the earlier run: {name} was {before.get(name)!r}, "
             f"not {settings[name]!r}"
         )
-
-
-def _train(
-    args: argparse.Namespace, console: Console, config: "FinetuneConfig"
-) -> "tuple[State, int, list[EpochRecord]]":
-    """Run Ray Train and return the weights of the best epoch, the index of that epoch, and all epochs."""
-    import ray
-    import torch
-
-    from jobs.finetune.train_loop import STATE, ProgressActor
-    from jobs.ray_cluster import connected, plan_workers
-
-    with connected(args.address, verbose=console.verbose):
-        workers = plan_workers(args.workers, args.gpus_per_worker)
-        progress_actor = ray.remote(num_cpus=0)(ProgressActor).remote()
-        result: list[Any] = []
-        thread = threading.Thread(
-            target=lambda: result.append(_fit(args, config, workers, progress_actor)), daemon=True
-        )
-        with TrainingProgress() as progress:
-            thread.start()
-            while thread.is_alive():
-                thread.join(_POLL_SECONDS)
-                progress.update(ray.get(progress_actor.read.remote()))
-        if isinstance(result[0], BaseException):
-            raise result[0]
-        checkpoint = result[0].get_best_checkpoint("score", "max")
-        with checkpoint.as_directory() as folder:
-            state = torch.load(os.path.join(folder, STATE), map_location="cpu", weights_only=True)
-        return state["network"], len(state["history"]) - 1, result[0].metrics["history"]
-
-
-def _fit(args: argparse.Namespace, config: "FinetuneConfig", workers: "Workers", progress: Any) -> Any:
-    """Return the result of TorchTrainer.fit, or the exception that ended it."""
-    import ray.train
-    from ray.train.torch import TorchTrainer
-
-    from jobs.finetune.train_loop import WorkerTask, train_worker
-
-    resources = {"CPU": workers.cores, **({"GPU": workers.gpus} if workers.gpus else {})}
-    output = args.output if "://" in args.output else local_path(args.output)
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"task": WorkerTask(config, workers.cores, progress)},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.count, use_gpu=bool(workers.gpus), resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            storage_path=join_uri(output, _TRAINING),
-            name="run",
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="score", checkpoint_score_order="max"
-            ),
-        ),
-    )
-    try:
-        return trainer.fit()
-    except Exception as error:  # the main thread raises it again
-        return error
 
 
 def _describe_epoch(epoch: "EpochRecord") -> list[str]:
