@@ -156,4 +156,5 @@ def _resized(sizes_N2: NDArray[np.int64], input_size: int, resize: Resize) -> ND
     if resize == "squash":
         return np.full(sizes_N2.shape, float(input_size))
     short = sizes_N2.min(axis=-1, keepdims=True)
-    return np.maximum(input_size, np.rint(sizes_N2 * input_size / short))
+    resized_N2: NDArray[np.float64] = np.maximum(input_size, np.rint(sizes_N2 * input_size / short))
+    return resized_N2

@@ -1,7 +1,7 @@
 """Predictions of a batch as an Arrow table: the rows of a part."""
 
 import math
-from typing import Any, Final
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 
 from camworker.frame import CORNERS
 from camworker.inference.predictions import ClassMaps, Predictions
-from camworker.schemas import CamShape, predictions_schema
-
-_SCHEMA: Final = predictions_schema(CamShape(1, 1, 1))
-_BOX: Final[pa.StructType] = _SCHEMA.field("boxes").type.value_type
-_TARGET: Final[pa.StructType] = _SCHEMA.field("targets").type.value_type
-_TARGET_BOX: Final[pa.StructType] = _TARGET.field("boxes").type.value_type
+from camworker.schemas import BOX, TARGET, TARGET_BOX, CamShape, predictions_schema
 
 
 def predictions_table(
@@ -43,20 +38,23 @@ def predictions_table(
     ok_B = np.array([failure is None for failure in failures], np.bool_)
     classes_B = ok_B * shape.k
     images = len(predictions.sizes_G2)
-    columns = {name: items[name].combine_chunks() for name in ("image_id", "uri", "source_row")}
-    columns["identity"] = pc.fill_null(items["identity"].combine_chunks(), "")
-    columns["generation"] = pa.array(np.full(len(ok_B), generation, np.int32))
+    columns: dict[str, pa.Array[Any]] = {
+        name: items[name].combine_chunks() for name in ("image_id", "uri", "source_row")
+    }
+    # The stub of fill_null knows no scalar.
+    columns["identity"] = pc.fill_null(items["identity"].combine_chunks(), "")  # type: ignore[arg-type]
+    columns["generation"] = _array(np.full(len(ok_B), generation, np.int32))
     columns["status"] = pa.array(predictions.statuses, pa.string())
     columns["error"] = pa.array([failure and failure.reason for failure in failures], pa.string())
     for column, name in enumerate(("width", "height")):
-        columns[name] = pa.array(_spread(predictions.sizes_G2[:, column], ok_B), mask=~ok_B)
-    names = pa.array(predictions.class_names, pa.string()).take(pa.array(best.labels_M))
-    columns["labels"] = _lists(classes_B, pa.array(best.labels_M))
+        columns[name] = _array(_spread(predictions.sizes_G2[:, column], ok_B), mask=~ok_B)
+    names = pa.array(predictions.class_names, pa.string()).take(best.labels_M)
+    columns["labels"] = _lists(classes_B, _array(best.labels_M))
     columns["names"] = _lists(classes_B, names)
-    columns["scores"] = _lists(classes_B, pa.array(best.scores_M))
+    columns["scores"] = _lists(classes_B, _array(best.scores_M))
     boxes_G = best.counts_M.reshape(images, shape.k).sum(1)
     ranks_M = np.tile(np.arange(1, shape.k + 1, dtype=np.int8), images)
-    columns["boxes"] = _lists(_spread(boxes_G, ok_B), _boxes(best, _BOX, ranks_M))
+    columns["boxes"] = _lists(_spread(boxes_G, ok_B), _boxes(best, BOX, ranks_M))
     columns["cams"] = _tensors(best.cams_Mhw, ok_B, schema.field("cams").type)
     targets_B = _spread(predictions.target_counts_G, ok_B)
     columns["targets"] = _lists(targets_B, _targets(predictions.targets, shape))
@@ -70,11 +68,16 @@ def _spread(values_G: NDArray[Any], ok_B: NDArray[np.bool_]) -> NDArray[Any]:
     return values_B
 
 
-def _lists(lengths: NDArray[np.integer], values: pa.Array) -> pa.ListArray:
+def _array(values: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> "pa.Array[Any]":
+    # The stubs take every NumPy array for one of booleans.
+    return cast("pa.Array[Any]", pa.array(values, mask=mask))
+
+
+def _lists(lengths: NDArray[np.integer], values: "pa.Array[Any]") -> "pa.Array[Any]":
     """Return consecutive values as lists of these lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), values)
+    return pa.ListArray.from_arrays(cast("pa.Int32Array", _array(offsets)), values)
 
 
 def _boxes(
@@ -85,26 +88,28 @@ def _boxes(
     columns_L = dict(zip(CORNERS, np.ascontiguousarray(classes.corners_L4.T), strict=True)) | {
         name: np.repeat(values, classes.counts_M) for name, values in values_M.items() if values is not None
     }
-    fields = [pa.array(columns_L[field.name], field.type) for field in kind]
+    fields = [_array(columns_L[field.name]) for field in kind]
     return pa.StructArray.from_arrays(fields, fields=list(kind))
 
 
 def _targets(targets: ClassMaps, shape: CamShape) -> pa.StructArray:
     cells = np.full(len(targets.labels_M), shape.h * shape.w)
     arrays = [
-        pa.array(targets.labels_M),
-        pa.array(targets.scores_M),
-        _lists(cells, pa.array(targets.cams_Mhw.ravel())),
-        _lists(targets.counts_M, _boxes(targets, _TARGET_BOX)),
+        _array(targets.labels_M),
+        _array(targets.scores_M),
+        _lists(cells, _array(targets.cams_Mhw.ravel())),
+        _lists(targets.counts_M, _boxes(targets, TARGET_BOX)),
     ]
-    return pa.StructArray.from_arrays(arrays, fields=list(_TARGET))
+    return pa.StructArray.from_arrays(arrays, fields=list(TARGET))
 
 
 def _tensors(
-    cams_Mhw: NDArray[np.float16], ok_B: NDArray[np.bool_], kind: pa.FixedShapeTensorType
-) -> pa.Array:
+    cams_Mhw: NDArray[np.float16],
+    ok_B: NDArray[np.bool_],
+    kind: "pa.FixedShapeTensorType[Any]",
+) -> "pa.Array[Any]":
     """Return the maps of each image as one tensor, null for images that are not ok."""
     size = math.prod(kind.shape)
     cams_BF = _spread(cams_Mhw.reshape(-1, size), ok_B)
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(cams_BF.ravel()), size, mask=pa.array(~ok_B))
+    storage = pa.FixedSizeListArray.from_arrays(_array(cams_BF.ravel()), size, mask=_array(~ok_B))
     return pa.ExtensionArray.from_storage(kind, storage)

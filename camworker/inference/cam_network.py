@@ -86,7 +86,7 @@ class CamNetwork:
         device = pixels_BCHW.device
         targets_T = torch.tensor(list(chain.from_iterable(targets)), dtype=torch.int64, device=device)
         images_T = torch.from_numpy(np.repeat(np.arange(len(targets)), counts_B)).to(device)
-        targets_B = targets_T.split(counts_B.tolist())
+        targets_B = torch.split(targets_T, counts_B.tolist())
         best_maps_V, target_maps_V = zip(
             *(
                 best_and_target_maps(features_BCHW, self._weights_KC, best_BK, targets_B)

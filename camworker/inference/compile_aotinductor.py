@@ -25,7 +25,7 @@ def load_for_cuda(file: Path, streams: int) -> Callable[[torch.Tensor], torch.Te
 
     The file contains machine code: anyone who can write its folder can run code in this process.
     """
-    from torch._inductor.package import load_package
+    from torch._inductor.package import load_package  # type: ignore[attr-defined]  # torch has no stub for it
 
     compiled: Callable[[torch.Tensor], torch.Tensor] = load_package(str(file), num_runners=streams)
     # torch unpacks the file into a temporary folder, which a worker that is killed would leave behind. Once

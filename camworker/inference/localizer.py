@@ -251,7 +251,7 @@ class Localizer:
         if self.device.type != "cuda":
             return nullcontext()
         if not hasattr(self._threads, "stream"):  # Kept for good: the allocator keeps a pool for each stream.
-            self._threads.stream = torch.cuda.Stream(self.device)
+            self._threads.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's own
         return torch.cuda.stream(self._threads.stream)
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import cast
 
 import pyarrow as pa
 
@@ -79,7 +80,7 @@ def localize_items(
     ):
         in_network: deque[tuple[pa.Table, Future[Future[list[Predictions]]]]] = deque()
         for rows, received in batches:
-            labels = rows["labels"].to_pylist()
+            labels = cast("list[list[int]]", rows["labels"].to_pylist())
             in_network.append((rows, network_threads.submit(run_network, received, labels)))
             if len(in_network) > inference_streams:
                 done, future = in_network.popleft()

@@ -202,8 +202,10 @@ def _structured(
 ) -> NDArray[np.void]:
     """Return the boxes as a structured array, [L]."""
     boxes_L = np.empty(len(classes.corners_L4), dtype)
-    columns_M = {"label": classes.labels_M, "score": classes.scores_M}
-    for name, values_M in (columns_M if ranks_M is None else {"rank": ranks_M, **columns_M}).items():
+    columns_M: dict[str, NDArray[Any]] = {"label": classes.labels_M, "score": classes.scores_M}
+    if ranks_M is not None:
+        columns_M["rank"] = ranks_M
+    for name, values_M in columns_M.items():
         boxes_L[name] = np.repeat(values_M, classes.counts_M)
     for column, corner in enumerate(CORNERS):
         boxes_L[corner] = classes.corners_L4[:, column]

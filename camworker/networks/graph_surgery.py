@@ -157,7 +157,7 @@ def _layer(model: nn.Module, node: fx.Node) -> nn.Module | None:
 
 
 def _stride(node: fx.Node) -> int:
-    side = node.meta[_SIDE]
+    side: int = node.meta[_SIDE]
     if _PROBE % side:
         raise NetworkError(f"cannot be dilated: {node.target} reduces {_PROBE} pixels to {side} cells")
     return _PROBE // side

@@ -5,7 +5,7 @@ A saved package is a folder, local or s3://, with two files: network.json and we
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -228,8 +228,9 @@ def _load_package(
         # `Any`, because the content is checked by what fails here.
         description: dict[str, Any] = json.loads(read_uri(uri, connections=connections))
         settings = description["preprocessing"]
-        mean, std = (tuple(map(float, settings[key])) for key in ("mean", "std"))
-        preprocessing = Preprocessing(int(settings["input_size"]), mean, std)
+        preprocessing = Preprocessing(
+            int(settings["input_size"]), _channels(settings["mean"]), _channels(settings["std"])
+        )
         class_names, ids = description["class_names"], description.get("class_ids")
         if not isinstance(class_names, list):
             raise TypeError("class_names is a list")
@@ -243,6 +244,11 @@ def _load_package(
     network = create_network(name, classes=len(classes), pooling=pooling, output_stride=output_stride)
     state = read_state(weights, connections)
     return _filled(name, network, state, classes, preprocessing, scoring, provenance, output_stride)
+
+
+def _channels(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 def _filled(
