@@ -159,8 +159,8 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         _send(replies, header + b"\n" + square.contiguous().numpy().tobytes())
 
 
-def main() -> None:
-    """Run the child."""
+def run_child() -> None:
+    """Serve requests from stdin to stdout; the child process."""
     _end_with_parent()
     # Send what a decoder prints to stderr, so that it does not mix with the replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -196,4 +196,4 @@ def _read(pipe: IO[bytes]) -> bytes:
 
 
 if __name__ == "__main__":
-    main()
+    run_child()

@@ -61,7 +61,7 @@ def open_source(
     image_labels: str | None = None,
     id_column: str | None = None,
     identity_column: str | None = None,
-    leave_out: str | None = None,
+    exclude: str | None = None,
     policy: ReadPolicy = ReadPolicy(),
 ) -> ItemListing[pa.Table]:
     """List the items at a location as a table in memory.
@@ -76,7 +76,7 @@ def open_source(
             image_labels=image_labels,
             id_column=id_column,
             identity_column=identity_column,
-            leave_out=leave_out,
+            exclude=exclude,
             policy=policy,
         )
         return ItemListing(listing.items.read(), listing.policy)
@@ -90,7 +90,7 @@ def list_source(
     image_labels: str | None = None,
     id_column: str | None = None,
     identity_column: str | None = None,
-    leave_out: str | None = None,
+    exclude: str | None = None,
     policy: ReadPolicy = ReadPolicy(),
 ) -> ItemListing[ItemsFile]:
     """List the items at a location.
@@ -104,7 +104,7 @@ def list_source(
         id_column: Column of a table that holds image ids; by default image_id, id or uri.
         identity_column: Column of a table that holds the identities of the images; by default they are
             derived from the files.
-        leave_out: Absolute path or s3:// prefix below which nothing is listed, for an output that lies inside
+        exclude: Absolute path or s3:// prefix below which nothing is listed, for an output that lies inside
             its input.
         policy: `roots` are further local folders in which a manifest may name files.
 
@@ -120,7 +120,7 @@ def list_source(
     roots = tuple(map(os.path.abspath, policy.roots))
     options = TableOptions(classes, id_column, identity_column, roots, connections)
     try:
-        listing = _list(path, location, options, leave_out, scratch)
+        listing = _list(path, location, options, exclude, scratch)
     except OSError as error:
         raise UsageError(
             f"{location} could not be listed completely, nothing was planned: {first_line(error)}"
@@ -159,11 +159,11 @@ def check_location(location: str, connections: Connections | None = None) -> str
 
 
 def _list(
-    path: str, location: str, options: TableOptions, leave_out: str | None, scratch: Path
+    path: str, location: str, options: TableOptions, exclude: str | None, scratch: Path
 ) -> ItemListing[ItemsFile]:
     if entry := _table_entry(path, location, options.connections):
         return _list_tables([entry], os.path.dirname(path), options, scratch)
-    images, tables = _list_files(path, leave_out, scratch, options.connections)
+    images, tables = _list_files(path, exclude, scratch, options.connections)
     if images.count:
         for parameter in ("id_column", "identity_column"):
             if getattr(options, parameter):
@@ -197,11 +197,11 @@ def _table_entry(path: str, location: str, connections: Connections) -> Entry | 
 
 
 def _list_files(
-    path: str, leave_out: str | None, scratch: Path, connections: Connections
+    path: str, exclude: str | None, scratch: Path, connections: Connections
 ) -> tuple[ItemsFile, list[Entry]]:
     """Return the images below a folder as items, in listing order, and its Parquet files, sorted in S3."""
     tables: list[Entry] = []
-    images = _iter_images(path, leave_out, tables, connections)
+    images = _iter_images(path, exclude, tables, connections)
     items = ItemsFile(scratch / "files.parquet")
     with TableWriter(items.path, ITEMS) as writer:
         # Batches keep at most some ten thousand entries as Python objects.
@@ -213,7 +213,7 @@ def _list_files(
 
 
 def _iter_images(
-    path: str, leave_out: str | None, tables: list[Entry], connections: Connections
+    path: str, exclude: str | None, tables: list[Entry], connections: Connections
 ) -> Iterator[Entry]:
     """Yield the images below a folder, and append its Parquet files to `tables`, with locations as keys."""
     for entry in open_store(path, connections).list():
@@ -222,7 +222,7 @@ def _iter_images(
         if not (is_table or name.endswith(IMAGE_EXTENSIONS)):
             continue
         location = join_uri(path, entry.key)
-        if leave_out and is_below(location, leave_out):
+        if exclude and is_below(location, exclude):
             continue
         if is_table:
             tables.append(replace(entry, key=location))

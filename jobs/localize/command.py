@@ -132,7 +132,7 @@ def _build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Locali
         image_labels=args.image_labels,
         id_column=args.id_column,
         identity_column=args.identity_column,
-        leave_out=out,
+        exclude=out,
         policy=ReadPolicy(roots=tuple(args.local_root)),
     )
     items = select_items(listing.items, limit=args.limit, sample=args.sample, seed=args.seed)

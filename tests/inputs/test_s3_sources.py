@@ -79,7 +79,7 @@ def test_images_below_a_prefix(real_s3, root):
     expected[sorted(ODD).index("100%.jpg")] = "read_error"
     assert fetch_all(source) == expected
     remaining = sorted({*ODD} - {"100%.jpg", "größe/日本.webp"})
-    assert column(items_of(root, leave_out=f"{root}/größe"), "image_id") == remaining
+    assert column(items_of(root, exclude=f"{root}/größe"), "image_id") == remaining
 
 
 @pytest.mark.parametrize(

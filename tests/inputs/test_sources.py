@@ -225,7 +225,7 @@ def test_output_inside_its_input_is_not_listed(tables):
     write_table(os.path.join(tables, "out.parquet"), id=["x"], image=[b"x"])
     os.makedirs(os.path.join(tables, "out"))
     write_table(os.path.join(tables, "out", "part.parquet"), id=["a0"], image=[b"other"])
-    source = open_source(tables, CLASSES, leave_out=os.path.join(tables, "out"))
+    source = open_source(tables, CLASSES, exclude=os.path.join(tables, "out"))
     assert source.items.num_rows == 401
 
 

@@ -44,6 +44,6 @@ def break_decoder(images: ModuleType) -> None:
 
 if __name__ == "__main__":
     install()
-    from camworker.images.isolated_decoder import main
+    from camworker.images.isolated_decoder import run_child
 
-    main()
+    run_child()
