@@ -100,7 +100,7 @@ def summary_of(
 
 
 def four_of_each() -> tuple[pa.Table, Truth]:
-    """Return rows and truth of four images (right, wrong class, box too large, failed) and of one more each."""
+    """Return rows and truth of four images (right, wrong class, box too large, failed) plus one more each."""
     rows = predictions(
         row("a", [(0, WHOLE), (2, WHOLE)], {0: WHOLE}, score=0.95),
         row("b", [(2, WHOLE), (0, WHOLE)], {0: LEFT}, score=0.75),
