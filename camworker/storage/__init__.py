@@ -1,1 +1,1 @@
-"""Bytes: local folders, memory and object stores, and how Parquet files are opened."""
+"""Stores of bytes (local folders, memory, S3), locations, atomic writes, and reading of Parquet files."""
