@@ -5,7 +5,6 @@ import os
 from dataclasses import asdict
 
 from camworker.errors import UsageError
-from camworker.ledger.ledger import open_ledger
 from camworker.storage.uris import is_below, is_s3, normalize_location, open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, whole_number
@@ -33,6 +32,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker compact`; return its exit code."""
     out, to = normalize_location(args.output), normalize_location(args.to)
     _refuse_inside(to, out)
+
+    from camworker.ledger.ledger import open_ledger
+
     ledger = open_ledger(open_store(out), args.recipe, args.output)
 
     from camworker.ledger.compact import compact

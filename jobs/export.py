@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from camworker.errors import UsageError
 from camworker.exports.provenance import FORMATS
-from camworker.ledger.ledger import open_ledger
-from camworker.ledger.recipe import Recipe
-from camworker.ledger.snapshot import Snapshot
 from camworker.storage.uris import local_path, open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, fraction, whole_number
@@ -18,6 +15,7 @@ from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
     from camworker.exports.weak_labels import Counts
+    from camworker.ledger.recipe import Recipe
 
 HELP = "export boxes as weak labels: COCO, YOLO, Pascal VOC, Label Studio, Hugging Face"
 
@@ -70,6 +68,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker export` and return its exit code."""
     if args.targets and args.top_labels is not None:
         raise UsageError("known labels are not ranked: use either --targets or --top-labels")
+
+    from camworker.ledger.ledger import open_ledger
+    from camworker.ledger.snapshot import Snapshot
+
     snapshot = Snapshot.load(open_ledger(open_store(args.output), args.recipe, args.output))
     to = local_path(args.to)
     _refuse_inside(to, args.output)
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
-def _classes(text: str | None, recipe: Recipe) -> frozenset[int] | None:
+def _classes(text: str | None, recipe: "Recipe") -> frozenset[int] | None:
     """Return the class indices that --classes names; raise UsageError for an unknown class."""
     if text is None:
         return None

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from camworker.schemas import PRECISIONS
+# The precisions of camworker.schemas, which would load pyarrow.
+_PRECISIONS: Final = ("auto", "float32", "bfloat16", "float16")
 
 DEFAULT_NETWORK: Final = "efficientnet_lite0"
 
@@ -114,7 +115,7 @@ def add_precision_option(group: Options) -> None:
     """Add --precision."""
     group.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=_PRECISIONS,
         default="auto",
         help="floating point type of the network (default auto: the fastest that the device computes well)",
     )

@@ -4,8 +4,6 @@ import argparse
 from collections import Counter
 from typing import TYPE_CHECKING, Final, cast
 
-from camworker.ledger.ledger import open_ledger
-from camworker.ledger.snapshot import Snapshot
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument, add_recipe_option, output_folder, whole_number
@@ -13,6 +11,7 @@ from jobs.options import add_out_argument, add_recipe_option, output_folder, who
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from camworker.ledger.snapshot import Snapshot
     from camworker.metrics.ground_truth.truth import Truth
     from camworker.reports.cards import Card
     from camworker.reports.contact_sheet import FailureRecord
@@ -38,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker preview` and return its exit code."""
+    from camworker.ledger.ledger import open_ledger
+    from camworker.ledger.snapshot import Snapshot
+
     snapshot = Snapshot.load(open_ledger(open_store(args.output), args.recipe, args.output))
 
     import pyarrow as pa
@@ -93,7 +95,7 @@ def _choose_images(rows: "pa.Table", count: int, seed: int) -> list[tuple[str, l
     ]
 
 
-def _cards(snapshot: Snapshot, truth: "Truth | None", image_ids: list[str]) -> "dict[str, Card]":
+def _cards(snapshot: "Snapshot", truth: "Truth | None", image_ids: list[str]) -> "dict[str, Card]":
     from camworker.reports.cards import Card, make_card
     from jobs.photographs import photographs
 

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from camworker.errors import UsageError
-from camworker.ledger.ledger import Ledger
 from camworker.storage.store import Store
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
@@ -21,6 +20,7 @@ from jobs.options import add_out_argument
 from jobs.progress import format_duration
 
 if TYPE_CHECKING:
+    from camworker.ledger.ledger import Ledger
     from camworker.ledger.progress import Progress
     from camworker.ledger.snapshot import Snapshot
 
@@ -63,6 +63,8 @@ class _RecipeStatus:
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker status`; return its exit code."""
+    from camworker.ledger.ledger import Ledger
+
     store = open_store(args.output)
     if args.follow:
         _follow(store, console)
@@ -95,7 +97,7 @@ def _print_status(status: _RecipeStatus, console: Console) -> None:
             console.out(f"    {generation.removed} removed: no longer listed (not a failure)")
 
 
-def _recipe_status(ledger: Ledger) -> _RecipeStatus:
+def _recipe_status(ledger: "Ledger") -> _RecipeStatus:
     from camworker.ledger.snapshot import Snapshot
 
     snapshot = Snapshot.load(ledger)

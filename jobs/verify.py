@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from camworker.errors import CorruptedError, UsageError
-from camworker.ledger.ledger import Ledger
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import add_out_argument
 from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
+    from camworker.ledger.ledger import Ledger
     from camworker.ledger.verify import GenerationState
     from camworker.ledger.verify_records import Problem
 
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker verify`; return its exit code."""
     store = open_store(args.output)
 
+    from camworker.ledger.ledger import Ledger
     from camworker.ledger.verify import unexpected_recipes
 
     held = Ledger.recipes(store, damaged=True)
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return CorruptedError.exit_code if problems else DONE
 
 
-def _verify(ledger: Ledger, console: Console) -> "tuple[_RecipeReport, list[Problem]]":
+def _verify(ledger: "Ledger", console: Console) -> "tuple[_RecipeReport, list[Problem]]":
     """Check one recipe and print what was checked; return the report and the problems."""
     from camworker.ledger.verify import check_parts, survey
 

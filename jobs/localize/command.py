@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camworker.errors import UsageError
-from camworker.ledger.ledger import Ledger
 from camworker.storage.uris import is_below, is_s3, normalize_location, open_store
 from jobs.console import DONE, INCOMPLETE, Console
 from jobs.localize.arguments import add_arguments
 
 if TYPE_CHECKING:
     from camworker.inputs.duckdb_scratch import ItemsFile
+    from camworker.ledger.ledger import Ledger
     from jobs.localize.generation_runner import Runner, RunSummary
     from jobs.localize.request import LocalizeRequest
     from jobs.ray_cluster import Workers
@@ -42,12 +42,13 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     _refuse_overlap(normalize_location(args.input), out)
     store = open_store(out)
     request = _build_request(args, out, scratch)
-    ledger = Ledger(store, request.recipe.id)
 
     from camworker.inputs.item_queries import measure
+    from camworker.ledger.ledger import Ledger
     from camworker.ledger.pending import unfinished_shards
     from jobs.localize.generation_runner import RunSummary
 
+    ledger = Ledger(store, request.recipe.id)
     generations = ledger.generations()
     # The summary counts an unfinished generation when it is completed; a dry run counts what is left of it.
     unfinished = unfinished_shards(ledger, committed=not args.dry_run)
@@ -153,7 +154,7 @@ def _localize(
     args: argparse.Namespace,
     console: Console,
     request: "LocalizeRequest",
-    ledger: Ledger,
+    ledger: "Ledger",
     workers: "Workers",
     summary: "RunSummary",
 ) -> bool:
@@ -175,7 +176,7 @@ def _localize(
         return False
 
 
-def _complete_all(request: "LocalizeRequest", ledger: Ledger, runner: "Runner") -> bool:
+def _complete_all(request: "LocalizeRequest", ledger: "Ledger", runner: "Runner") -> bool:
     """Complete the generations that an earlier run left unfinished, then plan and run what is new."""
     from camworker.inputs.duckdb_scratch import release_memory
     from camworker.inputs.item_queries import measure

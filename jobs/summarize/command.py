@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from camworker.errors import UsageError
-from camworker.ledger.ledger import Ledger, open_ledger
 from camworker.storage.uris import open_store
 from jobs.console import DONE, Console
 from jobs.options import (
@@ -18,6 +17,7 @@ from jobs.options import (
 )
 
 if TYPE_CHECKING:
+    from camworker.ledger.ledger import Ledger
     from camworker.ledger.snapshot import Snapshot
     from camworker.metrics.map_scores import SweepRule
     from camworker.metrics.summary import Summary
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     return DONE
 
 
-def _open_ledgers(args: argparse.Namespace) -> list[Ledger]:
+def _open_ledgers(args: argparse.Namespace) -> "list[Ledger]":
     """Open the recipes to evaluate, after a check of the options."""
     if args.box_rule:
         from camworker.boxes.rules import check_rule
@@ -138,10 +138,13 @@ def _open_ledgers(args: argparse.Namespace) -> list[Ledger]:
         raise UsageError("--select-threshold-on is a share above 0 and below 1: both parts need images")
     store = open_store(args.output)
     names = list(dict.fromkeys(args.recipe)) or [None]
+
+    from camworker.ledger.ledger import open_ledger
+
     return [open_ledger(store, name, args.output) for name in names]
 
 
-def _evaluate(args: argparse.Namespace, console: Console, ledger: Ledger) -> _Evaluated:
+def _evaluate(args: argparse.Namespace, console: Console, ledger: "Ledger") -> _Evaluated:
     from camworker.ledger.snapshot import Snapshot
     from camworker.metrics.compute import summarize_tally
     from camworker.metrics.summary import RunSettings

@@ -1,5 +1,7 @@
 """The command line: help for every command, and one clear line and an exit code for every error."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import pytest
 
 from camworker import errors
 from camworker.errors import CamworkerError, UsageError
-from jobs import cli, status
+from camworker.schemas import PRECISIONS
+from jobs import cli, options, status
 from jobs.cli import COMMANDS
 from support.cli_runner import camworker, photographs
 
@@ -91,6 +94,16 @@ BAD_USAGE = {
     "an output without predictions": (["summarize", "{tmp}", "--truth", "x"], "holds no predictions"),
     "an output that is not there": (["status", "{tmp}/absent"], "holds no predictions"),
 }
+
+
+def test_the_parser_loads_no_heavy_library() -> None:
+    program = "import sys, jobs.cli; jobs.cli.make_parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"torch", "ray", "pyarrow", "duckdb", "pandas"} & set(done.stdout.split())
+
+
+def test_the_precisions_are_those_of_the_library() -> None:
+    assert options._PRECISIONS == PRECISIONS
 
 
 NEEDS_RAY = ("a cluster that is not there", "more workers than cores")
