@@ -1,4 +1,4 @@
-"""Class activation maps: literals by hand, the identity with the logits, and torchcam as a second opinion."""
+"""Class activation maps: values computed by hand, means that are the logits, and torchcam for comparison."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Frame: literals by hand, and the way to the input and back on any image."""
+"""Frame: values computed by hand, and boxes mapped to the input and back for any image."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_boxes_beyond_the_input_are_clipped_to_the_image():
 
 
 @given(frames(), st.data())
-def test_there_and_back(frame, data):
+def test_to_input_and_back(frame, data):
     boxes = data.draw(boxes_inside(frame.width, frame.height))
     back = frame.to_original(frame.to_input(boxes))
     # float32 holds an input coordinate to 2^-24 of the largest; the scale carries that to the original.

@@ -1,4 +1,4 @@
-"""Rows as they are stored: the schema that readers rely on, and values that come back as they were."""
+"""Stored rows: the schema that readers rely on, and values that are read back unchanged."""
 
 import io
 
@@ -31,7 +31,7 @@ def make_items(count, schema=ITEMS):
 
 
 def make_prediction(seed=0, boxes=(1, 2), targets=()):
-    """boxes: how many for each rank; targets: how many boxes each target has."""
+    """A prediction with this number of boxes per rank, and with targets of this number of boxes each."""
     random = np.random.default_rng(seed)
     labels = np.array([7, 3], np.int32)
     made = [
@@ -78,7 +78,7 @@ def box_rows(boxes):
 
 
 def test_schema():
-    """The output's contract, spelled out: whoever changes it breaks readers that are not here."""
+    """The contract of the output: a change breaks readers that are not part of this repository."""
     box = [("label", pa.int32()), ("score", pa.float32())]
     box += [(corner, pa.float32()) for corner in ("xmin", "ymin", "xmax", "ymax")]
     target = [("label", pa.int32()), ("score", pa.float32()), ("cam", pa.list_(pa.float16()))]
@@ -150,7 +150,7 @@ def test_each_row_keeps_its_own_targets(targets):
         assert all(map(np.array_equal, cams, (t.cam.ravel() for t in prediction.targets)))
 
 
-def test_failures_between_rows_move_nothing():
+def test_failures_between_rows_shift_nothing():
     predictions = [FAILED, make_prediction(1), FAILED, FAILED, make_prediction(2, boxes=(3, 0)), FAILED]
     table = through_parquet(table_of(make_items(6), 1, predictions, SHAPE))
     ok = table.filter(pc.equal(table["status"], "ok"))
@@ -172,12 +172,12 @@ def test_a_slice_of_items_has_its_own_ids():
     assert table["image_id"].to_pylist() == ["3.jpg", "4.jpg"]
 
 
-def test_a_prediction_for_each_item():
+def test_predictions_and_items_have_to_be_equally_many():
     with pytest.raises(ValueError, match="1 predictions for 2 items"):
         table_of(make_items(2), 1, [FAILED], SHAPE)
 
 
-def test_every_float16_comes_back_bit_for_bit():
+def test_every_float16_is_read_back_bit_for_bit():
     bits = np.arange(2**16, dtype=np.uint16)
     finite = bits[np.isfinite(bits.view(np.float16))]  # subnormals and -0.0 among them
     cams = finite.view(np.float16).reshape(2, 124, 256)
@@ -218,7 +218,7 @@ ROW = st.one_of(
 
 
 @given(st.lists(ROW, min_size=1, max_size=6))
-def test_columns_give_the_table_of_the_rows(predictions):
+def test_the_table_of_columns_is_that_of_the_rows(predictions):
     expected = rows.predictions_table(make_items(len(predictions)), 2, predictions, SHAPE)
     columns = rows.columns_of(predictions, SHAPE)
     table = predictions_table(make_items(len(predictions)), 2, columns, SHAPE)
@@ -231,6 +231,6 @@ def test_columns_give_the_table_of_the_rows(predictions):
 
 
 @pytest.mark.parametrize("status", ["ok", "broken", ""])
-def test_a_failure_has_a_status_that_rows_know(status):
+def test_a_failure_needs_a_known_status(status):
     with pytest.raises(ValueError, match="cannot have the status"):
         Failure(status, "reason")

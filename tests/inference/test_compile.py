@@ -1,4 +1,4 @@
-"""Compiling: when it repays, the same answers for batches of any size, and what is kept in the file."""
+"""Compilation: when it is worthwhile, equal results for batches of any size, and the compiled file."""
 
 import subprocess
 import sys
@@ -31,7 +31,9 @@ from support.factories import encode, tiny_package
         (32_001, 0.005, "cuda", False, True),
     ],
 )
-def test_it_repays_when_it_saves_more_than_it_takes(images, seconds_per_image, device, compiled, expected):
+def test_compiling_is_worthwhile_if_it_saves_more_than_it_costs(
+    images, seconds_per_image, device, compiled, expected
+):
     assert is_worthwhile(images, seconds_per_image, device=device, compiled=compiled) is expected
 
 
@@ -44,7 +46,7 @@ def tiny() -> Localizer:
     return Localizer(tiny_package(), device="cpu", precision="float32", batch_size=4)
 
 
-def test_compiled_it_gives_the_same_rows_and_the_next_one_loads_them(tmp_path, monkeypatch):
+def test_a_compiled_network_gives_the_same_rows_and_is_loaded_again(tmp_path, monkeypatch):
     file, images = tmp_path / "tiny.pt2", photographs(11)
     labels = [[n % 3] for n in range(11)]
     expected = tiny().localize(images, labels)
@@ -75,14 +77,14 @@ def test_compiled_it_gives_the_same_rows_and_the_next_one_loads_them(tmp_path, m
 
 
 def eager_counts(localizer: Localizer) -> list[int]:
-    """How many images each batch had that went through the network as it is written."""
+    """The sizes of the batches that went through the network that is not compiled."""
     counts: list[int] = []
     features = localizer._pixel_network.network.features
     features.register_forward_pre_hook(lambda module, given: counts.append(len(given[0])))
     return counts
 
 
-def test_a_network_that_cannot_be_compiled_stays_as_it_is(tmp_path, monkeypatch):
+def test_a_network_that_cannot_be_compiled_still_works(tmp_path, monkeypatch):
     def fails(file, network, pixels_BCHW):
         raise RuntimeError("Exception from src/core.cpp:217:\n\nno such layer\nlook here and there")
 
@@ -94,7 +96,7 @@ def test_a_network_that_cannot_be_compiled_stays_as_it_is(tmp_path, monkeypatch)
         np.testing.assert_array_equal(row.cams, other.cams)
 
 
-def test_what_is_compiled_has_to_answer_as_the_network_does(tmp_path, monkeypatch):
+def test_a_compiled_network_with_other_logits_is_not_used(tmp_path, monkeypatch):
     localizer = tiny()
 
     def wrong(pixels_BCHW):
@@ -108,7 +110,7 @@ def test_what_is_compiled_has_to_answer_as_the_network_does(tmp_path, monkeypatc
     assert localizer._pixel_network._compiled is None
 
 
-def test_a_file_that_does_not_load_is_told(tmp_path):
+def test_a_file_that_does_not_load_gives_a_reason(tmp_path):
     file = tmp_path / "tiny.pt2"
     file.write_bytes(b"no archive")
     assert tiny().compile_into(file)
@@ -118,7 +120,7 @@ def test_seconds_per_image_is_a_time():
     assert 0 < tiny().seconds_per_image() < 10
 
 
-def test_the_next_batch_leaves_the_answer_to_the_last_one_alone(tmp_path):
+def test_the_next_batch_does_not_overwrite_the_last_result(tmp_path):
     localizer, (one, other) = tiny(), (torch.full((4, 3, 32, 32), n, dtype=torch.uint8) for n in (20, 200))
     assert localizer.compile_into(tmp_path / "tiny.pt2") is None
     look = localizer._pixel_network.features_and_logits
@@ -129,14 +131,14 @@ def test_the_next_batch_leaves_the_answer_to_the_last_one_alone(tmp_path):
 
 
 @pytest.mark.skipif("_fp16" in Path("/proc/cpuinfo").read_text(), reason="it multiplies float16")
-def test_a_precision_that_the_processor_lacks_is_not_compiled_to_another(tmp_path):
+def test_an_unsupported_precision_is_not_replaced_by_another(tmp_path):
     why = Localizer(tiny_package(), device="cpu", precision="float16").compile_into(tmp_path / "tiny.pt2")
     assert why is not None
     assert why.startswith("compiled for this processor it would compute in ")
 
 
-def test_the_compiler_calls_nobody(tmp_path):
-    """Of its import and of each network that it converts OpenVINO would tell a server."""
+def test_the_compiler_opens_no_connection(tmp_path):
+    """OpenVINO reports its import and every conversion to a server, unless that is blocked."""
     script = """
 import sys
 sys.addaudithook(lambda event, _: event.startswith("socket.") and print(event))
@@ -144,11 +146,11 @@ from pathlib import Path
 from inference.test_compile import tiny
 assert tiny().compile_into(Path(sys.argv[1])) is None
 """
-    assert told_by(script, tmp_path / "tiny.pt2") == ""
+    assert output_of(script, tmp_path / "tiny.pt2") == ""
 
 
-def test_a_signal_finds_its_stack_when_compiled_networks_have_come_and_gone(tmp_path):
-    """OpenVINO gives threads another stack for signals, and can leave one that is not there any more."""
+def test_signals_are_handled_after_compiled_networks_are_deleted(tmp_path):
+    """OpenVINO changes the signal stack of a thread and can leave one that is no longer mapped."""
     script = """
 import signal, sys
 from pathlib import Path
@@ -161,11 +163,11 @@ del second
 signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
 signal.raise_signal(signal.SIGTERM)
 """
-    assert told_by(script, tmp_path / "tiny.pt2") == "handled\n"
+    assert output_of(script, tmp_path / "tiny.pt2") == "handled\n"
 
 
-def told_by(script: str, file: Path) -> str:
-    """What a process of its own, which has to end well, prints."""
+def output_of(script: str, file: Path) -> str:
+    """Run a script in a process of its own, which has to succeed, and return its output."""
     command = [sys.executable, "-W", "ignore", "-c", script, str(file)]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
@@ -175,7 +177,7 @@ def told_by(script: str, file: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_torchs_own_compiler_leaves_nothing_behind(tmp_path, monkeypatch):
-    """On the processor, which it serves as well as a GPU."""
+    """AOTInductor compiles for the CPU as well as for a GPU."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     network, pixels_BCHW = tiny()._pixel_network, torch.full((4, 3, 32, 32), 9, dtype=torch.uint8)
     file = tmp_path / "tiny.pt2"

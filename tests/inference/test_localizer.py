@@ -1,4 +1,4 @@
-"""Localizer: rows of real photographs, the identity of maps and logits, targets, failures, batches."""
+"""Localizer: rows of photographs, maps whose mean is the logit, targets, failures, batches."""
 
 from dataclasses import fields
 
@@ -11,7 +11,7 @@ from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import Frame
 from camworker.inference.localizer import Localizer
 from camworker.inference.predictions import FailedPrediction, Prediction
-from camworker.networks import package as weights
+from camworker.networks.package import load
 from support.factories import encode
 from support.row_tables import corners
 
@@ -72,7 +72,7 @@ def test_the_photographs_are_recognised(rows):
     assert rows[0].names != rows[1].names
 
 
-def test_the_cats_box_holds_her_face(rows):
+def test_the_box_of_the_cat_contains_its_face(rows):
     # Her eyes, by hand; the box of a cat class has to hold both.
     ((xmin, ymin, xmax, ymax),) = corners(rows[0].targets[0].boxes)
     assert rows[0].names[0] in CATS
@@ -132,7 +132,7 @@ def test_a_target_among_the_best_has_the_same_map(rows):
     assert compared >= 2
 
 
-def test_padding_of_another_images_targets_stays_out(localizer, photos):
+def test_targets_of_other_images_have_no_effect(localizer, photos):
     (alone,) = localizer.localize(photos[:1], [[7]])
     beside = localizer.localize(photos[:2], [[7], [30, 20, 10]])
     assert [target.label for target in beside[0].targets] == [7]
@@ -140,7 +140,7 @@ def test_padding_of_another_images_targets_stays_out(localizer, photos):
     np.testing.assert_allclose(beside[0].targets[0].cam, alone.targets[0].cam, atol=0.02)
 
 
-def test_failures_keep_their_places(localizer, photos):
+def test_failures_keep_their_positions(localizer, photos):
     images = [b"", photos[0], b"<html>", photos[2][:5000], photos[2]]
     rows = localizer.localize(images, [[1], [2], [3], [4], [5]])
     assert [row.status for row in rows] == ["decode_error", "ok", "unsupported", "decode_error", "ok"]
@@ -172,9 +172,9 @@ def test_the_batch_size_does_not_matter(default_package, rows, photos, localizer
             np.testing.assert_allclose(corners(row.boxes), corners(other.boxes), atol=5)
 
 
-def test_bfloat16_is_close_and_keeps_the_identity(photos):
-    package = weights.load()
-    exact = Localizer(weights.load(), device="cpu", precision="float32").localize(photos[:1])[0]
+def test_bfloat16_is_close_and_map_means_are_the_logits(photos):
+    package = load()
+    exact = Localizer(load(), device="cpu", precision="float32").localize(photos[:1])[0]
     localizer = Localizer(package, device="cpu", precision="bfloat16")
     (row,) = localizer.localize(photos[:1])
     assert row.labels[0] == exact.labels[0]

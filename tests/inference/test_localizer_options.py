@@ -1,4 +1,4 @@
-"""Localizer on a tiny network: options, scoring, maps that overflow, and what it leaves of its package."""
+"""Localizer on a tiny network: options, scoring, maps that overflow, and packages that do not change."""
 
 from dataclasses import replace
 
@@ -93,7 +93,7 @@ def test_two_localizers_of_one_package():
         np.testing.assert_array_equal(one.cams, other.cams)
 
 
-def test_a_package_stays_as_it_was_loaded():
+def test_a_package_is_not_changed():
     package = tiny_package()
     before = {key: tensor.clone() for key, tensor in package.network.state_dict().items()}
     Localizer(package, device="cpu", precision="bfloat16")
@@ -102,7 +102,7 @@ def test_a_package_stays_as_it_was_loaded():
         assert torch.equal(tensor, before[key])
 
 
-def test_only_failures_and_nothing_at_all(tiny_localizer):
+def test_only_failures_and_no_images(tiny_localizer):
     rows = tiny_localizer.localize([b"", b"x"], [[], [1]])
     assert [row.status for row in rows] == ["decode_error", "unsupported"]
     assert tiny_localizer.localize([]) == []
@@ -129,6 +129,6 @@ def test_options_that_cannot_work(options):
 
 
 @pytest.mark.parametrize("label", [3, -1])
-def test_labels_that_the_network_lacks(tiny_localizer, label):
+def test_labels_that_are_no_classes_of_the_network(tiny_localizer, label):
     with pytest.raises(UsageError):
         tiny_localizer.localize(colors(1), [[label]])

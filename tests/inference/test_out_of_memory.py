@@ -17,7 +17,7 @@ CPU_FULL = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: c
 
 
 def little_memory(localizer, monkeypatch, most, error=FULL):
-    """Let the network fail where it is given more images than most; returns what it was given."""
+    """Let the network fail for batches larger than `most`; return the sizes of the batches it got."""
     forward, given = type(localizer).forward, []
 
     def limited(batch, labels):
@@ -98,7 +98,7 @@ def test_a_real_allocation_that_fails_is_out_of_memory():
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
-def test_the_part_tells_of_it_and_holds_every_row(ledger, folder, tiny_localizer, monkeypatch):
+def test_the_part_records_the_batch_size_and_holds_every_row(ledger, folder, tiny_localizer, monkeypatch):
     little_memory(tiny_localizer, monkeypatch, 1)
     run(ledger, plan_of(ledger, folder), tiny_localizer, about={"device": "cpu"})
     table = read(ledger)
@@ -107,8 +107,8 @@ def test_the_part_tells_of_it_and_holds_every_row(ledger, folder, tiny_localizer
     assert resolved == {"device": "cpu", "batch_size_after_out_of_memory": 1}
 
 
-def test_an_image_is_decoded_again_alone_where_memory_ran_out(folder, tiny_localizer, monkeypatch):
-    """05 fails once, as one of many; 07 fails always."""
+def test_an_image_is_decoded_again_alone_after_memory_ran_out(folder, tiny_localizer, monkeypatch):
+    """Image 05 fails once, while others are decoded; image 07 fails always."""
     prepare, failures = type(tiny_localizer).preprocess, []
     short = {photograph(5, width=25): 1, photograph(7, width=27): 99}
 

@@ -1,4 +1,4 @@
-"""One shard: a row per item whatever the item is, committed once, and adopted only where it fits."""
+"""One shard: a row per item, whatever the item is, and the metadata of its part."""
 
 import json
 import time
@@ -61,7 +61,7 @@ def test_a_row_for_every_item(ledger, folder, tiny_localizer, size):
     assert list(ledger.parts()) == [(1, shard) for shard in range(plan.shards)]
 
 
-def test_rows_are_what_the_localizer_says(ledger, folder, tiny_localizer):
+def test_rows_are_the_predictions_of_the_localizer(ledger, folder, tiny_localizer):
     expected = tiny_localizer.localize([path.read_bytes() for path in sorted(folder.iterdir())])
     run(ledger, plan_of(ledger, folder), tiny_localizer)
     table = read(ledger)
@@ -96,7 +96,7 @@ def test_rows_keep_their_order_when_reading_does_not(folder, tiny_localizer, mon
     assert got == [(f"{n:02d}.png", 20 + n) for n in range(11)]
 
 
-def test_what_is_read_ahead_is_bounded_by_batches(folder, tiny_localizer, monkeypatch):
+def test_prefetching_is_bounded_by_batches(folder, tiny_localizer, monkeypatch):
     for n in range(11, 40):
         (folder / f"{n:02d}.png").write_bytes(photograph(n))
     prepare, forward = type(tiny_localizer).preprocess, type(tiny_localizer).forward

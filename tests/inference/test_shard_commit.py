@@ -1,4 +1,4 @@
-"""A part is committed once; one that is there is adopted only where it is what was planned."""
+"""A part is committed once; a committed part is adopted only if it is the planned one."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Where time goes: every thread's seconds, bytes and images counted, whatever ends them."""
+"""StageTimer: seconds, bytes and images of all threads, also of work that fails."""
 
 import io
 import time
@@ -41,7 +41,7 @@ def test_threads_add_up():
     assert stages.waiting == 0
 
 
-def test_what_fails_took_time_as_well():
+def test_time_of_failed_work_is_counted():
     stages = StageTimer()
     with suppress(OSError), stages.timed("commit"):
         sleep(0.02)
@@ -49,7 +49,7 @@ def test_what_fails_took_time_as_well():
     assert stages.spent.seconds["commit"] >= 0.02
 
 
-def test_what_is_counted_later_leaves_an_account_as_it_was():
+def test_stage_times_do_not_change_later():
     stages = StageTimer()
     before = stages.spent
     with stages.timed("network"):
@@ -58,14 +58,14 @@ def test_what_is_counted_later_leaves_an_account_as_it_was():
     assert stages.spent != before
 
 
-def test_accounts_are_sums_and_differences():
+def test_stage_times_can_be_added_and_subtracted():
     one = StageTimes({"fetch_decode": 1.0, "network": 2.0, "boxes": 0.5, "commit": 0.0}, 10)
     other = StageTimes({"fetch_decode": 0.5, "network": 0.5, "boxes": 0.5, "commit": 0.5}, 4)
     assert one + other == StageTimes({"fetch_decode": 1.5, "network": 2.5, "boxes": 1.0, "commit": 0.5}, 14)
     assert one - other == StageTimes({"fetch_decode": 0.5, "network": 1.5, "boxes": 0.0, "commit": -0.5}, 6)
 
 
-def test_a_generator_is_timed_item_by_item_and_not_its_consumer(monkeypatch):
+def test_a_generator_is_timed_without_its_consumer(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
@@ -97,7 +97,7 @@ def shard(ledger, plan, localizer, stages, number=0, decoders=3):
     )
 
 
-def test_a_shard_says_what_it_took_and_an_adopted_one_nothing(ledger, folder, tiny_localizer):
+def test_a_shard_has_stage_times_and_an_adopted_one_has_none(ledger, folder, tiny_localizer):
     (folder / "04.png").write_bytes(b"<html>")
     plan = plan_of(ledger, folder, 6)
     (folder / "05.png").unlink()
@@ -113,7 +113,7 @@ def test_a_shard_says_what_it_took_and_an_adopted_one_nothing(ledger, folder, ti
     assert shard(ledger, plan, tiny_localizer, stages) == ShardResult(first.part, 0.0)
 
 
-def test_images_wait_for_the_network_and_none_do_when_nobody_wants_them(folder, tiny_localizer):
+def test_waiting_images_are_counted_until_they_are_discarded(folder, tiny_localizer):
     stages = StageTimer()
     batches = localize_items(
         photographs_of(folder), tiny_localizer, ReadPolicy(), decode_threads=2, stage_timer=stages
@@ -143,7 +143,7 @@ def test_rows_of_parquet_files_count_as_they_are_read(tmp_path, tiny_localizer):
     assert stages.spent.read_bytes == sum(map(len, images))
 
 
-def test_the_parts_are_the_same_whether_anybody_counts(ledger, folder, tiny_localizer):
+def test_timing_does_not_change_the_parts(ledger, folder, tiny_localizer):
     plan = plan_of(ledger, folder)
     key = shard(ledger, plan, tiny_localizer, StageTimer()).part.key
     counted = pq.read_table(io.BytesIO(ledger.store.read(key)))

@@ -1,4 +1,4 @@
-"""Several looks at an image: merging by hand, mirrored photographs, and ten-crop done a second way."""
+"""Views of an image: merged maps computed by hand, mirrored photographs, and a second ten-crop."""
 
 from dataclasses import replace
 
@@ -113,7 +113,7 @@ def test_flipped_maps_and_bias_are_the_mean_logits(default_package, cat):
 
 
 def ten_crop(package, pixels_HWC, labels):
-    """The paper's ten crops once more: NumPy and OpenCV; only the network itself is shared.
+    """Ten crops as in the paper, implemented with NumPy and OpenCV; only the network is shared.
 
     Returns the mean probability of each class, and the maps of labels at 256x256.
     """
@@ -136,7 +136,7 @@ def ten_crop(package, pixels_HWC, labels):
     return np.mean(probabilities, 0), total
 
 
-def test_ten_crop_a_second_way(default_package, cat):
+def test_ten_crop_equals_a_second_implementation(default_package, cat):
     localizer = localizer_of(default_package, views="ten-crop", top_k=3)
     (row,) = localizer.localize([encode(cat, "PNG")], [[954]])
     assert row.cams.shape == (3, 32, 32)

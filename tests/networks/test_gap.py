@@ -1,4 +1,4 @@
-"""The check of a network's head: what passes, and what is refused for which reason."""
+"""check_gap_head: networks that pass, and networks that are refused, each with its reason."""
 
 import copy
 
@@ -13,7 +13,7 @@ SIZE = 32
 
 
 class Head(nn.Module):
-    """Pooling and whatever follows it, the linear layer last but for what comes after."""
+    """Pooling, further layers, and the linear layer, which other layers may follow."""
 
     def __init__(self, *layers: nn.Module, pooling: str = "avg") -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Head(nn.Module):
 def tiny(
     *after_pool: nn.Module, stride: int = 4, pooled: str = "avg", declared: str = "avg", **changed: object
 ) -> GapNetwork:
-    """Eight channels, five classes, a map of SIZE / stride; after_pool replaces the linear layer."""
+    """A network of eight channels and five classes whose map has SIZE / stride cells per side."""
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 8, 5, stride=stride, padding=2), nn.SiLU())
     head = Head(*(after_pool or [nn.Linear(8, 5)]), pooling=pooled)
@@ -44,7 +44,7 @@ def tiny(
 
 
 def transformed(change, axes: tuple[int, ...] = (2, 3)) -> GapNetwork:
-    """A network whose features come out changed; its head, which pools over axes, does not notice."""
+    """A network with changed features; its head pools over axes and gives the same logits."""
     plain, linear = tiny(), nn.Linear(8, 5)
     return tiny(
         features=lambda images_BCHW: change(plain.features(images_BCHW)),
@@ -91,7 +91,7 @@ def test_max_pooling_passes_where_it_is_declared():
         [nn.Linear(8, 5), nn.Softmax(1)],
     ],
 )
-def test_layers_around_the_linear_one_are_refused(layers):
+def test_layers_before_or_after_the_linear_one_are_refused(layers):
     with pytest.raises(NetworkError, match="between its pooling and its linear layer"):
         check_gap_head(tiny(*layers), SIZE)
 
@@ -112,7 +112,7 @@ def test_a_hidden_layer_of_another_width_is_refused():
     ],
     ids=["transposed", "mirrored", "upside down", "without place"],
 )
-def test_a_map_that_does_not_lie_as_the_input_is_refused(change):
+def test_a_map_that_is_not_oriented_as_the_input_is_refused(change):
     with pytest.raises(NetworkError, match="is not oriented as its input"):
         check_gap_head(transformed(change), SIZE)
 
@@ -143,7 +143,7 @@ def test_a_map_too_small_is_refused():
         check_gap_head(transformed(lambda features_BCHW: features_BCHW[..., :3]), SIZE)
 
 
-def test_features_that_are_no_map_are_refused():
+def test_features_without_a_map_are_refused():
     # A list of tokens, as a vision transformer has them.
     tokens = transformed(lambda features_BCHW: features_BCHW.flatten(2), axes=(2,))
     with pytest.raises(NetworkError, match="3 dimensions"):
@@ -158,7 +158,7 @@ def test_features_with_channels_last_are_refused(size):
 
 
 def class_maps(**changed: object) -> GapNetwork:
-    """Without a linear layer: the features are the five classes' maps, as in NIN and SqueezeNet."""
+    """A network without a linear layer, as NIN and SqueezeNet: its features are the maps of the classes."""
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 5, 5, stride=4, padding=2), nn.ReLU())
     parts = {"logits": Head(), "classifier": None, "classes": 5, "pooling": "avg"} | changed
@@ -174,7 +174,7 @@ def test_class_maps_pass():
     assert check_gap_head(class_maps(logits=Head(pooling="max"), pooling="max"), SIZE) == (8, 8)
 
 
-def test_class_maps_are_as_many_as_the_classes():
+def test_the_number_of_class_maps_has_to_be_the_number_of_classes():
     with pytest.raises(NetworkError, match=r"features have 5 channels.* takes 4"):
         check_gap_head(class_maps(classes=4), SIZE)
     with pytest.raises(NetworkError, match="between its pooling"):
@@ -187,7 +187,7 @@ class Transposed(nn.Module):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_an_answer_fainter_than_float32_is_seen_all_the_same(transposed):
+def test_a_response_below_the_precision_of_float32_is_found(transposed):
     # As of an untrained network of many blocks: what the input changes is below the bias's last digit.
     network = tiny()
     convolution = network.features[0]
@@ -233,7 +233,7 @@ def test_a_deep_copy_is_independent():
     assert torch.equal(network(images_BCHW)[1], before)
 
 
-def test_the_backbone_is_what_is_not_the_head():
+def test_the_backbone_is_everything_but_the_head():
     network = tiny()
     assert [tuple(parameter.shape) for parameter in network.head_parameters()] == [(5, 8), (5,)]
     # The model is a list of body and head, whose names are kept but for "backbone." before them.

@@ -20,7 +20,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def package_of(names: tuple[str, ...], **changed: object) -> NetworkPackage:
-    """The default architecture with random weights. Its fingerprint is not made, as nothing reads it."""
+    """The default architecture with random weights and without a fingerprint, which no test reads."""
     torch.manual_seed(1)
     network = create_network(DEFAULT, classes=len(names), pooling=changed.pop("pooling", "avg"))
     package = NetworkPackage(DEFAULT, network, Classes(names), Preprocessing(160, HALF, HALF), "softmax", "")
@@ -29,7 +29,7 @@ def package_of(names: tuple[str, ...], **changed: object) -> NetworkPackage:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A sound package of three classes on disk, to be copied and spoiled."""
+    """A valid package of three classes on disk, to be copied and damaged."""
     folder = tmp_path_factory.mktemp("package")
     save(package_of(("cat", "dog", "bird")), folder)
     return folder
@@ -37,7 +37,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def spoil(saved, tmp_path):
-    """spoil(state=..., description=...) gives a copy of the package with either changed in place."""
+    """A function that returns a copy of the package whose state or description is changed in place."""
 
     def spoiled(state=lambda tensors: None, description=lambda described: None):
         tensors = safetensors.torch.load_file(saved / "weights.safetensors")
@@ -52,7 +52,7 @@ def spoil(saved, tmp_path):
 
 
 def refusal(network: str = DEFAULT, weights: str | None = None) -> str:
-    """The message of a refusal, which has to be one line of plain text."""
+    """The message of the NetworkError that loading raises; it has to be one line of plain text."""
     with pytest.raises(UsageError) as caught:
         load(network, weights)
     message = str(caught.value)
@@ -88,7 +88,7 @@ def test_round_trip(default_package, tmp_path):
         torch.testing.assert_close(again.network(images_BCHW)[1], default_package.network(images_BCHW)[1])
 
 
-def test_round_trip_of_what_is_not_the_default(tmp_path):
+def test_round_trip_of_another_network(tmp_path):
     preprocessing = Preprocessing(160, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     package = package_of(("cat", "dog"), preprocessing=preprocessing, scoring="sigmoid", pooling="max")
     save(package, tmp_path)
@@ -105,7 +105,7 @@ def test_a_package_is_not_overwritten(tmp_path, saved):
     assert (saved / "network.json").read_bytes() == before
 
 
-def test_fingerprint_is_of_the_content(saved, spoil):
+def test_the_fingerprint_depends_on_the_content_only(saved, spoil):
     fingerprint = load(str(saved)).fingerprint
     assert re.fullmatch("[0-9a-f]{64}", fingerprint)
     assert load(spoil(lambda tensors: None)).fingerprint == fingerprint
@@ -132,7 +132,7 @@ def test_tensors_are_found_by_name_in_any_order(default_package, tmp_path):
     assert load(weights=str(tmp_path / "weights.pt")).fingerprint == default_package.fingerprint
 
 
-def test_other_names_are_refused_whatever_their_order(default_package, tmp_path):
+def test_other_names_are_refused_in_any_order(default_package, tmp_path):
     # Two layers of one shape may have changed places: only names tell.
     state = default_package.network.model.state_dict()
     torch.save({f"layer{n}": tensor for n, tensor in enumerate(state.values())}, tmp_path / "weights.pt")
@@ -152,7 +152,7 @@ def test_other_names_are_refused_whatever_their_order(default_package, tmp_path)
         (lambda tensors: tensors.update(extra=torch.zeros(3)), r"extra .* \(3,\) .* nothing"),
     ],
 )
-def test_spoiled_weights_are_refused(spoil, state, reason):
+def test_damaged_weights_are_refused(spoil, state, reason):
     assert re.search(reason, refusal(spoil(state)))
 
 
@@ -180,7 +180,7 @@ def test_spoiled_weights_are_refused(spoil, state, reason):
         *("network", "scoring", "pooling", "mean is text", "two means", "std is zero", "small", "negative"),
     ],
 )
-def test_spoiled_descriptions_are_refused(spoil, description):
+def test_damaged_descriptions_are_refused(spoil, description):
     refusal(spoil(description=description))
 
 
@@ -191,7 +191,7 @@ def test_a_broken_description_is_refused(spoil, tmp_path):
         assert "network.json" in refusal(folder)
 
 
-def test_a_class_count_that_does_not_fit_says_both(saved):
+def test_another_class_count_gives_both_counts(saved):
     assert re.search(
         r"classifier\.weight .*\(3, 1280\).*\(1000, 1280\)", refusal(weights=f"{saved}/weights.safetensors")
     )
@@ -202,7 +202,7 @@ def test_unknown_network():
     assert DEFAULT in refusal("/no/such/folder")
 
 
-def test_weights_beside_a_package_are_not_ignored(saved, tmp_path):
+def test_weights_given_with_a_package_are_used(saved, tmp_path):
     # The caller believes that these weights ran.
     assert "missing.pt" in refusal(str(saved), weights=str(tmp_path / "missing.pt"))
 
@@ -225,7 +225,7 @@ def test_a_package_of_a_network_trained_elsewhere(tmp_path):
         assert torch.equal(again.network.model.state_dict()[key], tensor)
 
 
-def test_a_package_of_another_class_count_says_both():
+def test_building_a_package_of_another_class_count_gives_both_counts():
     state = torchvision.models.shufflenet_v2_x0_5(num_classes=3).state_dict()
     with pytest.raises(NetworkError, match=r"2 tensors differ, fc\.weight .*\(3, 1024\).*\(2, 1024\)"):
         build_package("torchvision:shufflenet_v2_x0_5", state, Classes(("cat", "dog")))
@@ -242,7 +242,7 @@ def test_output_stride_of_a_package(saved):
     assert finer.fingerprint == load(str(saved)).fingerprint
 
 
-def test_output_stride_where_nothing_was_dilated_is_refused(tmp_path):
+def test_output_stride_without_dilation_is_refused(tmp_path):
     network = create_network("torchvision:swin_t", classes=2)  # its strides are in linear layers
     package = NetworkPackage(
         "torchvision:swin_t", network, Classes(("cat", "dog")), Preprocessing(224, HALF, HALF), "softmax", ""

@@ -1,4 +1,4 @@
-"""Networks by name: a broad walk through timm and torchvision with the answer for each, and dilation."""
+"""Networks by name: many networks of timm and torchvision with the result of the check, and dilation."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def built(name, **options):
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_the_answer_of_the_check(name):
+def test_the_result_of_the_check(name):
     answer = ANSWERS[name]
     if isinstance(answer, str):
         with pytest.raises(NetworkError, match=f"^refused: .*{answer}") as caught:
@@ -94,7 +94,7 @@ def test_the_answer_of_the_check(name):
         assert network.weights_KC.shape[0] == network.bias_K.shape[0] == 7
 
 
-def test_a_built_network_has_random_weights_and_the_classes_asked_for():
+def test_a_created_network_has_random_weights_and_its_classes():
     network = create_network(DEFAULT, classes=7)
     assert not network.training
     features_BCHW, logits_BK = network(torch.randn(2, 3, 64, 64))
@@ -115,7 +115,7 @@ def test_a_built_network_has_random_weights_and_the_classes_asked_for():
         ("torchvision:googlenet", 224, 0.5),
     ],
 )
-def test_preprocessing_is_the_librarys(name, size, mean):
+def test_preprocessing_is_that_of_the_library(name, size, mean):
     preprocessing = built(name).preprocessing
     assert preprocessing.input_size == size
     assert preprocessing.mean[0] == mean
@@ -133,7 +133,7 @@ def test_max_pooling_in_place_of_averages(name):
     torch.testing.assert_close(logits_BK, expected_BK)
 
 
-def test_how_a_network_pools_when_nobody_says():
+def test_default_pooling():
     assert default_pooling("googlenet-gmp") == "max"
     assert default_pooling("googlenet-gap") == default_pooling(DEFAULT) == "avg"
 
@@ -144,7 +144,7 @@ def test_unknown_names(name):
         create_network(name, classes=3)
 
 
-def test_names_that_a_library_lacks():
+def test_names_that_no_library_knows():
     with pytest.raises(NetworkError, match=r"timm [\d.]+ has no network 'resnet5000'"):
         create_network("timm:resnet5000", classes=3)
     # Of torchvision only the networks that classify images.
@@ -174,7 +174,7 @@ def test_dilated_maps_are_finer_and_pass(name):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mnasnet0_5", "shufflenet_v2_x0_5"])
 @pytest.mark.parametrize("stride", [16, 8])
-def test_dilation_keeps_the_values_at_the_old_places(name, stride):
+def test_dilation_keeps_the_values_at_the_old_positions(name, stride):
     # None of these looks at the whole map on the way (squeeze and excitation). In float64: they are deep.
     plain, dilated = built(f"torchvision:{name}"), built(f"torchvision:{name}", output_stride=stride)
     images_BCHW = torch.randn(1, 3, 160, 160, dtype=torch.float64)
@@ -191,7 +191,7 @@ def test_dilation_keeps_the_values_at_the_old_places(name, stride):
 
 
 @pytest.mark.parametrize(("stride", "replaced"), [(16, (False, False, True)), (8, (False, True, True))])
-def test_dilation_is_torchvisions_own_where_it_has_one(stride, replaced):
+def test_dilation_equals_that_of_torchvision(stride, replaced):
     torch.manual_seed(0)
     ours = ResNet(Bottleneck, [1, 1, 2, 2]).eval()
     theirs = ResNet(Bottleneck, [1, 1, 2, 2], replace_stride_with_dilation=replaced).eval()
@@ -222,7 +222,7 @@ def test_dilation_is_torchvisions_own_where_it_has_one(stride, replaced):
         ),
     ],
 )
-def test_what_cannot_be_dilated(name, reason, capfd):
+def test_networks_that_cannot_be_dilated(name, reason, capfd):
     with pytest.raises(NetworkError, match=reason) as caught:
         create_network(name, classes=3, output_stride=16)
     assert str(caught.value).isprintable()

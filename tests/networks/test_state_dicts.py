@@ -1,4 +1,4 @@
-"""State dicts: foreign files read without running their code, checkpoints unwrapped, published weights."""
+"""State dicts: files read without running their code, checkpoints, published weights."""
 
 import json
 import os
@@ -19,7 +19,7 @@ PLAIN = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.tensor([7, 8])}
 
 
 def refusal(uri) -> str:
-    """The message of a refusal, which has to be one line of plain text."""
+    """The message of the NetworkError that loading raises; it has to be one line of plain text."""
     with pytest.raises(NetworkError) as caught:
         read_state(str(uri))
     message = str(caught.value)
@@ -53,12 +53,12 @@ def test_a_file_of_tensors(tmp_path, suffix):
     ],
     ids=["model", "state_dict", "both", "parallel", "model and parallel"],
 )
-def test_checkpoints_give_the_state_dict_that_they_hold(tmp_path, wrap):
+def test_checkpoints_contain_a_state_dict(tmp_path, wrap):
     torch.save(wrap(PLAIN), tmp_path / "checkpoint.pth")
     assert same(read_state(str(tmp_path / "checkpoint.pth")))
 
 
-def test_only_what_all_names_begin_with_is_taken_off(tmp_path):
+def test_only_a_prefix_of_all_names_is_removed(tmp_path):
     state = {"module.weight": torch.zeros(1), "bias": torch.ones(1)}
     torch.save(state, tmp_path / "w.pt")
     assert same(read_state(str(tmp_path / "w.pt")), state)
@@ -90,7 +90,7 @@ def test_a_pickle_with_code_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {"epoch": 3}, {"state_dict": {}}])
-def test_what_is_no_state_dict_is_refused(tmp_path, content):
+def test_other_content_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pt")
     assert "not a state dict" in refusal(tmp_path / "weights.pt")
 
@@ -116,7 +116,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     assert "not finite: bias" in refusal(tmp_path / "w.pt")
 
 
-def test_auxiliary_heads_are_left_aside():
+def test_auxiliary_heads_are_ignored():
     torch.manual_seed(0)
     trained = torchvision.models.googlenet(num_classes=3, aux_logits=True, init_weights=False)
     state = trained.state_dict()
@@ -130,7 +130,7 @@ def test_auxiliary_heads_are_left_aside():
         load_all(network, state)
 
 
-def test_a_backbone_keeps_its_head():
+def test_loading_a_backbone_keeps_the_head():
     torch.manual_seed(0)
     network = create_network("torchvision:squeezenet1_1", classes=4)
     state = torchvision.models.squeezenet1_1(num_classes=9).state_dict()
@@ -145,7 +145,7 @@ def test_a_backbone_keeps_its_head():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache of torch, and no way into the network."""
+    """An empty cache of torch, without internet."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -157,7 +157,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def put(cache, name, state):
-    """Into the cache as what torchvision publishes of a network."""
+    """Put a state dict into the cache as the published weights of a network."""
     url = torchvision.models.get_model_weights(name).DEFAULT.url
     torch.save(state, cache / url.rpartition("/")[2])
 
@@ -209,12 +209,12 @@ def test_the_default_networks_weights_need_no_download(cache, default_package):
 
 
 @pytest.mark.parametrize("name", ["nin", "resnet5000"])
-def test_networks_that_nobody_publishes_weights_of(name):
+def test_networks_without_published_weights(name):
     with pytest.raises(NetworkError, match=f"^{name} has no published weights: a file is needed"):
         published_state(name)
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:squeezenet1_1", "alexnet-gap", "nin"])
-def test_a_network_without_weights_is_refused_with_what_to_do(name):
+def test_a_network_without_weights_is_refused_with_advice(name):
     with pytest.raises(NetworkError, match=f"^{name} needs weights: a file, .*DEFAULT"):
         load(name)

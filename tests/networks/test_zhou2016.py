@@ -1,4 +1,4 @@
-"""The paper's networks: their maps, their sizes, that they learn, and the weights their backbones take."""
+"""The networks of Zhou et al.: maps, sizes, training, and the weights of their backbones."""
 
 import re
 
@@ -38,7 +38,7 @@ def parameters(*modules):
 
 
 def original(name):
-    """torchvision's layers that a backbone is made of, by torchvision's names; without memory."""
+    """The layers of torchvision that a backbone consists of, under their names, without memory."""
     with torch.device("meta"):
         if name.startswith("googlenet"):
             model = torchvision.models.GoogLeNet(init_weights=False, aux_logits=False)
@@ -50,7 +50,7 @@ def original(name):
 
 
 def published(name):
-    """Weights as torchvision publishes them for the network that name was cut from, at random."""
+    """Random weights in the form that torchvision publishes for the origin of a backbone."""
     random = torch.Generator().manual_seed(1)
     state = {
         key: torch.rand(tensor.shape, generator=random) / 20
@@ -66,7 +66,7 @@ def test_the_names():
 
 
 @pytest.mark.parametrize("name", ZHOU2016_NETWORKS)
-def test_preprocessing_is_what_the_published_backbone_saw(name):
+def test_preprocessing_is_that_of_the_published_backbone(name):
     # In front of its layers torchvision's GoogLeNet turns ImageNet's mean and deviation into halves.
     googlenet = torchvision.models.GoogLeNet(transform_input=True, init_weights=False, aux_logits=False)
     pixels_BCHW = torch.rand(1, 3, 4, 4)
@@ -110,7 +110,7 @@ def test_counts_of_parameters_that_are_known():
     assert parameters(built("alexnet-gap").model.backbone) == 2_469_696
 
 
-def test_network_in_network_by_hand():
+def test_network_in_network_equals_a_second_implementation():
     network = built("nin", classes=7)
     shapes = [tuple(layer.weight.shape) for layer in network.model.modules() if isinstance(layer, nn.Conv2d)]
     assert shapes == [
@@ -149,7 +149,7 @@ def test_a_few_steps_lower_the_loss(name):
     assert losses[-1] < 0.95 * losses[0], losses
 
 
-def test_maxima_are_pooled_where_the_paper_does_so():
+def test_the_max_pooling_variant_pools_maxima():
     averages, maxima = built("googlenet-gap"), built("googlenet-gmp")
     images_BCHW = torch.randn(2, 3, 96, 96)
     with torch.inference_mode():
@@ -163,7 +163,7 @@ def test_maxima_are_pooled_where_the_paper_does_so():
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_published_weights_fill_the_backbone_and_nothing_else(name, tmp_path):
+def test_published_weights_are_loaded_into_the_backbone_only(name, tmp_path):
     state = published(name)
     torch.save(state, tmp_path / "published.pth")
     heads = []
@@ -177,7 +177,7 @@ def test_published_weights_fill_the_backbone_and_nothing_else(name, tmp_path):
     assert network.classes == 3
 
 
-def test_a_network_of_our_own_gives_its_backbone_too(tmp_path):
+def test_a_backbone_can_be_loaded_from_a_trained_network(tmp_path):
     before = built("alexnet-gap", classes=4)
     torch.save(before.model.state_dict(), tmp_path / "ours.pt")
     network = weights.build_for_training("alexnet-gap", 9, backbone_weights=str(tmp_path / "ours.pt"))
@@ -209,6 +209,6 @@ def test_weights_that_fit_no_backbone_are_refused(tmp_path):
     assert weights.build_for_training("alexnet-plus-gap", 3, backbone_weights=str(path)).classes == 3
 
 
-def test_nobody_publishes_weights_of_network_in_network():
+def test_network_in_network_has_no_published_weights():
     with pytest.raises(NetworkError, match="nin has no published weights: a file is needed"):
         weights.build_for_training("nin", 3, backbone_weights="DEFAULT")
