@@ -19,7 +19,7 @@ _CHUNK: Final = 4 * 2**20  # bytes hashed at a time
 
 @dataclass(frozen=True)
 class PartInventory:
-    """The parts of a recipe that are present, beside those that its run records name.
+    """The parts of a recipe that are present, and those that its run records name.
 
     Attributes:
         listed: Size in bytes of everything in the folder of the parts, by key.
@@ -37,14 +37,14 @@ class PartInventory:
     @property
     def absent(self) -> dict[tuple[int, int], Part]:
         """The recorded parts that are not present."""
-        return {place: part for place, part in self.recorded.items() if part.key not in self.listed}
+        return {shard_id: part for shard_id, part in self.recorded.items() if part.key not in self.listed}
 
     @property
     def wrong_size(self) -> dict[tuple[int, int], Part]:
         """The recorded parts that are present with another number of bytes."""
         return {
-            place: part
-            for place, part in self.recorded.items()
+            shard_id: part
+            for shard_id, part in self.recorded.items()
             if self.listed.get(part.key, part.bytes) != part.bytes
         }
 

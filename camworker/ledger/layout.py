@@ -81,7 +81,7 @@ class Layout:
 
     def parts_among(self, keys: Iterable[str]) -> dict[tuple[int, int], str]:
         """Return the keys that are parts by (generation, shard), in ascending order."""
-        parts = {place: key for key in keys if (place := self.parse_part_key(key)) is not None}
+        parts = {shard_id: key for key in keys if (shard_id := self.parse_part_key(key)) is not None}
         return dict(sorted(parts.items()))
 
     def parse_plan_key(self, key: str) -> int | None:

@@ -31,12 +31,12 @@ class Ledger:
             store: The store of the output.
             damaged: Whether to include recipes of which recipe.json is missing.
         """
-        found = set()
+        ids = set()
         for entry in store.list(LEDGERS):
             recipe = recipe_of(entry.key)
             if recipe and (damaged or entry.key == Layout(recipe).recipe_key):
-                found.add(recipe)
-        return sorted(found)
+                ids.add(recipe)
+        return sorted(ids)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write recipe.json, unless it exists already."""

@@ -217,8 +217,8 @@ def _failed_parts(snapshot: Snapshot, *, retry_failed: bool) -> list[str]:
     A part that no run record names may hold any status, so it is included.
     """
     keys = []
-    for place, key in snapshot.parts.items():
-        part = snapshot.inventory.recorded.get(place)
+    for shard_id, key in snapshot.parts.items():
+        part = snapshot.inventory.recorded.get(shard_id)
         statuses = part.images.keys() - _NO_FAILURE if part else {"read_error"}
         if statuses and (retry_failed or "read_error" in statuses):
             keys.append(key)

@@ -108,8 +108,8 @@ class Snapshot:
         Raises:
             CorruptedError: The part is not as it was committed.
         """
-        place, key = next(iter(self.parts.items()))
-        table = _read(self.ledger, key, ["cams"], self.inventory.recorded.get(place))
+        shard_id, key = next(iter(self.parts.items()))
+        table = _read(self.ledger, key, ["cams"], self.inventory.recorded.get(shard_id))
         return CamShape(*table.schema.field("cams").type.shape)
 
     def later_rows(self) -> pa.Table | None:
@@ -146,8 +146,8 @@ class Snapshot:
         self.check()
         recorded = self.inventory.recorded if hashed else {}
         later = self.later_rows()
-        for place, key in self.parts.items():
-            yield read_latest(self.ledger, key, later, columns, recorded.get(place))
+        for shard_id, key in self.parts.items():
+            yield read_latest(self.ledger, key, later, columns, recorded.get(shard_id))
 
     def rows_of(self, image_ids: Iterable[str]) -> pa.Table | None:
         """Return the current rows of some images, with all columns; None if none of them has one.

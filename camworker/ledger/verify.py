@@ -108,14 +108,14 @@ def survey(ledger: Ledger) -> Survey:
     runs = {number: check_run(ledger, number, good_plans.get(number)) for number in run_numbers}
     recorded = {number: run.parts for number, run in runs.items() if not isinstance(run, Problem)}
     absent = PartInventory(listed, recorded).absent
-    replaced = {place: part.key for place, part in absent.items() if planned_again(ledger, *place)}
+    replaced = {shard_id: part.key for shard_id, part in absent.items() if planned_again(ledger, *shard_id)}
     problems = [
         *check_recipe(ledger),
         *(record for record in (*plans.values(), *runs.values()) if isinstance(record, Problem)),
         *(
             Problem(part.key, "is missing, although its run record names it", _LOST)
-            for place, part in absent.items()
-            if place not in replaced
+            for shard_id, part in absent.items()
+            if shard_id not in replaced
         ),
     ]
     parts: list[PresentPart] = []

@@ -40,9 +40,9 @@ def pending(ledger, tmp_path):
     def find(items, **options):
         listed = ItemsFile(tmp_path / "listed.parquet")
         pq.write_table(items, listed.path)
-        found = find_pending(listed, ledger, **options)
-        assert found.count == found.read().num_rows
-        return found.read()
+        result = find_pending(listed, ledger, **options)
+        assert result.count == result.read().num_rows
+        return result.read()
 
     return find
 
@@ -68,11 +68,11 @@ def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
     parts = []
     for shard in range(made.shards):
         planned, key = read_shard(ledger, made, shard), ledger.layout.part_key(generation, shard)
-        here = [
+        row_statuses = [
             "removed" if item["identity"] is None else statuses.get(item["image_id"], "ok")
             for item in planned.to_pylist()
         ]
-        rows = [OK if status == "ok" else FailedPrediction(status, "because") for status in here]
+        rows = [OK if status == "ok" else FailedPrediction(status, "because") for status in row_statuses]
         sink = pa.BufferOutputStream()
         table = predictions_table(planned, generation, columns_of(rows, SHAPE), SHAPE)
         pq.write_table(table, sink, write_page_checksum=True)
@@ -80,16 +80,16 @@ def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
         if shard not in gone:
             assert ledger.store.create(key, data)
         digest = hashlib.sha256(data).hexdigest()
-        parts.append(Part(shard, key, len(here), len(data), digest, dict(Counter(here))))
+        parts.append(Part(shard, key, len(row_statuses), len(data), digest, dict(Counter(row_statuses))))
     if recorded:
         ledger.commit_run(make_run_record(ledger, generation, parts))
 
 
 def test_everything_is_pending_at_first(pending):
     items = make_items(*"ba", labels=[3, 4])
-    found = pending(items)
-    assert found.schema.equals(ITEMS)
-    assert found.equals(items)
+    result = pending(items)
+    assert result.schema.equals(ITEMS)
+    assert result.equals(items)
 
 
 def test_only_new_items_are_pending(ledger, pending):
@@ -230,13 +230,13 @@ def test_unlisted_images_are_ignored_by_default(ledger, pending):
 
 def test_a_missing_image_is_removed_once(ledger, pending):
     complete(ledger, make_items(*"cab", labels=[1]), c="poison")
-    found = pending(make_items("b", "x", labels=[1]), remove_missing=True)
-    assert [(r["image_id"], r["uri"], r["identity"], r["labels"]) for r in found.to_pylist()] == [
+    result = pending(make_items("b", "x", labels=[1]), remove_missing=True)
+    assert [(r["image_id"], r["uri"], r["identity"], r["labels"]) for r in result.to_pylist()] == [
         ("x", "/in/x", "1", [1]),
         ("a", "/in/a", None, []),
         ("c", "/in/c", None, []),
     ]
-    complete(ledger, found)
+    complete(ledger, result)
     assert pending(make_items("b", "x", labels=[1]), remove_missing=True, retry_failed=True).num_rows == 0
 
 
@@ -272,9 +272,9 @@ def test_a_nightly_run(ledger, pending):
     changed = make_items(*(f"{n:04d}" for n in range(0, 1000, 200)), identity="2")
     unchanged = first.filter(pc.invert(pc.is_in(first["image_id"], changed["image_id"])))
     second = pa.concat_tables([unchanged, changed, new])
-    found = pending(second, remove_missing=True)
-    assert found.equals(pa.concat_tables([changed, new]))
-    complete(ledger, found, size=100)
+    result = pending(second, remove_missing=True)
+    assert result.equals(pa.concat_tables([changed, new]))
+    complete(ledger, result, size=100)
     assert pending(second, remove_missing=True).num_rows == 0
     assert latest_ids(ledger) == sorted(ids(second))
     assert len(latest_ids(ledger)) == len(set(latest_ids(ledger))) == 1010
@@ -368,7 +368,7 @@ def test_the_rules(generations, listed, retry_failed, remove_missing):
     connection.register("lost", pa.Table.from_pylist(lost, shards))
     connection.register("unfinished", shards.empty_table())
     query = pending_query(connection, retry_failed, remove_missing)
-    found = [(i, d) for i, _, _, d, _, _ in connection.execute(query).fetchall()]
+    result = [(i, d) for i, _, _, d, _, _ in connection.execute(query).fetchall()]
 
     def is_pending(image_id, identity, labels):
         same = [p for p in planned if p[0] == image_id and p[2] == identity]
@@ -385,4 +385,4 @@ def test_the_rules(generations, listed, retry_failed, remove_missing):
 
     expected = [(i, d) for i, (d, labels) in listed.items() if is_pending(i, d, labels)]
     missing = sorted({i for i, *_ in planned if is_missing(i)}) if remove_missing else []
-    assert found == expected + [(i, None) for i in missing]
+    assert result == expected + [(i, None) for i in missing]

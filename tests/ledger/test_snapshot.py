@@ -41,8 +41,8 @@ def test_parts_are_read_one_by_one_with_the_later_rows(out):
     later = snapshot.later_rows()
     newest = dict(zip(later["image_id"].to_pylist(), later["generation_max"].to_pylist(), strict=True))
     assert newest == {"b": 4, "d": 2, "e": 4}  # images of the first generation only are not included
-    found = [read_latest(ledger, key, later, ["image_id"])["image_id"].to_pylist() for key in parts.values()]
-    assert found == [["a"], ["c"], [], ["b", "e"]]
+    result = [read_latest(ledger, key, later, ["image_id"])["image_id"].to_pylist() for key in parts.values()]
+    assert result == [["a"], ["c"], [], ["b", "e"]]
     whole = pa.concat_tables([read_latest(ledger, key, later) for key in parts.values()])
     assert whole.replace_schema_metadata(None).equals(latest(out))
 
@@ -103,8 +103,8 @@ def test_rows_of_some_images(out):
     commit_rows(out, 1, 1, d="ok", e="ok")
     ledger = commit_rows(out, 2, 0, b="ok", c="removed", f="ok")
     rows = Snapshot.load(ledger).rows_of("abcx")
-    found = dict(zip(rows["image_id"].to_pylist(), rows["generation"].to_pylist(), strict=True))
-    assert found == {"a": 1, "b": 2}
+    result = dict(zip(rows["image_id"].to_pylist(), rows["generation"].to_pylist(), strict=True))
+    assert result == {"a": 1, "b": 2}
     assert rows.column_names == latest(out).column_names
     assert Snapshot.load(ledger).rows_of("c") is None
     assert Snapshot.load(ledger).rows_of([]) is None

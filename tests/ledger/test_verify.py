@@ -45,12 +45,12 @@ def test_an_untouched_output(out, capsys):
     assert text.endswith("every committed byte is unchanged\n")
 
 
-@pytest.mark.parametrize("place", [0, 100, -1, -5, -200, -2000])
-def test_a_flipped_bit_in_a_part(out, capsys, place):
+@pytest.mark.parametrize("offset", [0, 100, -1, -5, -200, -2000])
+def test_a_flipped_bit_in_a_part(out, capsys, offset):
     key = f"{PARTS}/part-0001-000001.parquet"
-    flip(out / key, place)
-    ((found, (problem, advice)),) = problems(out, capsys).items()
-    assert found == key
+    flip(out / key, offset)
+    ((reported, (problem, advice)),) = problems(out, capsys).items()
+    assert reported == key
     assert problem == "does not have the SHA-256 that its run record says"
     assert advice.startswith("delete it and run localize again")
 
@@ -60,11 +60,11 @@ def test_a_truncated_part_and_a_missing_part(out, capsys):
     size = (out / short).stat().st_size
     (out / short).write_bytes((out / short).read_bytes()[:-7])
     (out / gone).unlink()
-    found = problems(out, capsys)
-    assert found.keys() == {short, gone}
-    assert found[short][0] == f"has {size - 7} bytes, but its run record says {size}"
-    assert found[gone][0] == "is missing, although its run record names it"
-    assert found[gone][1].startswith("run localize again")
+    reported = problems(out, capsys)
+    assert reported.keys() == {short, gone}
+    assert reported[short][0] == f"has {size - 7} bytes, but its run record says {size}"
+    assert reported[gone][0] == "is missing, although its run record names it"
+    assert reported[gone][1].startswith("run localize again")
 
 
 @pytest.mark.parametrize("column", ["image_id", "uri", "cams", "scores.list.element"])
@@ -76,8 +76,8 @@ def test_a_flipped_bit_in_a_part_without_record(out, capsys, column):
     chunk = next(chunk for chunk in chunks if chunk.path_in_schema.startswith(column))
     start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
     flip(out / key, start + chunk.total_compressed_size - 1)
-    ((found, (problem, advice)),) = problems(out, capsys).items()
-    assert found == key
+    ((reported, (problem, advice)),) = problems(out, capsys).items()
+    assert reported == key
     assert "CRC" in problem
     assert "its generation is unfinished" in advice
 
@@ -109,8 +109,8 @@ def test_a_part_and_its_record_in_place_of_another(out, capsys):
     for name in ("bytes", "sha256"):
         record["parts"][1][name] = record["parts"][0][name]
     edit(out / HOME / "run-0001.json", parts=record["parts"])
-    found = problems(out, capsys)
-    assert found[f"{PARTS}/{second.name}"][0] == "has metadata of another shard"
+    reported = problems(out, capsys)
+    assert reported[f"{PARTS}/{second.name}"][0] == "has metadata of another shard"
 
 
 def test_unexpected_files(out, capsys):
@@ -128,9 +128,9 @@ def test_unexpected_files(out, capsys):
         (out / key).write_bytes(source.read_bytes())
     # A file that no reader takes for rows is ignored.
     (out / PARTS / "_SUCCESS").write_bytes(b"")
-    found = problems(out, capsys)
-    assert found.keys() == strays
-    assert all(advice.startswith("move it out of predictions/") for _, advice in found.values())
+    reported = problems(out, capsys)
+    assert reported.keys() == strays
+    assert all(advice.startswith("move it out of predictions/") for _, advice in reported.values())
     assert cli.main(["verify", str(out), "--recipe", NAME]) == 5
     # The plan expects the part that is not committed yet.
     (out / PARTS / "part-0002-000001.parquet").write_bytes(source.read_bytes())
@@ -153,11 +153,11 @@ def test_plan_files(out, capsys):
     changed, gone = f"{HOME}/plan-0001/0.parquet", f"{HOME}/plan-0002/0.parquet"
     flip(out / changed, 20)
     (out / gone).unlink()
-    found = problems(out, capsys)
-    assert found.keys() == {changed, gone}
-    assert found[changed][0] == "does not have the SHA-256 that its plan says"
-    assert found[gone][0] == "is missing"
-    assert "without one, localize to another OUT" in found[gone][1]
+    reported = problems(out, capsys)
+    assert reported.keys() == {changed, gone}
+    assert reported[changed][0] == "does not have the SHA-256 that its plan says"
+    assert reported[gone][0] == "is missing"
+    assert "without one, localize to another OUT" in reported[gone][1]
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def nameless(parts):
 def test_run_records(out, capsys, change):
     key = f"{HOME}/run-0001.json"
     edit(out / key, parts=change(json.loads((out / key).read_text())["parts"]))
-    ((found, (_, advice)),) = problems(out, capsys).items()
-    assert found == key
+    ((reported, (_, advice)),) = problems(out, capsys).items()
+    assert reported == key
     assert "it is written again from the parts" in advice
 
 
@@ -271,7 +271,7 @@ def test_a_concurrent_run_is_not_reported_as_damage(out, tiny_localizer, source,
     def commit_another():
         number = next(numbers)
         # New ids, because a part whose images a later generation holds would not be missed.
-        ids = pa.array([f"{number}/{place}" for place in range(2)])
+        ids = pa.array([f"{number}/{index}" for index in range(2)])
         new = items.slice(0, 2).set_column(0, items.schema.field("image_id"), ids)
         complete_generation(ledger, tiny_localizer, new, generation=number)
 
@@ -284,9 +284,9 @@ def test_a_concurrent_run_is_not_reported_as_damage(out, tiny_localizer, source,
 
     monkeypatch.setattr(Ledger, "generations", before(generations))
     monkeypatch.setattr(ledger.store, "list", before(store_list))
-    found = survey(ledger)
-    assert found.problems == ()
-    assert [wrong for _, wrong in check_parts(ledger, found.parts) if wrong] == []
+    reported = survey(ledger)
+    assert reported.problems == ()
+    assert [wrong for _, wrong in check_parts(ledger, reported.parts) if wrong] == []
     assert next(numbers) > 5
 
 

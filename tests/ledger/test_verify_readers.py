@@ -25,7 +25,7 @@ def truth(tmp_path):
 def test_summarize_refuses_every_damage(out, truth, capsys):
     part = out / PARTS / "part-0001-000000.parquet"
     whole = part.read_bytes()
-    damages = [whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :] for place in offsets(whole)]
+    damages = [whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :] for offset in offsets(whole)]
     arguments = ["summarize", str(out), "--truth", truth]
     for damage in [*damages, whole[:-1], whole[: len(whole) // 2], b"", None]:
         part.unlink() if damage is None else part.write_bytes(damage)
@@ -46,26 +46,26 @@ def test_a_damaged_run_record_is_refused_by_readers(out):
 
 
 def test_in_s3(in_s3, out, truth, capsys):
-    there = f"s3://{BUCKET}/verified"
-    store = open_store(there)
+    uri = f"s3://{BUCKET}/verified"
+    store = open_store(uri)
     for path in (path for path in out.rglob("*.*") if path.is_file()):
         store.create(path.relative_to(out).as_posix(), path.read_bytes())
-    code, content, _ = verify(there, capsys)
+    code, content, _ = verify(uri, capsys)
     assert (code, content["parts"], content["problems"]) == (0, 4, [])
-    summarize = ["summarize", there, "--truth", truth]
+    summarize = ["summarize", uri, "--truth", truth]
     assert cli.main(summarize) == 0
 
     key = f"{PARTS}/part-0001-000001.parquet"
     data = bytearray(store.read(key))
     data[0] ^= 1
     in_s3.client().put_object(Bucket=BUCKET, Key=f"verified/{key}", Body=bytes(data))
-    assert problems(there, capsys).keys() == {key}
+    assert problems(uri, capsys).keys() == {key}
     assert cli.main(summarize) == 5
     assert capsys.readouterr().err.startswith(
         f"camworker summarize: {key} has changed since it was committed"
     )
     in_s3.client().delete_object(Bucket=BUCKET, Key=f"verified/{key}")
-    assert problems(there, capsys)[key][0] == "is missing, although its run record names it"
+    assert problems(uri, capsys)[key][0] == "is missing, although its run record names it"
     assert cli.main(summarize) == 5
 
 
