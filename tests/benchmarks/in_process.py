@@ -17,7 +17,7 @@ from camworker import Localizer
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.pipeline import localize_items
 from camworker.inference.prefetch import ThreadBudget, divide_threads
-from camworker.inference.preprocessor import ImageInFlight
+from camworker.inference.preprocessor import ImageInFlight, Preprocessor
 from camworker.inputs import ReadPolicy
 from camworker.networks import package as weights
 from jobs.localize.compile_cache import compile_if_worthwhile
@@ -35,6 +35,7 @@ class InProcess:
         started = time.perf_counter()
         self.compilation = compile_if_worthwhile(self.localizer, compile, 0, self.threads.inference_streams)  # type: ignore[arg-type]
         self.compile_seconds = time.perf_counter() - started
+        self.cpu_preprocessor = Preprocessor(self.localizer.frame_spec, torch.device("cpu"))
         self.files = files
         self.items = pa.table(
             {
@@ -80,7 +81,9 @@ class InProcess:
         """Return images/s of reading, decoding and resizing alone, on all cores."""
         with ThreadPoolExecutor(self.threads.decode_threads) as pool:
             started = time.perf_counter()
-            for _ in pool.map(lambda file: self.localizer.prepare(file.read_bytes()), self.files):
+            for _ in pool.map(
+                lambda file: self.cpu_preprocessor.preprocess_on_cpu(file.read_bytes()), self.files
+            ):
                 pass
             return len(self.files) / (time.perf_counter() - started)
 
@@ -112,7 +115,7 @@ class InProcess:
             run_network()  # The first call would include the time to load the pixels into the caches.
             timed("network", run_network)
             maps = timed("network_and_maps", partial(self.localizer.forward, batch, [()] * size))
-            timed("boxes_rows", partial(self.localizer.finish, maps, batch))
+            timed("boxes_rows", partial(self.localizer.postprocess, maps, batch))
         medians = {name: statistics.median(values) for name, values in spent.items()}
         medians["maps"] = medians.pop("network_and_maps") - medians["network"]
         return {name: round(value, 3) for name, value in medians.items()}
@@ -122,7 +125,7 @@ class InProcess:
             self.localizer.features(batch)[1].cpu()
 
     def _prepare(self, files: list[Path]) -> list[ImageInFlight]:
-        return [self.localizer.prepare(file.read_bytes()) for file in files]
+        return [self.cpu_preprocessor.preprocess_on_cpu(file.read_bytes()) for file in files]
 
     def _prepared(self) -> Iterator[list[PreprocessedImage]]:
         size = self.localizer.batch_size
