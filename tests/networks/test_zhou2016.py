@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 
 from camworker.errors import NetworkError
-from camworker.networks import package as weights
 from camworker.networks.gap import check_gap_head
+from camworker.networks.package import build_for_training
 from camworker.networks.registry import create_network, default_pooling
 from camworker.networks.zhou2016 import BACKBONE_ORIGINS, ZHOU2016_NETWORKS
 
@@ -169,7 +169,7 @@ def test_published_weights_are_loaded_into_the_backbone_only(name, tmp_path):
     heads = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        network = weights.build_for_training(name, 3, backbone_weights=str(tmp_path / "published.pth"))
+        network = build_for_training(name, 3, backbone_weights=str(tmp_path / "published.pth"))
         backbone = network.model.backbone.state_dict()
         assert all(torch.equal(tensor, state[key]) for key, tensor in backbone.items())
         heads.append(torch.cat([parameter.flatten() for parameter in network.head_parameters()]))
@@ -180,7 +180,7 @@ def test_published_weights_are_loaded_into_the_backbone_only(name, tmp_path):
 def test_a_backbone_can_be_loaded_from_a_trained_network(tmp_path):
     before = built("alexnet-gap", classes=4)
     torch.save(before.model.state_dict(), tmp_path / "ours.pt")
-    network = weights.build_for_training("alexnet-gap", 9, backbone_weights=str(tmp_path / "ours.pt"))
+    network = build_for_training("alexnet-gap", 9, backbone_weights=str(tmp_path / "ours.pt"))
     for key, tensor in before.model.backbone.state_dict().items():
         assert torch.equal(network.model.backbone.state_dict()[key], tensor)
     assert not torch.equal(network.model.added[0].weight, before.model.added[0].weight)
@@ -189,7 +189,7 @@ def test_a_backbone_can_be_loaded_from_a_trained_network(tmp_path):
 def refusal(name, state, path):
     torch.save(state, path)
     with pytest.raises(NetworkError) as caught:
-        weights.build_for_training(name, 3, backbone_weights=str(path))
+        build_for_training(name, 3, backbone_weights=str(path))
     assert str(caught.value).isprintable()
     return str(caught.value)
 
@@ -206,9 +206,9 @@ def test_weights_that_fit_no_backbone_are_refused(tmp_path):
         r"1 tensors differ, features\.10\.bias .*nothing.*\(256,\)", refusal("alexnet-gap", state, path)
     )
     # conv5 of the wider AlexNet is no part of its backbone.
-    assert weights.build_for_training("alexnet-plus-gap", 3, backbone_weights=str(path)).classes == 3
+    assert build_for_training("alexnet-plus-gap", 3, backbone_weights=str(path)).classes == 3
 
 
 def test_network_in_network_has_no_published_weights():
     with pytest.raises(NetworkError, match="nin has no published weights: a file is needed"):
-        weights.build_for_training("nin", 3, backbone_weights="DEFAULT")
+        build_for_training("nin", 3, backbone_weights="DEFAULT")
