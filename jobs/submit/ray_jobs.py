@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Final, Self
+from typing import ClassVar, Final, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -42,7 +42,7 @@ class LostJobError(CamworkerError):
 class JobOptions:
     """Options of JobSubmissionClient.submit_job; resources of the driver are None for Ray's default."""
 
-    runtime_env: dict[str, Any]
+    runtime_env: dict[str, object]
     entrypoint_num_cpus: float | None = None
     entrypoint_resources: dict[str, float] | None = None
 

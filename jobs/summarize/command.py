@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--select-threshold-on",
         type=fraction,
         metavar="SHARE",
-        help="choose the threshold of MaxBoxAcc on this share of the images, drawn by hash; report on the rest",
+        help="choose the threshold of MaxBoxAcc on this share of the images (by hash); report on the rest",
     )
     where = parser.add_argument_group("execution")
     where.add_argument(
