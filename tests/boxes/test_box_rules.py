@@ -1,4 +1,4 @@
-"""Box rules: their names, thresholds other than cam20's, and several boxes, against scipy's labelling."""
+"""Tests of box rules: names, other thresholds than that of cam20, and several boxes, against scipy."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_the_peak_is_above_every_threshold(rule, peak):
 
 
 def multi_oracle(map_HW: np.ndarray) -> list[list[int]]:
-    """cam20-multi's words: scipy numbers components by their first pixel in row order."""
+    """Return the boxes of cam20-multi from scipy, which numbers components in row order."""
     labels, count = ndimage.label(map_HW > np.float32(0.2) * map_HW.max(), structure=np.ones((3, 3)))
     sizes = ndimage.sum_labels(labels > 0, labels, range(1, count + 1))
     places = ndimage.find_objects(labels)
@@ -52,7 +52,7 @@ def multi_oracle(map_HW: np.ndarray) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", ["smooth", "noise", "blocky", "blurred"])
-def test_multi_is_every_large_component(kind):
+def test_multi_gives_every_large_component(kind):
     rng = np.random.default_rng(21)
     counts = []
     for _ in range(100):
@@ -93,7 +93,7 @@ def test_multi_goes_through_the_frame():
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-def test_dtbox_is_made_at_the_original_s_size(resize):
+def test_dtbox_is_made_at_the_size_of_the_original(resize):
     rng = np.random.default_rng(9)
     frame = Frame(300, 200, 224, resize)
     for _ in range(5):
@@ -142,7 +142,7 @@ def test_maxboxacc_is_scaled_to_the_original():
         ("maxboxacc:.150", "maxboxacc:0.15"),
     ],
 )
-def test_a_rule_has_one_spelling(rule, spelling):
+def test_canonical_spelling_of_rules(rule, spelling):
     assert check_rule(rule, maxboxacc=True) == spelling
     assert check_rule(spelling, maxboxacc=True) == spelling
     if not rule.startswith("maxboxacc"):
@@ -150,7 +150,7 @@ def test_a_rule_has_one_spelling(rule, spelling):
 
 
 @given(st.floats(0, 1, exclude_max=True))
-def test_every_threshold_has_a_spelling(threshold):
+def test_canonical_spelling_of_thresholds(threshold):
     spelling = check_rule("cam:" + np.format_float_positional(threshold, trim="0"))
     assert check_rule(spelling) == spelling
     assert float(spelling.removeprefix("cam:")) == threshold
@@ -179,7 +179,7 @@ def test_unknown_rules(rule):
         assert message.startswith(f"unknown box rule {rule!r}: choose from cam20, cam:T, cam20-multi, dtbox")
 
 
-def test_maxboxacc_is_no_rule_to_localize_by():
+def test_maxboxacc_is_refused_unless_allowed():
     with pytest.raises(
         UsageError, match=r"'maxboxacc:0\.3' is for export and summarize: choose from cam20, "
     ):

@@ -1,4 +1,4 @@
-"""Boxes of maps by cam20 against scipy's labelling, and IoU against counting pixels."""
+"""Tests of cam20 against scipy's labelling, and of IoU against counted pixels."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from camworker.frame import RESIZES, Frame
 
 
 def oracle(map_HW: np.ndarray, threshold: float = 0.2) -> tuple[list[int], int, bool]:
-    """The box by the words of cam20, how many components there were, and whether the largest was a tie."""
+    """Return the cam20 box from scipy, the number of components, and whether the largest was a tie."""
     labels, count = ndimage.label(map_HW > np.float32(threshold) * map_HW.max(), structure=np.ones((3, 3)))
     sizes = np.bincount(labels.ravel())[1:]
     largest = 1 + np.flatnonzero(sizes == sizes.max())
@@ -66,7 +66,7 @@ def test_equal_components_go_to_the_first_in_row_order():
     assert boxes_from_map(map_HW).tolist() == [[2, 1, 4, 3]]
 
 
-def test_pixels_decide_and_not_the_area_inside_the_outline():
+def test_the_number_of_pixels_decides_not_the_area_inside_the_outline():
     map_HW = np.zeros((10, 20), np.float32)
     map_HW[0:7, 0:7] = 1
     map_HW[1:6, 1:6] = 0  # a ring of 24 pixels around 25 empty ones
@@ -98,7 +98,7 @@ def test_the_threshold_is_a_fifth_and_excluded():
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0, -0.0])
-def test_a_map_without_a_positive_value_gives_the_whole(value):
+def test_a_map_without_a_positive_value_gives_the_whole_map(value):
     assert boxes_from_map(np.full((3, 5), value)).tolist() == [[0, 0, 5, 3]]
     for resize in RESIZES:
         whole = boxes_from_cam(np.full((7, 7), value, np.float16), Frame(400, 200, 224, resize))
@@ -106,7 +106,7 @@ def test_a_map_without_a_positive_value_gives_the_whole(value):
 
 
 @pytest.mark.parametrize("resize", RESIZES)
-def test_a_peak_that_upsampling_swallows_gives_the_whole_image(resize):
+def test_a_peak_that_upsampling_removes_gives_the_whole_image(resize):
     # Between cells the deep negatives win: the upsampled map has no positive value though the cam has.
     cam_hw = np.full((7, 7), -100, np.float16)
     cam_hw[3, 3] = 0.001
@@ -136,7 +136,7 @@ MAPS = hnp.arrays(
 
 
 @given(MAPS)
-def test_a_box_lies_inside_its_map_and_holds_something(map_HW):
+def test_a_box_is_inside_its_map_and_has_an_area(map_HW):
     boxes = boxes_from_map(map_HW)
     assert boxes.dtype == np.float32
     ((xmin, ymin, xmax, ymax),) = boxes.astype(int)

@@ -1,4 +1,4 @@
-"""Regions above a level against scipy's labelling, and boxes of whole batches against the words of cam20."""
+"""Tests of connected components against scipy, and of boxes of batches against the definition of cam20."""
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from camworker.frame import RESIZES, Frame
 
 
 def labelled(mask_HW: np.ndarray) -> list[list[int]]:
-    """xmin, ymin, xmax, ymax and pixels of every component, in the order of their first pixels."""
+    """Return corners and number of pixels of every component, in row order of their first pixels."""
     labels, _ = ndimage.label(mask_HW, structure=np.ones((3, 3)))
     regions = [
         (np.flatnonzero(labels.ravel() == n)[0], [x.start, y.start, x.stop, y.stop, (labels == n).sum()])
@@ -26,7 +26,7 @@ def labelled(mask_HW: np.ndarray) -> list[list[int]]:
 
 
 def defined(cam_hw: np.ndarray, frame: Frame, rule: str) -> list[list[float]]:
-    """Boxes by the words of the rules: OpenCV's resize, a plain mask, scipy's labels."""
+    """Return the boxes by the definition of the rules: OpenCV's resize, a plain mask, scipy's labels."""
     side = frame.input_size
     map_HW = cv2.resize(cam_hw.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
     if not map_HW.max() > 0:
@@ -40,7 +40,7 @@ def defined(cam_hw: np.ndarray, frame: Frame, rule: str) -> list[list[float]]:
 
 @given(st.data())
 @settings(max_examples=300)
-def test_regions_are_scipys_components(data):
+def test_components_equal_those_of_scipy(data):
     shape = data.draw(hnp.array_shapes(min_dims=2, max_dims=2, max_side=40))
     mask_HW = data.draw(hnp.arrays(np.bool_, shape))
     assert components_above(mask_HW.astype(np.float32), np.float32(0.5)).tolist() == labelled(mask_HW)
@@ -48,7 +48,7 @@ def test_regions_are_scipys_components(data):
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.4, 0.5, 0.7, 0.95])
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 64, 131])
-def test_regions_of_noise_are_scipys_components(share, width):
+def test_components_of_noise_equal_those_of_scipy(share, width):
     rng = np.random.default_rng(width)
     for height in (1, 2, 50, 120):
         map_HW = rng.random((height, width), np.float32)
@@ -56,7 +56,7 @@ def test_regions_of_noise_are_scipys_components(share, width):
         assert components_above(map_HW, level).tolist() == labelled(map_HW > level)
 
 
-def test_regions_that_grow_together_late():
+def test_components_that_join_late():
     comb = np.ones((41, 301), np.float32)
     comb[:-1, 1::2] = 0  # 151 teeth of 40 pixels on a back of 301
     assert components_above(comb, np.float32(0)).tolist() == [[0, 0, 301, 41, 151 * 40 + 301]]
@@ -81,7 +81,7 @@ RULES = ["cam20", "cam:0.5", "cam:0", "cam20-multi"]
 
 
 def random_cam(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
-    """A map as networks give them, or one of plateaus, where regions have equal sizes; of any sign."""
+    """Return a map like that of a network, or one of plateaus with components of equal size; of any sign."""
     kind = rng.integers(4)
     if kind == 0:
         return rng.normal(size=shape).astype(np.float16)
@@ -100,7 +100,7 @@ def random_cam(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     rule=st.sampled_from(RULES),
 )
 @settings(max_examples=150)
-def test_boxes_of_a_batch_are_those_of_the_definition(seed, shape, side, resize, rule):
+def test_boxes_of_a_batch_follow_the_definition(seed, shape, side, resize, rule):
     rng = np.random.default_rng(seed)
     frames = [Frame(*rng.integers(1, 2000, 2).tolist(), side, resize) for _ in range(2)]
     cams_Mhw = np.stack([random_cam(rng, shape) for _ in range(3)])
@@ -138,7 +138,7 @@ def test_values_that_are_not_finite():
     assert boxes_from_map(-map_HW).tolist() == [[0, 0, 3, 2]]
 
 
-def test_compiling_needs_no_place_to_keep_code(monkeypatch):
+def test_compiling_works_without_a_cache_folder(monkeypatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     with pytest.raises(RuntimeError, match="no locator"):
         caching.FunctionCache(labelled)

@@ -1,4 +1,4 @@
-"""dtbox: by hand, and against the release's words over scipy's distances and components."""
+"""Tests of dtbox: by hand, and against the released algorithm on scipy's distances and components."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ Rectangle = tuple[int, int, int, int]  # x, y, width, height
 
 
 def core_by_scipy(mask: np.ndarray) -> np.ndarray:
-    """q > 10, with the quotient of squared distances in whole numbers."""
+    """Return q > 10, computed from squared distances in whole numbers."""
     if mask.all():
         return mask
     nearest = ndimage.distance_transform_edt(mask, return_distances=False, return_indices=True)
@@ -24,7 +24,7 @@ def core_by_scipy(mask: np.ndarray) -> np.ndarray:
 
 
 def outlines_by_scipy(mask: np.ndarray) -> list[Rectangle]:
-    """Rectangles of 8-connected components, and of what surrounds holes: one pixel around each hole."""
+    """Return rectangles of 8-connected components, and of the pixels around each hole."""
     boxes = []
     for rows, columns in ndimage.find_objects(ndimage.label(mask, structure=np.ones((3, 3)))[0]):
         boxes.append((columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start))
@@ -42,7 +42,7 @@ def overlap_much(a: Rectangle, b: Rectangle) -> bool:
 
 
 def merged(boxes: list[Rectangle]) -> list[Rectangle]:
-    """All that the release keeps: the index moves on after a removal, past the box that moved up."""
+    """Return all boxes that the released code keeps: after a removal it skips the box that moved up."""
     boxes = sorted(boxes, key=lambda box: -box[2] * box[3])
     i = 0
     while i < len(boxes):
@@ -137,7 +137,7 @@ SIDES = st.integers(-3, 12)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), SIDES, SIDES), min_size=1, max_size=8))
-def test_two_boxes_are_the_release_s_first_two(boxes):
+def test_the_two_boxes_are_the_first_two_of_the_released_code(boxes):
     expected = merged(boxes)
     loose, tight = loose_and_tight(np.array(boxes)).tolist()
     assert tuple(loose) == expected[0]
@@ -145,7 +145,7 @@ def test_two_boxes_are_the_release_s_first_two(boxes):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_maps_follow_the_release_s_words(seed):
+def test_random_maps_equal_the_released_algorithm(seed):
     rng = np.random.default_rng(seed)
     distinct = dropped = holes = 0
     for _ in range(40):
@@ -231,11 +231,11 @@ def test_at_the_border(columns, expected):
 
 
 @pytest.mark.parametrize("value", [0, -1, np.nan])
-def test_no_positive_value_is_the_whole(value):
+def test_no_positive_value_gives_the_whole_map(value):
     assert dt_boxes(np.full((20, 30), value)).tolist() == [[0, 0, 30, 20]] * 2
 
 
-def test_a_side_that_the_margin_swallows_is_the_whole():
+def test_a_side_within_the_margin_gives_the_whole_map():
     assert dt_boxes(np.eye(5)).tolist() == [[0, 0, 5, 5]] * 2
     assert dt_boxes(np.ones((5, 60))).tolist() == [[0, 0, 60, 5]] * 2
     assert dt_boxes(np.ones((6, 60))).tolist() == [[0, 0, 55, 1]] * 2
@@ -255,7 +255,7 @@ def test_two_boxes_inside_the_map(map_HW):
     assert (boxes[:, :2] <= boxes[:, 2:]).all()
 
 
-def test_a_cam_lies_over_the_original():
+def test_a_cam_is_resized_to_the_original():
     rng = np.random.default_rng(3)
     for cells, size in (((7, 7), (500, 375)), ((14, 10), (61, 90)), ((32, 32), (20, 24))):
         cam_hw = rng.normal(size=cells).astype(np.float16)
@@ -275,7 +275,7 @@ def test_a_cam_lies_over_the_original():
 @example(1, 4, 224, "crop")  # from 1.5 to 2.5: both ends are nearest to 2
 @settings(max_examples=60)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 7, 224]), st.sampled_from(RESIZES))
-def test_a_map_has_the_original_s_size(width, height, input_size, resize):
+def test_a_map_has_the_size_of_the_original(width, height, input_size, resize):
     map_HW = on_original(np.ones((3, 3), np.float16), Frame(width, height, input_size, resize))
     assert map_HW.shape == (height, width)
     assert map_HW.dtype == np.float32

@@ -1,4 +1,4 @@
-"""Choe et al.'s boxes by hand and over scipy's components, their IoU, and truth in their square."""
+"""Tests of the boxes of MaxBoxAcc by hand and against scipy, of inclusive IoU and scaled truth."""
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ def scores(*filled: tuple[float, slice, slice], shape: tuple[int, int] = (224, 2
 
 
 def boxes_by_scipy(mask: np.ndarray) -> list[list[int]]:
-    """The boxes of 8-connected components, and one pixel around their holes, cut to the last pixel."""
+    """Return the boxes of 8-connected components, and of the pixels around holes, cut to the last pixel."""
     found = ndimage.find_objects(ndimage.label(mask, structure=np.ones((3, 3)))[0])
     boxes = [[columns.start, rows.start, columns.stop, rows.stop] for rows, columns in found]
     empty, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
@@ -54,7 +54,7 @@ def test_a_score_map_is_bicubic_and_spans_0_to_1():
         np.testing.assert_allclose(score_HW, expected, atol=2e-6)
 
 
-def test_a_score_map_leaves_the_cam_alone():
+def test_a_score_map_does_not_change_the_cam():
     cam_HW = np.random.default_rng(4).normal(size=(224, 224)).astype(np.float32)
     before = cam_HW.copy()
     score_map(cam_HW)
@@ -137,7 +137,7 @@ def test_maxima_are_cut_at_the_last_pixel():
         (0.99, 253.001 / 255, True),
     ],
 )
-def test_both_sides_are_cut_to_whole_greys(tau, value, inside):
+def test_score_and_threshold_are_rounded_down_to_grey_levels(tau, value, inside):
     score_HW = scores((value, slice(20, 30), slice(20, 40)), (1, slice(20, 30), slice(20, 30)))
     assert largest_contour_box(score_HW, tau).tolist() == [20, 20, 40 if inside else 30, 30]
 
@@ -164,7 +164,7 @@ def test_every_contour_is_a_component_or_a_hole(tau):
 
 
 @given(hnp.arrays(np.float16, (3, 3), elements=st.floats(-8, 8, width=16)), st.integers(0, 99))
-def test_boxes_lie_in_the_square(cam_hw, hundredths):
+def test_boxes_are_inside_the_square(cam_hw, hundredths):
     boxes = contour_boxes(score_map(cam_hw), hundredths / 100)
     assert boxes.min() >= 0
     assert boxes.max() <= 223
@@ -205,7 +205,7 @@ def test_inclusive_iou_counts_pixels(a, b):
             assert matrix[i, j] == len(one & other) / len(one | other)
 
 
-def test_truth_is_cut_towards_zero():
+def test_scaled_truth_is_rounded_towards_zero():
     truth = scaled_truth(np.array([[1, 2, 4, 3], [0, 0, 10, 20], [9.9, 19.9, 9.99, 19.99]]), 10, 20)
     assert truth.dtype == np.int32
     # 22.4, 22.4, 89.6, 33.6; maxima that reach the border are 224; 221.76, 222.88, 223.776, 223.888.
@@ -216,6 +216,6 @@ def test_truth_is_cut_towards_zero():
 
 
 @given(st.tuples(*[st.integers(0, 5000)] * 4), st.integers(1, 5000), st.integers(1, 5000))
-def test_truth_is_python_s_int(corners, width, height):
+def test_scaled_truth_equals_python_s_int(corners, width, height):
     expected = [int(value * 224 / side) for value, side in zip(corners, [width, height] * 2, strict=True)]
     assert scaled_truth(np.array(corners, np.float32), width, height).tolist() == [expected]

@@ -295,7 +295,7 @@ def test_a_generation_that_is_unfinished_is_told(out: Path, truth: Path, command
         ("half-open", "inclusive", "75,24.5", "75,24.49"),
     ],
 )
-def test_conventions(
+def test_corner_and_iou_conventions(
     out: Path, tmp_path: Path, command: Command, truth_boxes: str, convention: str, half: str, less: str
 ) -> None:
     path = tmp_path / "corners.csv"

@@ -1,4 +1,4 @@
-"""Ground truth of every format, read into long form: hand-written files, and other readers of the same."""
+"""Tests of the readers of ground truth: hand-written files, and comparison with other libraries."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def rows(table: pa.Table) -> list[tuple]:
 
 
 def voc(filename: str | None, *objects: tuple, head: str = "") -> str:
-    """A VOC file; an object is its name, corners as the file has them, and more elements."""
+    """Return a VOC file; an object is its name, its corners in the file, and more elements."""
     name = "" if filename is None else f"<filename>{escape(filename)}</filename>"
     return f"{head}<annotation><folder>f</folder>{name}<size><width>99</width><height>99</height></size>" + (
         "".join(
@@ -56,7 +56,7 @@ def voc(filename: str | None, *objects: tuple, head: str = "") -> str:
 
 
 def write(folder: Path, files: dict[str, str]) -> str:
-    """A folder of text files, name -> text."""
+    """Write a folder of text files, name -> text."""
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,14 +93,14 @@ def test_coco_boxes_do_not_depend_on_the_convention_of_other_files(tmp_path: Pat
     assert read_annotations(path, corners="inclusive").table == read_annotations(path).table
 
 
-def test_coco_without_annotations_is_no_error(tmp_path: Path) -> None:
+def test_coco_without_annotations_is_valid(tmp_path: Path) -> None:
     truth = read_annotations(write_coco(tmp_path, {**COCO_FILE, "annotations": []}))
     assert truth.table.num_rows == 0
     assert truth.table.schema.field("label").type == pa.string()
     assert truth.notes == {"images_without_boxes": 3}
 
 
-def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "truth.JSON"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(COCO_FILE).encode())
     assert read_annotations(str(path)).table.num_rows == 2

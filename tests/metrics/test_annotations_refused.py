@@ -1,4 +1,4 @@
-"""Ground truth that cannot be right: each refusal names the file, the place and what to change."""
+"""Tests of malformed ground truth: each error names the file, the place and what to change."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ from metrics.test_annotations import COCO_FILE, METADATA, voc, write, write_coco
 
 
 def refused(path: str | Path, message: str, **options: Any) -> str:
-    """The message of the refusal: one line that names the path and matches."""
+    """Check that the path is refused in one line that names it and matches; return the message."""
     with pytest.raises(UsageError, match=message) as caught:
         read_annotations(str(path), **options)
     text = str(caught.value)
@@ -23,7 +23,7 @@ def refused(path: str | Path, message: str, **options: Any) -> str:
 
 
 def changed(*steps: object) -> dict[str, Any]:
-    """COCO_FILE with the value at a place replaced: keys and indices, then the value."""
+    """Return COCO_FILE with one value replaced: its keys and indices, then the value."""
     document = copy.deepcopy(COCO_FILE)
     *way, last, value = steps
     inner: Any = document
@@ -72,7 +72,7 @@ def test_coco(tmp_path: Path, document: object, message: str) -> None:
     refused(write_coco(tmp_path, document), message)
 
 
-def test_coco_whose_category_ids_are_no_indices(tmp_path: Path) -> None:
+def test_coco_whose_category_ids_are_not_indices(tmp_path: Path) -> None:
     document = changed("categories", 1, "id", "one")
     document["annotations"] = []
     refused(write_coco(tmp_path, document), "match them by name", by="index")
@@ -82,7 +82,7 @@ def test_coco_whose_category_ids_are_no_indices(tmp_path: Path) -> None:
     "text",
     [json.dumps(COCO_FILE)[:-9], "", "{'images': []}", "[" * 200_000, '{"images": [\xff', "9" * 5000],
 )
-def test_json_that_is_none(tmp_path: Path, text: str) -> None:
+def test_invalid_json(tmp_path: Path, text: str) -> None:
     path = tmp_path / "truth.json"
     path.write_bytes(text.encode("latin-1"))
     refused(path, "cannot be read as JSON")
@@ -202,13 +202,13 @@ def test_mask_paths(tmp_path: Path, line: str, message: str) -> None:
     refused(path, message, masks=masks)
 
 
-def test_a_folder_of_masks_that_nothing_names(tmp_path: Path) -> None:
+def test_a_folder_of_masks_that_is_not_used(tmp_path: Path) -> None:
     path = write(tmp_path, {**METADATA, "localization.txt": "val/é.jpg,1,2,3,4\n"})
     refused(path, "names no mask files: do not give a folder", masks=str(tmp_path))
     refused(write_coco(tmp_path), "names no mask files", masks=str(tmp_path))
 
 
-def test_text_that_is_no_utf8(tmp_path: Path) -> None:
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     path = write(tmp_path, METADATA)
     (tmp_path / "image_ids.txt").write_bytes(b"\xff\xfe.jpg\n")
     refused(path, r"image_ids\.txt cannot be read")
@@ -232,7 +232,7 @@ def test_a_folder_of_masks_by_index_needs_indices(tmp_path: Path) -> None:
     refused(write(tmp_path, {"cat/a.png": ""}), "not class indices", by="index")
 
 
-def test_a_mask_whose_name_is_no_utf8(tmp_path: Path) -> None:
+def test_a_mask_whose_name_is_not_utf8(tmp_path: Path) -> None:
     write(tmp_path, {"cat/a.png": "", "cat/\udcff.png": ""})  # surrogates are how Python names such bytes
     refused(tmp_path, "not valid Unicode: rename it")
 
@@ -270,5 +270,5 @@ def test_one_file_of_a_folder(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent.json", "absent.csv", "absent.parquet", "absent"])
-def test_what_is_not_there(tmp_path: Path, name: str) -> None:
+def test_a_missing_path(tmp_path: Path, name: str) -> None:
     refused(tmp_path / name, "cannot be read as .*No such file")

@@ -1,4 +1,4 @@
-"""Intervals: Wilson's against scipy, Poisson weights against their distribution and their generator."""
+"""Tests of intervals: Wilson against scipy, Poisson weights against their distribution and generator."""
 
 import math
 
@@ -16,7 +16,7 @@ HASHES = np.random.default_rng(0).integers(0, 2**64, 2000, np.uint64)
 
 
 @given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
+def test_wilson_equals_scipy(counts: tuple[int, int]) -> None:
     expected = binomtest(*counts).proportion_ci(0.95, method="wilson")
     assert wilson(*counts) == pytest.approx([expected.low, expected.high], abs=1e-12)
 
@@ -31,7 +31,7 @@ def test_wilson_is_scipys(counts: tuple[int, int]) -> None:
         ((1, 29), [0.0061, 0.1718]),
     ],
 )
-def test_wilson_as_published(counts: tuple[int, int], expected: list[float]) -> None:
+def test_wilson_equals_published_values(counts: tuple[int, int], expected: list[float]) -> None:
     assert wilson(*counts) == pytest.approx(expected, abs=5e-5)
 
 
@@ -42,7 +42,7 @@ def test_wilson_stays_within_0_and_1() -> None:
         assert 1 - 1e-12 < high <= 1
 
 
-def test_percentiles_are_of_the_replicates_that_have_a_value() -> None:
+def test_percentiles_ignore_replicates_without_a_value() -> None:
     # 41 values a fortieth apart: their 2.5% and 97.5% quantiles are the second and the last but one.
     drawn = np.arange(41) / 40
     assert percentile_interval(drawn) == (0.025, 0.975)
@@ -95,14 +95,14 @@ def test_weights_of_replicates_and_of_images_are_independent() -> None:
     assert abs(between_images).max() < 5 / math.sqrt(REPLICATES)
 
 
-def test_ids_that_follow_one_another_draw_independently() -> None:
+def test_consecutive_ids_draw_independently() -> None:
     ids = [f"ILSVRC2012_val_{n:08d}.JPEG" for n in range(1, 1001)]
     weights_NR = poisson_weights(hash_ids(pa.array(ids))).astype(float)
     assert abs(np.corrcoef(weights_NR[:-1, 0], weights_NR[1:, 0])[0, 1]) < 5 / math.sqrt(1000)
     assert abs(weights_NR.mean() - 1) < 5 / math.sqrt(weights_NR.size)
 
 
-def test_an_image_has_its_weights_in_any_company() -> None:
+def test_the_weights_of_an_image_do_not_depend_on_other_images() -> None:
     weights_NR = poisson_weights(HASHES)
     order = np.random.default_rng(1).permutation(len(HASHES))
     assert (poisson_weights(HASHES[order]) == weights_NR[order]).all()
@@ -116,7 +116,7 @@ def test_a_weight_is_the_quantile_of_its_uniform() -> None:
     assert (poisson_weights(HASHES[:50]) == expected).all()
 
 
-def test_another_seed_draws_anew() -> None:
+def test_another_seed_gives_other_weights() -> None:
     first, second = (poisson_weights(HASHES, seed).astype(float) for seed in (0, 1))
     both = np.corrcoef(np.concatenate([first, second], axis=1).T)
     assert abs(both[np.triu_indices(len(both), 1)]).max() < 6 / math.sqrt(len(HASHES))

@@ -1,4 +1,4 @@
-"""What one map is worth: sweeps of units, the pointing game to the pixel, pixels of masks, the baselines."""
+"""Tests of map scores: sweeps, the pointing game to the pixel, pixels of masks, the baselines."""
 
 import math
 from pathlib import Path
@@ -93,7 +93,7 @@ def test_pointing_goes_through_the_crop() -> None:
     ],
 )
 @pytest.mark.parametrize("value", [1.0, 0.0, -1.0])
-def test_of_equal_maxima_the_first_in_row_order_points(cells: Any, x: float, y: float, value: float) -> None:
+def test_the_first_of_equal_maxima_in_row_order_points(cells: Any, x: float, y: float, value: float) -> None:
     cam_hw = np.full((4, 4), value - 1)
     for cell in cells:
         cam_hw[cell] = value
@@ -216,14 +216,14 @@ def test_with_the_cam_rules_the_gaussian_lies_over_the_original() -> None:
 
 
 def test_the_whole_image_is_the_same_in_both_conventions() -> None:
-    """METHODS: for truth in whole pixels both give one figure."""
+    """For truth in whole pixels both conventions give the same value."""
     rows = table(row("a", [(1, WHOLE)], size=(10, 10)))
     true = truth(("a", 1, (0, 0, 10, 5)), inclusive=True)  # half of the image
     for how in (criteria(), criteria(inclusive=True)):
         assert mapped(rows, true, how).whole_image.tolist() == [0.5]
 
 
-def test_the_sweep_of_units_is_that_of_their_own_maps() -> None:
+def test_the_sweep_of_instances_is_that_of_their_own_maps() -> None:
     rng = np.random.default_rng(0)
     cams = rng.normal(size=(4, 4, 4)).astype(np.float16)
     rows = table(
@@ -242,19 +242,21 @@ def test_the_sweep_of_units_is_that_of_their_own_maps() -> None:
     assert found.sweep is not None
     assert found.sweep.shape == (6, 100, 2)
     boxes = {0: [FAR, (0, 0, 60, 60)], 1: [LEFT, (150, 0, 200, 100)], 2: [LEFT]}
-    for unit, corners in boxes.items():
-        frame = FOUR.frame(*((100, 100) if unit == 2 else (200, 100)))
-        expected = Sweep().maxboxacc(cams[unit], scaled_truth(np.array(corners), frame.width, frame.height))
-        np.testing.assert_array_equal(found.sweep[unit], expected.astype(np.float32))
+    for instance, corners in boxes.items():
+        frame = FOUR.frame(*((100, 100) if instance == 2 else (200, 100)))
+        expected = Sweep().maxboxacc(
+            cams[instance], scaled_truth(np.array(corners), frame.width, frame.height)
+        )
+        np.testing.assert_array_equal(found.sweep[instance], expected.astype(np.float32))
         by_rule = mapped(rows, true, FOUR, "cam").sweep
         assert by_rule is not None
-        expected = Sweep().cam(cams[unit], frame, np.array(corners, np.float32), inclusive=False)
-        np.testing.assert_array_equal(by_rule[unit], expected.astype(np.float32))
+        expected = Sweep().cam(cams[instance], frame, np.array(corners, np.float32), inclusive=False)
+        np.testing.assert_array_equal(by_rule[instance], expected.astype(np.float32))
     assert not found.sweep[3:].any()  # failed; no box; no map of its own
     assert mapped(rows, true, FOUR, None).sweep is None
 
 
-def test_choe_s_sweep_takes_corners_as_the_file_named_them() -> None:
+def test_the_maxboxacc_sweep_uses_the_corners_in_the_file() -> None:
     map_HW = np.zeros((224, 224))
     map_HW[:100, :50] = 1  # its box is 0, 0, 50, 100
     how = criteria(224, (224, 224))
@@ -268,7 +270,7 @@ def test_choe_s_sweep_takes_corners_as_the_file_named_them() -> None:
             assert (sweep == 1).all()
 
 
-def test_pointing_of_units() -> None:
+def test_pointing_of_instances() -> None:
     rows = table(
         row("a", [(1, WHOLE)], known(1, WHOLE, cam=CAM), known(2, WHOLE, cam=CAM.T)),
         row("b", [(1, WHOLE)], known(1, WHOLE, cam=CAM)),
@@ -286,7 +288,7 @@ def test_pointing_of_units() -> None:
     assert found.has_pointing_target.tolist() == [True, True, False, True, True]
 
 
-def test_pixels_of_units(tmp_path: Path) -> None:
+def test_pixels_of_instances(tmp_path: Path) -> None:
     score_HW = np.zeros((224, 224))
     score_HW[:, :56] = 1
     score_HW[:, 56:112] = 0.5
@@ -312,7 +314,8 @@ def test_pixels_of_units(tmp_path: Path) -> None:
     found = mapped(rows, true, how)
     assert found.pixels is not None
     counts = [
-        {(kind, n): int(unit[kind, n]) for kind, n in np.argwhere(unit).tolist()} for unit in found.pixels
+        {(kind, n): int(instance[kind, n]) for kind, n in np.argwhere(instance).tolist()}
+        for instance in found.pixels
     ]
     quarter = 112 * 56
     assert counts == [
@@ -338,7 +341,7 @@ def test_without_masks_there_are_no_pixels() -> None:
     assert mapped(table(row("a", [(1, WHOLE)])), truth(("a", 1, FAR)), criteria()).pixels is None
 
 
-def test_nothing_to_judge() -> None:
+def test_no_instances() -> None:
     for rows in (table(), table(row("stray", [(1, WHOLE)])), table(broken("stray"))):
         found = mapped(rows, truth(("a", 1, WHOLE)), criteria())
         assert found.sweep is not None

@@ -1,4 +1,4 @@
-"""Mask files joined to one array: what is object, ignored and background, at which size."""
+"""Tests of masks: object, ignored and background pixels, and sizes."""
 
 import struct
 import zlib
@@ -33,7 +33,7 @@ def test_masks_are_joined_and_ignore_regions_yield_to_them(tmp_path: Path) -> No
     assert read_mask([], [], 2).tolist() == [[0, 0], [0, 0]]
 
 
-def test_the_size_is_224_unless_told(tmp_path: Path) -> None:
+def test_the_default_size_is_224(tmp_path: Path) -> None:
     mask = read_mask([save(tmp_path / "a.png", LEFT)], [])
     assert (mask.shape, mask.dtype) == ((224, 224), np.uint8)
     assert mask[:, :112].all()
@@ -62,7 +62,7 @@ def test_object_pixels_are_those_of_the_first_mask_and_of_the_others_at_its_size
 
 
 @given(st_numpy.arrays(np.bool_, (3, 12, 6)), st.integers(1, 4))
-def test_nearest_neighbour_takes_every_so_many_pixels(
+def test_nearest_neighbour_takes_pixels_at_a_fixed_step(
     tmp_path_factory: pytest.TempPathFactory, drawn: np.ndarray, step: int
 ) -> None:
     folder = tmp_path_factory.mktemp("masks")
@@ -100,7 +100,7 @@ NOISE = encode(np.random.default_rng(0).integers(0, 256, (50, 50), np.uint8), "P
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", NOISE[:-40], NOISE[:700] + b"\0" + NOISE[701:], HUGE])
-def test_a_file_that_is_no_whole_image_is_named(tmp_path: Path, data: bytes) -> None:
+def test_the_error_names_a_damaged_file(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(data)
     good = save(tmp_path / "good.png", LEFT)
@@ -112,6 +112,6 @@ def test_a_file_that_is_no_whole_image_is_named(tmp_path: Path, data: bytes) -> 
             read_mask(masks, ignores)
 
 
-def test_an_absent_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.png cannot be read: .*No such file"):
         read_mask([str(tmp_path / "absent.png")], [])

@@ -1,4 +1,4 @@
-"""What a tally comes to: figures, by hand, and when they are null."""
+"""Tests of summaries: metrics computed by hand, and when they are null."""
 
 import json
 from functools import lru_cache
@@ -27,10 +27,10 @@ from support.prediction_rows import (
     WHOLE,
     A,
     broken,
+    config,
     criteria,
     figures,
     known,
-    measure,
     row,
     stepped,
     summary_of,
@@ -49,7 +49,7 @@ SWEPT = (
 
 def test_everything_right() -> None:
     result = figures(
-        table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2))))), A, measure(sweep="cam")
+        table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2))))), A, config(sweep="cam")
     )
     for name in NAMES:
         if name != "pxap":
@@ -59,7 +59,7 @@ def test_everything_right() -> None:
     assert (result["images"], result["failed"], result["instances"]) == (1, {}, 1)
 
 
-def test_shares_are_of_units_and_localization_of_those_with_boxes() -> None:
+def test_shares_are_of_instances_and_localization_of_those_with_boxes() -> None:
     rows = table(
         row("a", [(1, WHOLE), (2, FAR)], known(1, WHOLE), known(2, FAR)),
         row("b", [(2, WHOLE)], known(1, WHOLE)),
@@ -88,16 +88,16 @@ def test_shares_are_of_units_and_localization_of_those_with_boxes() -> None:
     assert result["corloc"] == pytest.approx((2 / 3 + 0) / 2)
 
 
-def test_a_failed_row_with_truth_is_wrong_by_every_figure() -> None:
+def test_a_failed_row_with_truth_is_wrong_by_every_metric() -> None:
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=np.ones((2, 2)))), broken("b"))
-    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)), measure(sweep="cam"))
+    result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)), config(sweep="cam"))
     assert result["instances_without_target"] == 0
     for name in NAMES:
         if name != "pxap":
             assert result[name] == 0.5, name
 
 
-def test_without_its_map_figures_that_need_it_are_null() -> None:
+def test_metrics_that_need_own_maps_are_null_without_them() -> None:
     rows = table(RIGHT, row("b", [(1, WHOLE)]))
     result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)))
     assert result["instances_without_target"] == 1
@@ -112,7 +112,7 @@ def test_without_its_map_figures_that_need_it_are_null() -> None:
     assert result["gt_known_localization_accuracy"] == 1
 
 
-def test_nothing_beside_them_counts_what_lacks_its_map_as_wrong() -> None:
+def test_details_do_not_count_instances_without_a_map_as_wrong() -> None:
     rows = table(RIGHT, row("b", [(1, WHOLE)]), row("c", [(2, WHOLE)], known(2, WHOLE)))
     true = truth(("a", 1, WHOLE), ("b", 1, WHOLE), ("c", 2, WHOLE))
     tally = tallied(rows, true)
@@ -128,16 +128,16 @@ def test_nothing_beside_them_counts_what_lacks_its_map_as_wrong() -> None:
     assert one["corloc"] == two["gt_known_localization_accuracy"] == 1
 
 
-def test_top5_needs_five_places() -> None:
-    result = figures(table(RIGHT), A, places=4)
+def test_top5_needs_five_ranked_classes() -> None:
+    result = figures(table(RIGHT), A, ranked_classes=4)
     assert result["top1_classification_error"] == result["top1_localization_error"] == 0
     assert result["top5_classification_error"] is result["top5_classification_error_ci95"] is None
     assert result["top5_localization_error"] is result["top5_localization_error_ci95"] is None
-    assert figures(table(RIGHT), A, places=5)["top5_localization_error"] == 0
+    assert figures(table(RIGHT), A, ranked_classes=5)["top5_localization_error"] == 0
 
 
-def test_without_a_sweep_its_figures_are_null() -> None:
-    result = figures(table(RIGHT), A, measure(sweep=None))
+def test_max_box_acc_is_null_without_a_sweep() -> None:
+    result = figures(table(RIGHT), A, config(sweep=None))
     assert all(result[name] is None for name in SWEPT)
     assert result["max_box_acc_ci95"] is result["sweep"] is None
     assert result["gt_known_localization_accuracy"] == 1
@@ -152,7 +152,7 @@ def test_without_boxes_there_is_classification_only() -> None:
         assert sum(result["errors"].values()) == sum(result["iou_histogram"]["instances"]) == 0
 
 
-def test_without_anything_to_judge_all_figures_are_null() -> None:
+def test_all_metrics_are_null_without_instances() -> None:
     for rows in (table(), table(row("stray", [(1, WHOLE)])), table(broken("stray"))):
         result = figures(rows, A)
         assert (result["instances"], result["truth_without_image"]) == (0, 1)
@@ -182,7 +182,7 @@ def test_everything_can_be_written_as_json() -> None:
 
 def test_max_box_acc_takes_the_threshold_that_is_best_for_all() -> None:
     rows, true = stepped(HALF, HALF, CELL)
-    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    result = figures(rows, true, config(BY_CELLS, sweep="cam"))
     assert result["max_box_acc"] == result["max_box_acc_v2"] == 2 / 3
     assert result["max_box_acc_threshold"] == 0
     assert result["max_box_acc_fixed_threshold"] == 2 / 3  # at 0.2
@@ -192,19 +192,19 @@ def test_max_box_acc_takes_the_threshold_that_is_best_for_all() -> None:
     assert sweep["thresholds"] == [n / 100 for n in range(100)]
     assert sweep["max_box_acc"] == sweep["0.7"] == [2 / 3] * 25 + [1 / 3] * 75
     rows, true = stepped(HALF, CELL, CELL)
-    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    result = figures(rows, true, config(BY_CELLS, sweep="cam"))
     assert (result["max_box_acc"], result["max_box_acc_threshold"]) == (2 / 3, 0.25)
     assert result["max_box_acc_fixed_threshold"] == 1 / 3
 
 
-def test_v2_has_a_threshold_for_each_iou_and_any_component_will_do() -> None:
+def test_v2_has_a_threshold_for_each_iou_and_uses_any_component() -> None:
     two = np.zeros((4, 4))
     two[:2, :2] = 0.5  # the largest: 0, 0, 50, 50
     two[3, 3] = 1  # 75, 75, 100, 100
     rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=two)) for i in "abc"), shape=(1, 4, 4))
     # 0.64 of the larger one until 0.5; all of the dot at every threshold; 0.36 of the dot, likewise.
     true = truth(("a", 1, (0, 0, 40, 40)), ("b", 1, (75, 75, 100, 100)), ("c", 1, (75, 75, 90, 90)))
-    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    result = figures(rows, true, config(BY_CELLS, sweep="cam"))
     assert result["max_box_acc_at"] == {"0.3": 1, "0.5": 2 / 3, "0.7": 1 / 3}
     assert result["optimal_threshold"] == {"0.3": 0, "0.5": 0, "0.7": 0}
     assert result["max_box_acc_v2"] == pytest.approx((1 + 2 / 3 + 1 / 3) / 3)
@@ -216,12 +216,12 @@ def test_v2_has_a_threshold_for_each_iou_and_any_component_will_do() -> None:
 def test_an_iou_of_exactly_delta_is_a_hit(share: int, delta: str) -> None:
     for width, hit in ((share, 1), (share - 0.01, 0)):
         rows = table(row("a", [(1, WHOLE)], known(1, WHOLE)))  # no positive value: the whole image
-        result = figures(rows, truth(("a", 1, (0, 0, width, 100))), measure(sweep="cam"))
+        result = figures(rows, truth(("a", 1, (0, 0, width, 100))), config(sweep="cam"))
         assert result["max_box_acc_at"][delta] == hit
 
 
-def test_choe_s_sweep_by_hand() -> None:
-    """Two rectangles in the square of 224: maxima count as pixels of a box, and 223 is the last."""
+def test_the_maxboxacc_sweep_by_hand() -> None:
+    """Two rectangles in the 224x224 square: maxima count as pixels of a box, and 223 is the last one."""
     map_HW = np.zeros((224, 224))
     map_HW[:, :112] = 0.5  # 0, 0, 112, 223 until floor(255 tau) is 127: tau 0.5
     map_HW[:56, :56] = 1  # 0, 0, 56, 56
@@ -230,11 +230,11 @@ def test_choe_s_sweep_by_hand() -> None:
         shape=(1, 224, 224),
     )
     true = truth(("a", 1, (0, 0, 225, 224)), ("b", 1, (0, 0, 113, 56)))
-    result = figures(rows, true, measure(criteria(224, (224, 224))))
+    result = figures(rows, true, config(criteria(224, (224, 224))))
     # a: 112.5 is cut to 112, 224 stays: 113 x 225 against 113 x 224 pixels. b: 56.5 is cut to 56.
     assert result["sweep"]["max_box_acc"] == [0.5] * 100
     assert result["sweep"]["0.7"] == [0.5] * 100
-    far = figures(rows, truth(("a", 1, (0, 0, 112, 224)), ("b", 1, FAR)), measure(criteria(224, (224, 224))))
+    far = figures(rows, truth(("a", 1, (0, 0, 112, 224)), ("b", 1, FAR)), config(criteria(224, (224, 224))))
     # 57 x 225 against 113 x 224: 0.504 before, and 57 x 57 against 57 x 225 pixels after.
     assert far["sweep"]["max_box_acc"] == [0.5] * 50 + [0] * 50
     assert far["sweep"]["0.3"] == [0.5] * 50 + [0] * 50
@@ -243,18 +243,18 @@ def test_choe_s_sweep_by_hand() -> None:
 
 @lru_cache
 def is_reported(image_id: str) -> bool:
-    """Whether an image is of the half that thresholds are not chosen on."""
-    tally = tallied(table(row(image_id, [(1, WHOLE)])), truth((image_id, 1, WHOLE)), measure(select=0.5))
+    """Return whether an image belongs to the half that thresholds are not chosen on."""
+    tally = tallied(table(row(image_id, [(1, WHOLE)])), truth((image_id, 1, WHOLE)), config(select=0.5))
     return bool(tally.sums["swept_instances"][1])
 
 
 def halves(count: int) -> tuple[list[str], list[str]]:
-    """The images "0", "1" ... that thresholds are chosen on, and those that are reported."""
+    """Return the images among "0", "1" ... that thresholds are chosen on, and those that are reported."""
     ids = [str(n) for n in range(count)]
     return [i for i in ids if not is_reported(i)], [i for i in ids if is_reported(i)]
 
 
-def test_a_threshold_that_was_chosen_on_some_is_reported_on_the_rest() -> None:
+def test_a_threshold_chosen_on_some_images_is_reported_on_the_others() -> None:
     chosen, reported = halves(10)
     assert len(chosen) >= 2
     assert len(reported) >= 3
@@ -262,7 +262,7 @@ def test_a_threshold_that_was_chosen_on_some_is_reported_on_the_rest() -> None:
     corners = {**dict.fromkeys(chosen, CELL), **dict.fromkeys(reported, HALF), reported[0]: CELL}
     rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=STEP)) for i in corners), shape=(1, 4, 4))
     true = truth(*((i, 1, box) for i, box in corners.items()))
-    result = figures(rows, true, measure(BY_CELLS, sweep="cam", select=0.5))
+    result = figures(rows, true, config(BY_CELLS, sweep="cam", select=0.5))
     assert result["max_box_acc"] == result["max_box_acc_v2"] == 1 / len(reported)
     assert result["max_box_acc_threshold"] == 0.25
     assert set(result["optimal_threshold"].values()) == {0.25}
@@ -275,7 +275,7 @@ def test_a_share_without_images_supports_no_sweep() -> None:
     chosen, reported = halves(6)
     for ids in (chosen, reported):
         rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE)) for i in ids))
-        result = figures(rows, truth(*((i, 1, WHOLE) for i in ids)), measure(select=0.5))
+        result = figures(rows, truth(*((i, 1, WHOLE) for i in ids)), config(select=0.5))
         assert all(result[name] is None for name in SWEPT)
         assert result["gt_known_localization_accuracy"] == 1
 
@@ -296,7 +296,7 @@ def test_pointing_and_corloc_are_means_over_classes() -> None:
 
 
 def mask_truth(folder: Path, masks: dict[str, np.ndarray], ignores: dict[str, np.ndarray]) -> Truth:
-    """Truth of label 1 with these masks, image by image."""
+    """Return truth of label 1 with these masks, image by image."""
 
     def save(kind: str, name: str, pixels: np.ndarray | None) -> str | None:
         if pixels is None:
@@ -322,7 +322,7 @@ def test_pxap_is_the_average_precision_of_all_pixels(tmp_path: Path) -> None:
     ignores = {"b": rng.random((224, 224)) < 0.3}
     rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=cams[i])) for i in "abc"), shape=(1, 7, 7))
     true = mask_truth(tmp_path, masks, ignores)
-    result = figures(rows, true, measure(criteria(32, (7, 7))))
+    result = figures(rows, true, config(criteria(32, (7, 7))))
     counts = {i: masks[i] | ~ignores.get(i, np.zeros((224, 224), bool)) for i in "abc"}
     scores = np.concatenate([score_map(cams[i])[counts[i]] for i in "abc"]).astype(float)
     objects = np.concatenate([masks[i][counts[i]] for i in "abc"])
@@ -348,7 +348,7 @@ def test_pxap_is_the_average_precision_of_all_pixels(tmp_path: Path) -> None:
         for w in weights[:3]
         if w.any()
     ]
-    tally = tallied(rows, true, measure(criteria(32, (7, 7))))
+    tally = tallied(rows, true, config(criteria(32, (7, 7))))
     few = Tally(
         sums=tally.sums, replicates={k: v[:3][weights[:3].any(1)] for k, v in tally.replicates.items()}
     )
@@ -364,7 +364,7 @@ def test_pxap_by_hand(tmp_path: Path) -> None:
     mask_HW = np.zeros((224, 224))
     mask_HW[:, :28] = mask_HW[:, 168:] = 1
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=map_HW)), shape=(1, 224, 224))
-    result = figures(rows, mask_truth(tmp_path, {"a": mask_HW}, {}), measure(criteria(224, (224, 224))))
+    result = figures(rows, mask_truth(tmp_path, {"a": mask_HW}, {}), config(criteria(224, (224, 224))))
     assert result["pxap"] == pytest.approx(28 / 56 * (28 / 84) + 0 + 84 / 224 * (56 / 84))
     assert all(result[name] is None for name in (*SWEPT, "corloc", "gt_known_localization_accuracy"))
     assert result["pointing_game_accuracy"] == 1

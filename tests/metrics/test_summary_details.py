@@ -1,4 +1,4 @@
-"""What a summary says beside its figures: errors, sizes, baselines, calibration, classes, its truth."""
+"""Tests of the details of summaries: errors, sizes, baselines, calibration, classes, truth."""
 
 from itertools import pairwise
 
@@ -22,7 +22,7 @@ from support.prediction_rows import (
 )
 
 
-def test_the_error_split_counts_units_with_boxes() -> None:
+def test_error_categories_count_instances_with_boxes() -> None:
     rows = table(
         row("a", [(1, WHOLE)]),
         row("b", [(2, WHOLE)]),
@@ -130,7 +130,7 @@ def test_classes() -> None:
     assert set(classes[0].values.values()) == {None}
 
 
-def test_what_is_told_of_a_truth() -> None:
+def test_facts_about_the_truth() -> None:
     true = truth(
         *(("a", 1, WHOLE), ("a", 2, None), ("b", 1, WHOLE), ("c", 1, WHOLE)),
         unknown={"unicorn": 2},

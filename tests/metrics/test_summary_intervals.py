@@ -1,4 +1,4 @@
-"""Intervals of a summary's figures, and recipes compared image by image."""
+"""Tests of the intervals of metrics, and of the paired comparison of recipes."""
 
 from dataclasses import replace
 
@@ -18,9 +18,9 @@ from support.prediction_rows import (
     FAR,
     HALF,
     WHOLE,
+    config,
     figures,
     known,
-    measure,
     row,
     stepped,
     summary_of,
@@ -30,7 +30,7 @@ from support.prediction_rows import (
 )
 
 
-def test_a_share_of_images_has_wilson_s_interval() -> None:
+def test_a_share_of_images_has_a_wilson_interval() -> None:
     rows = table(*(row(i, [(1 + (i == "b"), WHOLE)], known(1, WHOLE)) for i in "abcd"))
     result = figures(rows, truth(*((i, 1, WHOLE if i in "ab" else FAR) for i in "abcd")))
     assert result["top1_classification_error"] == 1 / 4
@@ -50,7 +50,7 @@ def percentiles(drawn: np.ndarray) -> list[float]:
     return np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975]).tolist()
 
 
-def test_images_of_several_labels_have_the_bootstrap_s_interval() -> None:
+def test_images_of_several_labels_have_a_bootstrap_interval() -> None:
     ids = [str(n) for n in range(200)]
     rows = table(*(row(i, [(1, WHOLE), (2, WHOLE)]) for i in ids))
     true = truth(*((i, label, WHOLE) for n, i in enumerate(ids) for label in (1, 2 + n % 2)))
@@ -67,7 +67,7 @@ def test_images_of_several_labels_have_the_bootstrap_s_interval() -> None:
 def test_every_replicate_takes_its_own_best_threshold() -> None:
     corners = [HALF] * 6 + [CELL] * 5 + [FAR]
     rows, true = stepped(*corners)
-    result = figures(rows, true, measure(BY_CELLS, sweep="cam"))
+    result = figures(rows, true, config(BY_CELLS, sweep="cam"))
     weights = poisson_weights(hash_ids(rows["image_id"].combine_chunks())).T.astype(float)
     low, high = weights[:, :6].sum(1), weights[:, 6:11].sum(1)
     drawn = np.maximum(low, high) / weights.sum(1)
@@ -76,7 +76,7 @@ def test_every_replicate_takes_its_own_best_threshold() -> None:
     assert result["max_box_acc_v2_ci95"] == pytest.approx(percentiles(drawn))
 
 
-def test_means_over_classes_have_the_bootstrap_s_interval() -> None:
+def test_means_over_classes_have_a_bootstrap_interval() -> None:
     labels = np.arange(40) % 4 % 3  # class 0 twice as often
     ids = [str(n) for n in range(40)]
     rows = table(*(row(i, [(k, WHOLE)], known(k, WHOLE)) for i, k in zip(ids, labels.tolist(), strict=True)))
@@ -92,7 +92,7 @@ def test_means_over_classes_have_the_bootstrap_s_interval() -> None:
 
 def test_two_equal_tallies_differ_by_nothing() -> None:
     rows, true = stepped(HALF, CELL, HALF, FAR)
-    what = measure(BY_CELLS, sweep="cam")
+    what = config(BY_CELLS, sweep="cam")
     tally = tallied(rows, true, what)
     summary = summary_of(tally, true, what)
     comparison = compare(tally, tallied(rows, true, what), summary, summary)
@@ -105,15 +105,15 @@ def test_two_equal_tallies_differ_by_nothing() -> None:
 
 
 def recipes_of(hits: list[np.ndarray]) -> list[tuple[Tally, Summary]]:
-    """A tally and its summary for each recipe; hits [N]: whether it localizes an image."""
+    """Return a tally and its summary for each recipe; hits [N] says whether it localizes an image."""
     found = []
     for of_recipe in hits:
         rows = table(
             *(row(str(n), [(1, WHOLE)], known(1, WHOLE if hit else FAR)) for n, hit in enumerate(of_recipe))
         )
         true = truth(*((str(n), 1, WHOLE) for n in range(len(of_recipe))))
-        tally = tallied(rows, true, measure(sweep=None))
-        found.append((tally, summary_of(tally, true, measure(sweep=None))))
+        tally = tallied(rows, true, config(sweep=None))
+        found.append((tally, summary_of(tally, true, config(sweep=None))))
     return found
 
 
@@ -136,7 +136,7 @@ def test_a_paired_interval_is_narrower_where_recipes_agree() -> None:
     assert back.interval == pytest.approx((-high, -low))
 
 
-def test_what_either_recipe_lacks_is_not_compared() -> None:
+def test_metrics_that_one_recipe_does_not_have_are_not_compared() -> None:
     (ours, one), (theirs, two) = recipes_of([np.array([True, False]), np.array([True, True])])
     two = replace(two, estimates={**two.estimates, "corloc": Estimate(None)})
     differences = compare(ours, theirs, one, two).differences

@@ -1,4 +1,4 @@
-"""Tallies: the same sums however rows are split and merged, and the same figures as plain loops give."""
+"""Tests of tallies: any split and order gives the same sums, and metrics equal those of plain loops."""
 
 from collections import defaultdict
 from functools import lru_cache
@@ -33,10 +33,10 @@ from support.prediction_rows import (
     LEFT,
     WHOLE,
     broken,
+    config,
     criteria,
     figures,
     known,
-    measure,
     row,
     summary_of,
     table,
@@ -68,7 +68,7 @@ TRUTH = st.lists(st.tuples(st.integers(0, 9), LABELS, st.one_of(BOXES, st.none()
 
 
 def made(drawn: list[Any]) -> list[Any]:
-    """Rows of the images 0, 1, 2 ... as drawn from ROWS."""
+    """Return rows of the images 0, 1, 2 ... as drawn from ROWS."""
     rows = []
     for n, what in enumerate(drawn):
         if isinstance(what, str):
@@ -87,7 +87,7 @@ def truth_of(drawn: list[Any], **facts: Any) -> Truth:
 
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory: pytest.TempPathFactory) -> list[str | None]:
-    """Files of masks that are not empty, and none."""
+    """Return files of masks that are not empty, and None."""
     folder = tmp_path_factory.mktemp("masks")
     rng = np.random.default_rng(0)
     paths: list[str | None] = [None]
@@ -98,19 +98,19 @@ def masks(tmp_path_factory: pytest.TempPathFactory) -> list[str | None]:
     return paths
 
 
-MEASURES = st.sampled_from(
+CONFIGS = st.sampled_from(
     [
-        measure(),
-        measure(select=0.5),
-        measure(sweep="cam"),
-        measure(sweep=None),
-        measure(criteria(inclusive=True)),
-        measure(criteria(box_rule="cam20-multi"), sweep="cam", select=0.3),
+        config(),
+        config(select=0.5),
+        config(sweep="cam"),
+        config(sweep=None),
+        config(criteria(inclusive=True)),
+        config(criteria(box_rule="cam20-multi"), sweep="cam", select=0.3),
     ]
 )
 
 
-@given(ROWS, TRUTH, MEASURES, st.booleans(), st.data())
+@given(ROWS, TRUTH, CONFIGS, st.booleans(), st.data())
 @settings(max_examples=12, phases=NO_SHRINKING)
 def test_any_split_and_any_order_gives_what_one_pass_gives(
     masks: list[str | None],
@@ -144,7 +144,7 @@ def test_any_split_and_any_order_gives_what_one_pass_gives(
 
 
 def assert_equal(ours: Tally, theirs: Tally) -> None:
-    """Everything that a tally holds, to the last bit."""
+    """Compare everything that two tallies hold, to the last bit."""
     for name in ("sums", "replicates"):
         mine, others = getattr(ours, name), getattr(theirs, name)
         assert mine.keys() == others.keys()
@@ -162,11 +162,11 @@ def test_the_order_of_the_truth_does_not_matter(
 ) -> None:
     rows = table(*made(drawn), shape=(2, 2, 2))
     shuffled = data.draw(st.permutations(true))
-    assert_equal(*(Tally().update(rows, truth_of(order), measure()) for order in (true, shuffled)))
+    assert_equal(*(Tally().update(rows, truth_of(order), config()) for order in (true, shuffled)))
 
 
 def overlap(a: Any, b: Any) -> float:
-    """IoU of two half-open boxes."""
+    """Return the IoU of two half-open boxes."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     shared = max(width, 0) * max(height, 0)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
@@ -175,7 +175,7 @@ def overlap(a: Any, b: Any) -> float:
 
 @lru_cache
 def swept(cam: Any, size: tuple[int, int], corners: Any) -> np.ndarray:
-    """V1's and V2's best IoU at every threshold, [100, 2], by the plain reference."""
+    """Return the best IoU of V1 and V2 at every threshold, [100, 2], from the plain implementation."""
     score_HW, true = score_map(np.array(cam, np.float16)), scaled_truth(np.array(corners), *size)
     return np.array(
         [
@@ -189,7 +189,7 @@ def swept(cam: Any, size: tuple[int, int], corners: Any) -> np.ndarray:
 
 
 def points(cam: Any, size: tuple[int, int], corners: Any) -> bool:
-    """Whether the maximum lies within 15 pixels of a box: asked of every pixel of the upsampled map."""
+    """Return whether the maximum is within 15 pixels of a box, with a loop over the pixels of the map."""
     map_HW = cv2.resize(np.array(cam, np.float32), (32, 32)).tolist()
     _, y, x = max((value, -y, -x) for y, line in enumerate(map_HW) for x, value in enumerate(line))
     at = ((0.5 - x) * size[0] / 32, (0.5 - y) * size[1] / 32)
@@ -203,15 +203,15 @@ def mean(values: list[Any]) -> float | None:
 
 
 def by_loops(rows: list[dict[str, Any]], true: list[Any]) -> dict[str, float | None]:
-    """The figures, one unit after another."""
-    units: dict[tuple[str, int], list[Any]] = defaultdict(list)
+    """Return the metrics, computed one instance after another."""
+    instances: dict[tuple[str, int], list[Any]] = defaultdict(list)
     for image, label, corners in true:
-        units[str(image), label] += [] if corners is None else [corners]
+        instances[str(image), label] += [] if corners is None else [corners]
     by_id = {r["image_id"]: r for r in rows}
     found: dict[str, list[Any]] = defaultdict(list)
     of_class: dict[str, dict[int, list[bool]]] = {"corloc": defaultdict(list), "pointing": defaultdict(list)}
     lacking = 0
-    for (image, label), corners in units.items():
+    for (image, label), corners in instances.items():
         if image not in by_id:
             continue
         r = by_id[image]
@@ -252,7 +252,7 @@ def by_loops(rows: list[dict[str, Any]], true: list[Any]) -> dict[str, float | N
 
 @given(ROWS, TRUTH)
 @settings(max_examples=25, phases=NO_SHRINKING)
-def test_figures_are_those_of_plain_loops(drawn: list[Any], true: list[Any]) -> None:
+def test_metrics_equal_those_of_plain_loops(drawn: list[Any], true: list[Any]) -> None:
     rows = table(*made(drawn), shape=(2, 2, 2))
     result = figures(rows, truth_of(true))
     expected = by_loops(rows.to_pylist(), true)
@@ -260,8 +260,8 @@ def test_figures_are_those_of_plain_loops(drawn: list[Any], true: list[Any]) -> 
     assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
-def test_plain_loops_meet_every_outcome() -> None:
-    """The oracle above is of use: on a fixed sample its figures are neither null nor trivial."""
+def test_the_plain_loops_cover_every_outcome() -> None:
+    """On a fixed sample the metrics of the plain loops are neither null nor trivial."""
     rng = np.random.default_rng(3)
     boxes = [WHOLE, LEFT, FAR, (0, 0, 60, 60)]
     drawn, true = [], []
@@ -281,10 +281,10 @@ def test_plain_loops_meet_every_outcome() -> None:
 
 def test_a_part_in_which_no_image_has_truth_adds_its_images() -> None:
     true = truth(("a", 1, WHOLE))
-    tally = Tally().update(table(row("a", [(1, WHOLE)], known(1, WHOLE))), true, measure())
+    tally = Tally().update(table(row("a", [(1, WHOLE)], known(1, WHOLE))), true, config())
     before = {name: value.copy() for name, value in tally.sums.items()}
     for rows in (table(), table(row("stray", [(1, WHOLE)])), table(broken("worse"))):
-        tally.update(rows, true, measure())
+        tally.update(rows, true, config())
     assert tally.images == 3
     assert tally.failed == {"decode_error": 1}
     assert {image_id for _, image_id in tally.without_truth} == {"stray", "worse"}
@@ -297,7 +297,7 @@ def test_replicates_are_the_sums_under_each_weight() -> None:
         row("a", [(1, WHOLE), (2, LEFT)], known(1, WHOLE), known(2, LEFT)),
         row("b", [(3, FAR)], known(1, FAR)),
     )
-    tally = Tally().update(rows, truth(("a", 1, WHOLE), ("a", 2, WHOLE), ("b", 1, WHOLE)), measure())
+    tally = Tally().update(rows, truth(("a", 1, WHOLE), ("a", 2, WHOLE), ("b", 1, WHOLE)), config())
     a, b = poisson_weights(hash_ids(pa.array(["a", "b"]))).astype(float)
     replicates = tally.replicates
     np.testing.assert_array_equal(replicates["instances"], 2 * a + b)
@@ -314,9 +314,9 @@ def test_a_share_of_the_images_is_drawn_by_hash_to_choose_on() -> None:
     ids = [f"image {n}" for n in range(400)]
     rows = table(*(row(i, [(1, WHOLE)]) for i in ids))
     true = truth(*((i, label, WHOLE) for i in ids for label in (1, 2)))
-    assert Tally().update(rows, true, measure()).sums["swept_instances"].tolist() == [800, 800]
+    assert Tally().update(rows, true, config()).sums["swept_instances"].tolist() == [800, 800]
     for select in (0.2, 0.5):
-        tally = Tally().update(rows, true, measure(select=select))
+        tally = Tally().update(rows, true, config(select=select))
         chosen, reported = tally.sums["swept_instances"].tolist()
         assert chosen + reported == 800
         assert not (tally.replicates["swept_instances"] % 2).any()  # labels of one image stay together
@@ -334,8 +334,8 @@ def test_the_best_and_the_worst_images_are_kept_in_order() -> None:
     true = truth(*((str(n), 1, WHOLE) for n in range(count)), ("other", 1, WHOLE), ("failed", 1, WHOLE))
     tally = Tally()
     for n in range(0, count, 10):
-        tally.update(table(*rows[n : n + 10], broken(f"failed{n}")), true, measure())
-    tally.update(table(without_a_map, broken("failed")), true, measure())
+        tally.update(table(*rows[n : n + 10], broken(f"failed{n}")), true, config())
+    tally.update(table(without_a_map, broken("failed")), true, config())
     by_iou = [str(n) for n in np.argsort(heights)]
     assert [example[2] for example in tally.worst] == by_iou[:EXAMPLES]
     assert [example[2] for example in tally.best] == by_iou[: -EXAMPLES - 1 : -1]
@@ -345,7 +345,7 @@ def test_the_best_and_the_worst_images_are_kept_in_order() -> None:
 
 def test_few_images_are_among_the_best_and_the_worst() -> None:
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE)), row("b", [(1, WHOLE)], known(1, LEFT)))
-    tally = Tally().update(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)), measure())
+    tally = Tally().update(rows, truth(("a", 1, WHOLE), ("b", 1, WHOLE)), config())
     assert [example[2] for example in tally.best] == ["a", "b"]
     assert [example[2] for example in tally.worst] == ["b", "a"]
 
@@ -359,20 +359,20 @@ def test_images_without_truth_are_listed_up_to_a_number(monkeypatch: pytest.Monk
         tally = Tally()
         for n in range(0, 9, 2):
             tally.update(
-                table(*(row(i, [(1, WHOLE)]) for i in order[n : n + 2])), truth(("a", 1, WHOLE)), measure()
+                table(*(row(i, [(1, WHOLE)]) for i in order[n : n + 2])), truth(("a", 1, WHOLE)), config()
             )
         assert tally.without_truth == expected
 
 
-def test_a_part_s_columns_are_asked_for() -> None:
-    assert measure().columns == COLUMNS
-    assert measure(criteria(box_rule="cam20")).columns == (*COLUMNS, "cams")
+def test_the_columns_that_are_read() -> None:
+    assert config().columns == COLUMNS
+    assert config(criteria(box_rule="cam20")).columns == (*COLUMNS, "cams")
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE)))
-    assert Tally().update(rows.select(measure().columns), truth(("a", 1, WHOLE)), measure()).images == 1
+    assert Tally().update(rows.select(config().columns), truth(("a", 1, WHOLE)), config()).images == 1
 
 
 def test_tables_of_several_chunks(tmp_path: Path) -> None:
     rows = [row(str(n), [(1, WHOLE)], known(1, WHOLE)) for n in range(4)]
     true = truth(*((str(n), 1, WHOLE) for n in range(4)))
     chunked = pa.concat_tables([table(*rows[:1]), table(*rows[1:3]), table(*rows[3:])])
-    assert_equal(Tally().update(chunked, true, measure()), Tally().update(table(*rows), true, measure()))
+    assert_equal(Tally().update(chunked, true, config()), Tally().update(table(*rows), true, config()))

@@ -1,4 +1,4 @@
-"""The sweep gives at every threshold what the plain rules give at one, whatever the map looks like."""
+"""Tests of the sweep: at every threshold it equals the plain rules, for all kinds of maps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +28,7 @@ EVERY = range(100)
 
 
 def by_choe(cam_hw: Any, truth: Any, thresholds: Any) -> np.ndarray:
-    """V1 and V2 at these thresholds from the plain reference."""
+    """Return the IoU of V1 and V2 at these thresholds from the plain implementation."""
     score_HW = score_map(cam_hw)
     return np.array(
         [
@@ -42,7 +42,7 @@ def by_choe(cam_hw: Any, truth: Any, thresholds: Any) -> np.ndarray:
 
 
 def by_rule(cam_hw: Any, frame: Frame, truth: Any, thresholds: Any, inclusive: bool = False) -> np.ndarray:
-    """The IoU of the box rule cam:T, and of the best component by scipy, at these thresholds."""
+    """Return the IoU of cam:T, and of the best component from scipy, at these thresholds."""
     size = (frame.input_size, frame.input_size)
     map_HW = cv2.resize(np.asarray(cam_hw, np.float32), size, interpolation=cv2.INTER_LINEAR)
     found = []
@@ -79,7 +79,7 @@ def assert_same_by_rule(
 
 
 def rectangles(*filled: tuple[float, int, int, int, int]) -> np.ndarray:
-    """A map of 224 pixels with rectangles (value, x0, y0, x1, y1), later ones over earlier ones."""
+    """Return a 224x224 map with rectangles (value, x0, y0, x1, y1), later ones over earlier ones."""
     map_HW = np.zeros((SIDE, SIDE), np.float16)
     for value, x0, y0, x1, y1 in filled:
         map_HW[y0:y1, x0:x1] = value
@@ -128,7 +128,7 @@ def test_every_threshold_of_every_shape(name: str) -> None:
 
 
 def drawn_maps(seed: int, count: int) -> Iterator[np.ndarray]:
-    """Maps of many kinds and sizes, as float16: smooth, in steps, of dots, of rectangles over one another."""
+    """Return float16 maps of many kinds and sizes: smooth, in steps, dots, overlapping rectangles."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         h, w = rng.integers(1, 20, 2)
@@ -155,7 +155,7 @@ def drawn_maps(seed: int, count: int) -> Iterator[np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_random_maps_by_choe(seed: int) -> None:
+def test_random_maps_by_maxboxacc(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for cam_hw in drawn_maps(seed, 48):
         truth = np.sort(rng.integers(0, SIDE, (rng.integers(1, 4), 2, 2)), axis=1).reshape(-1, 4)
@@ -191,7 +191,7 @@ def test_any_map(cam_hw: np.ndarray, threshold: int) -> None:
 @given(hnp.arrays(np.bool_, (9, 9)))
 @settings(max_examples=60)
 def test_any_black_and_white_pixels(pixels: np.ndarray) -> None:
-    """Contours, holes and their ties are a matter of single pixels."""
+    """Contours, holes and their ties depend on single pixels."""
     map_HW = np.zeros((SIDE, SIDE))
     map_HW[100:109, 40:49] = pixels
     truth = np.array([[38, 98, 44, 104], [41, 101, 50, 103]])
@@ -201,7 +201,7 @@ def test_any_black_and_white_pixels(pixels: np.ndarray) -> None:
         assert_same(1 - map_HW, [50], truth)
 
 
-def test_room_grows_with_the_number_of_components() -> None:
+def test_buffers_grow_with_the_number_of_components() -> None:
     rng = np.random.default_rng(5)
     dots = np.zeros((SIDE, SIDE))
     dots[::2, ::2] = rng.integers(1, 100, (112, 112)) / 100  # 12,544 components where all are above
@@ -216,7 +216,7 @@ def test_room_grows_with_the_number_of_components() -> None:
     np.testing.assert_array_equal(sweep.maxboxacc(smooth, TRUTH), Sweep().maxboxacc(smooth, TRUTH))
 
 
-def test_room_grows_with_the_width() -> None:
+def test_buffers_grow_with_the_width() -> None:
     rng = np.random.default_rng(7)
     sweep = Sweep()
     for side in (8, 300, 40, 301, SIDE):
@@ -303,6 +303,6 @@ def test_thresholds_are_hundredths() -> None:
 
 
 def test_a_span_beyond_float32_has_no_contours() -> None:
-    """Infinity over infinity would be no level at all."""
+    """Infinity divided by infinity has no level."""
     found = Sweep().maxboxacc(np.array([[-3e38, 3e38]], np.float32), np.array([[0, 0, 0, 0]]))
     assert found.tolist() == [[1, 1]] * len(THRESHOLDS)  # the box 0, 0, 0, 0 against itself

@@ -1,4 +1,4 @@
-"""Truth: rows found by the hash of their image, labels as class indices, what is left out and counted."""
+"""Tests of truth: look-up by image id, labels as class indices, what is left out and counted."""
 
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,14 @@ def write(tmp_path: Path, kind: str = "csv", **changes: object) -> str:
 
 
 def rows_of(truth: Truth, image_id: str) -> list[Any]:
-    """(label, corners) of one image, in the truth's order."""
+    """Return (label, corners) of one image, in the order of the truth."""
     _, rows = truth.rows_of(pa.array([image_id]))
     boxes = [None] * len(rows) if truth.corners is None else truth.corners[rows].tolist()
     return list(zip(truth.labels[rows].tolist(), boxes, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_rows_of_an_image_lie_together_with_class_indices(tmp_path: Path, kind: str) -> None:
+def test_rows_are_grouped_by_image_with_class_indices(tmp_path: Path, kind: str) -> None:
     truth = read_truth(write(tmp_path, kind), CLASSES)
     assert rows_of(truth, "a") == [(0, [1, 1, 3, 4])]
     assert rows_of(truth, "b") == [(1, [0, 0, 9, 9]), (2, [2, 2, 5, 6])]
@@ -51,7 +51,7 @@ def test_rows_of_an_image_lie_together_with_class_indices(tmp_path: Path, kind: 
     assert truth.masks is truth.ignores is None
 
 
-def test_images_lie_in_the_order_of_their_hashes() -> None:
+def test_images_are_in_the_order_of_their_hashes() -> None:
     ids = [f"image {n}" for n in range(50)]
     truth = Truth.from_rows(ids * 2, range(100))
     assert truth.images.to_pylist() == sorted(ids, key=lambda i: hash_ids(pa.array([i]))[0])
@@ -72,28 +72,28 @@ IDS = st.sampled_from(["a", "b", "c", "sub/a.jpg", "ä", ""])
 
 
 @given(st.lists(st.tuples(IDS, st.integers(0, 9)), max_size=12), st.lists(IDS, max_size=8, unique=True))
-def test_rows_are_found_as_a_dictionary_finds_them(rows: list[tuple[str, int]], asked: list[str]) -> None:
+def test_rows_are_looked_up_like_in_a_dictionary(rows: list[tuple[str, int]], asked: list[str]) -> None:
     truth = Truth.from_rows([i for i, _ in rows], [label for _, label in rows])
-    place = truth.index_of(pa.array(asked, pa.string()))
-    assert [place[n] >= 0 for n in range(len(asked))] == [i in dict(rows) for i in asked]
-    assert [truth.images[int(p)].as_py() for p in place if p >= 0] == [i for i in asked if i in dict(rows)]
+    index = truth.index_of(pa.array(asked, pa.string()))
+    assert [index[n] >= 0 for n in range(len(asked))] == [i in dict(rows) for i in asked]
+    assert [truth.images[int(p)].as_py() for p in index if p >= 0] == [i for i in asked if i in dict(rows)]
     in_rows, in_truth = truth.rows_of(pa.array(asked, pa.string()))
     found = list(zip(in_rows.tolist(), truth.labels[in_truth].tolist(), strict=True))
     assert found == [(n, label) for n, i in enumerate(asked) for own, label in rows if own == i]
 
 
-def test_ids_are_found_whatever_holds_them() -> None:
+def test_ids_are_found_in_sliced_arrays() -> None:
     truth = Truth.from_rows(["b", "a"], [1, 0])
     ids = pa.array(["x", "a", "b"])
     assert (truth.index_of(ids.slice(1)) == truth.index_of(ids)[1:]).all()
     assert (truth.index_of(ids) >= 0).tolist() == [False, True, True]
 
 
-def test_a_stem_matches_an_id_without_its_ending() -> None:
+def test_a_stem_matches_an_id_without_its_extension() -> None:
     truth = Truth.from_rows(["a", "sub.dir/b", "c.tar"], [0, 1, 2], stems=True)
     ids = ["a.jpg", "a", "a.png", "sub.dir/b.jpeg", "sub.dir/b", "c.tar.png", "c.tar", "b.jpg"]
     found = truth.index_of(pa.array(ids))
-    named = [truth.images[int(place)].as_py() if place >= 0 else None for place in found]
+    named = [truth.images[int(index)].as_py() if index >= 0 else None for index in found]
     assert named == ["a", "a", "a", "sub.dir/b", "sub.dir/b", "c.tar", None, None]
 
 
@@ -128,7 +128,7 @@ def test_a_box_of_one_pixel_has_an_area_only_inclusively(tmp_path: Path) -> None
         read_truth(path, CLASSES)
 
 
-def test_labels_that_the_network_lacks_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_unknown_labels_are_counted_and_left_out(tmp_path: Path) -> None:
     truth = read_truth(write(tmp_path, label=["unicorn", "cat", "n3"]), CLASSES)
     assert truth.unknown == {"unicorn": 1}
     assert rows_of(truth, "b") == [(2, [2, 2, 5, 6])]
@@ -170,7 +170,7 @@ def test_excluded_images_keep_their_labels_and_lose_their_boxes(tmp_path: Path) 
     assert truth.boxes_of("a").tolist() == [[1, 1, 3, 4]]
 
 
-def test_what_is_to_be_excluded_and_is_not_there_is_counted(tmp_path: Path) -> None:
+def test_excluded_images_without_truth_are_counted(tmp_path: Path) -> None:
     listed = tmp_path / "excluded.txt"
     listed.write_text("b\nabsent\nILSVRC2012_val_1\n")
     truth = read_truth(write(tmp_path), CLASSES, exclude=str(listed))
@@ -197,7 +197,7 @@ def test_excluded_images_lose_their_masks(tmp_path: Path) -> None:
     assert less.ignores.take(pa.array(rows)).to_pylist() == [None]
 
 
-def test_a_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_unreadable_list(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(
         UsageError, match=r"absent\.txt cannot be read as a list of image ids: .*No such file"
@@ -216,7 +216,7 @@ COCO = """{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": [{"id": 1,
 
 
 @pytest.mark.parametrize("corners", ["half-open", "inclusive"])
-def test_formats_say_themselves_whether_their_corners_name_last_pixels(tmp_path: Path, corners: Any) -> None:
+def test_formats_define_whether_corners_name_the_last_pixel(tmp_path: Path, corners: Any) -> None:
     (tmp_path / "voc").mkdir()
     (tmp_path / "voc" / "a.xml").write_text(VOC)
     (tmp_path / "coco.json").write_text(COCO)
@@ -252,12 +252,12 @@ def test_a_file_without_rows_is_a_truth_without_images(tmp_path: Path) -> None:
         ({"label": [0.5, 1, 2]}, "not fractions"),
     ],
 )
-def test_what_cannot_be_judged_by_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+def test_unusable_truth_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_truth(write(tmp_path, **changes), CLASSES)
 
 
-def test_a_missing_column_or_file_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_column_or_file(tmp_path: Path) -> None:
     path = tmp_path / "truth.csv"
     path.write_text("image_id,label,xmin\na,cat,1\n")
     with pytest.raises(UsageError, match="no column 'ymin'"):

@@ -95,26 +95,28 @@ def criteria(input_size: int = 32, map_shape: tuple[int, int] = (2, 2), **how: A
     return Criteria(FrameSpec(input_size), map_shape, **how)
 
 
-def measure(how: Criteria | None = None, **what: Any) -> EvaluationConfig:
+def config(how: Criteria | None = None, **what: Any) -> EvaluationConfig:
     return EvaluationConfig(how or criteria(), CLASSES, **what)
 
 
 def figures(
-    rows: pa.Table, true: Truth, what: EvaluationConfig | None = None, places: int = 5
+    rows: pa.Table, true: Truth, what: EvaluationConfig | None = None, ranked_classes: int = 5
 ) -> dict[str, Any]:
-    """Return the JSON object of the summary of rows that rank `places` classes."""
-    return to_json(summary_of(tallied(rows, true, what), true, what, places))
+    """Return the JSON object of the summary of rows that rank `ranked_classes` classes."""
+    return to_json(summary_of(tallied(rows, true, what), true, what, ranked_classes))
 
 
-def summary_of(tally: Tally, true: Truth, what: EvaluationConfig | None = None, places: int = 5) -> Summary:
+def summary_of(
+    tally: Tally, true: Truth, what: EvaluationConfig | None = None, ranked_classes: int = 5
+) -> Summary:
     """Return the summary of a tally of this truth."""
-    settings = RunSettings("r0123456789ab", "cam20", places, tuple("abcdefgh"))
-    return summarize_tally(tally, TruthFacts.from_truth(true, tally.seen), what or measure(), settings)
+    settings = RunSettings("r0123456789ab", "cam20", ranked_classes, tuple("abcdefgh"))
+    return summarize_tally(tally, TruthFacts.from_truth(true, tally.seen), what or config(), settings)
 
 
 def tallied(rows: pa.Table, true: Truth, what: EvaluationConfig | None = None) -> Tally:
     """Return the tally of rows."""
-    return Tally().update(rows, true, what or measure())
+    return Tally().update(rows, true, what or config())
 
 
 # What most tests need: one image, and all is right.

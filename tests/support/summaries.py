@@ -75,8 +75,8 @@ def predictions(*rows: dict[str, Any]) -> pa.Table:
 CRITERIA = Criteria(RECIPE.frame_spec, (2, 2))
 
 
-def tally_of(rows: pa.Table, truth: Truth, measure: EvaluationConfig) -> tuple[Tally, TruthFacts]:
-    tally = Tally().update(rows, truth, measure)
+def tally_of(rows: pa.Table, truth: Truth, config: EvaluationConfig) -> tuple[Tally, TruthFacts]:
+    tally = Tally().update(rows, truth, config)
     return tally, TruthFacts.from_truth(truth, tally.seen)
 
 
