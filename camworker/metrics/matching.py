@@ -210,7 +210,7 @@ def _predicted_pairs(
     rows_with_maps = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
     cams = cast("pa.FixedSizeListArray[Any, Any]", maps.storage).flatten().to_numpy(zero_copy_only=False)
     cams = cams.reshape(
-        len(rows_with_maps), *cast("pa.FixedShapeTensorType[Any, Any, Any, Any]", maps.type).shape
+        len(rows_with_maps), *cast("pa.FixedShapeTensorType[Any]", maps.type).shape
     )
     pairs: list[tuple[float, ...]] = []
     for row, cams_khw in zip(rows_with_maps, cams, strict=True):
