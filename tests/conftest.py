@@ -9,8 +9,7 @@ import torch
 
 from camworker.inference.localizer import Localizer
 from camworker.ledger.ledger import Ledger
-from camworker.networks import package as weights
-from camworker.networks.package import NetworkPackage
+from camworker.networks.package import NetworkPackage, load
 from camworker.storage.memory import MemoryStore
 from support.factories import photograph, tiny_package
 from support.paths import python_path
@@ -45,7 +44,7 @@ def tiny_localizer() -> Localizer:
 @pytest.fixture(scope="session")
 def default_package() -> NetworkPackage:
     """The default network with its real weights, for reading; float32 on the CPU."""
-    return weights.load()
+    return load()
 
 
 @pytest.fixture

@@ -32,8 +32,10 @@ def test_importing_loads_neither_torch_nor_ray(module: str) -> None:
     assert not loaded & HEAVY
 
 
-def test_the_localizer_is_loaded_on_first_use() -> None:
+def test_the_public_names_are_loaded_on_first_use() -> None:
     assert camworker.Localizer.__module__ == "camworker.inference.localizer"
+    assert camworker.latest.__module__ == "camworker.dataset"
+    assert {"Localizer", "latest"} <= set(dir(camworker))
     with pytest.raises(AttributeError, match="Localiser"):
         camworker.Localiser  # noqa: B018
 

@@ -74,15 +74,11 @@ class Localizer:
         input_size = package.preprocessing.input_size if input_size is None else input_size
         for name, value in (("top_k", top_k), ("input_size", input_size), ("batch_size", batch_size)):
             if value is not None and value < 1:
-                raise UsageError(
-                    f"the {name.replace('_', ' ')} is {value}: it has to be at least 1", parameter=name
-                )
-        if resize not in RESIZES:
-            raise UsageError(
-                f"unknown resize {resize!r}: choose from {', '.join(RESIZES)}", parameter="resize"
-            )
-        if views not in VIEWS:
-            raise UsageError(f"unknown views {views!r}: choose from {', '.join(VIEWS)}", parameter="views")
+                shown = name.replace("_", " ")
+                raise UsageError(f"the {shown} is {value}: it has to be at least 1", parameter=name)
+        for name, choice, known in (("resize", resize, RESIZES), ("views", views, VIEWS)):
+            if choice not in known:
+                raise UsageError(f"unknown {name} {choice!r}: choose from {', '.join(known)}", parameter=name)
         self.package = package
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = resolve_dtype(precision, self.device)
@@ -274,10 +270,10 @@ class Localizer:
         images = [image for image, _ in pairs if isinstance(image, PreprocessedImage)]
         if not images:
             return None
-        targets = [
-            sorted(set(map(int, classes))) for image, classes in pairs if not isinstance(image, Failure)
-        ]
-        self._refuse_unknown_classes(targets)
+        targets = [sorted(set(map(int, own))) for image, own in pairs if not isinstance(image, Failure)]
+        classes = len(self.package.classes)
+        if unknown := {label for labels in targets for label in labels if not 0 <= label < classes}:
+            raise UsageError(f"labels are class indices below {classes}, not {unknown}", parameter="labels")
         return self._cam_network(self._preprocessor.pixels(images), targets)
 
     def postprocess(self, maps: Maps | None, batch: Sequence[PreprocessedImage | Failure]) -> Predictions:
@@ -311,11 +307,6 @@ class Localizer:
             The features, [B, C, h, w], and the logits, [B, K]; both float32 on the device.
         """
         return self._pixel_network.features_and_logits(self._preprocessor.pixels(batch))
-
-    def _refuse_unknown_classes(self, targets: Sequence[Sequence[int]]) -> None:
-        classes = len(self.package.classes)
-        if unknown := {label for labels in targets for label in labels if not 0 <= label < classes}:
-            raise UsageError(f"labels are class indices below {classes}, not {unknown}", parameter="labels")
 
     def _class_maps(
         self, maps: ScoredMaps, frames: Sequence[Frame], images_M: NDArray[np.int64]

@@ -209,9 +209,7 @@ def _predicted_pairs(
     maps = cast("pa.FixedShapeTensorArray[Any]", combine_chunks(table["cams"]).take(rows))
     rows_with_maps = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
     cams = cast("pa.FixedSizeListArray[Any, Any]", maps.storage).flatten().to_numpy(zero_copy_only=False)
-    cams = cams.reshape(
-        len(rows_with_maps), *cast("pa.FixedShapeTensorType[Any]", maps.type).shape
-    )
+    cams = cams.reshape(len(rows_with_maps), *cast("pa.FixedShapeTensorType[Any]", maps.type).shape)
     pairs: list[tuple[float, ...]] = []
     for row, cams_khw in zip(rows_with_maps, cams, strict=True):
         frame = criteria.frame(width[row], height[row])

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from camworker.networks import package as weights
+from camworker.networks.package import load
 
 BATCH = 16
 SIDE = 224
@@ -23,7 +23,7 @@ Rate = Callable[[], float]
 
 
 def network() -> torch.nn.Module:
-    return weights.load().network.model
+    return load().network.model
 
 
 def pixels(image: Image.Image) -> np.ndarray:

@@ -19,7 +19,7 @@ from camworker.inference.pipeline import localize_items
 from camworker.inference.prefetch import ThreadBudget, divide_threads
 from camworker.inference.preprocessor import ImageInFlight, Preprocessor
 from camworker.inputs import ReadPolicy
-from camworker.networks import package as weights
+from camworker.networks.package import load
 from jobs.localize.compile_cache import compile_if_worthwhile
 
 
@@ -27,7 +27,7 @@ class InProcess:
     """Measures a Localizer that is set up as in a worker with all cores of this machine."""
 
     def __init__(self, files: list[Path], network: str, weights_from: str | None, compile: str) -> None:
-        self.package = weights.load(network, weights_from)
+        self.package = load(network, weights_from)
         self.localizer = Localizer(self.package)
         gpu = self.localizer.device.type == "cuda"
         self.threads: ThreadBudget = divide_threads(len(os.sched_getaffinity(0)), gpu=gpu)

@@ -17,7 +17,7 @@ from camworker.inference.pipeline import localize_items
 from camworker.inference.predictions import AnyPrediction, Prediction
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
-from camworker.networks import package as weights
+from camworker.networks.package import load
 from jobs.localize.compile_cache import compile_if_worthwhile
 from support.row_tables import corners
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
     args = parser.parse_args()
-    classes = weights.load().classes
+    classes = load().classes
     items = open_source(args.folder, classes).items
     threads = torch.get_num_threads()
     reference: list[Prediction] = []

@@ -22,7 +22,7 @@ from camworker.inputs import ReadPolicy
 from camworker.inputs.sampling import select
 from camworker.inputs.sources import open_source
 from camworker.metrics.ground_truth.truth import read_truth
-from camworker.networks import package as weights
+from camworker.networks.package import load
 from support.row_tables import corners
 
 # Views, input size, output stride.
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--sample", type=int, default=300, help="images, drawn by a hash of their id")
     args = parser.parse_args()
-    packages = {stride: weights.load(output_stride=stride) for stride in {c[2] for c in CANDIDATES}}
+    packages = {stride: load(output_stride=stride) for stride in {c[2] for c in CANDIDATES}}
     classes = packages[None].classes
     items = open_source(args.folder, classes, image_labels=args.truth).items
     items = select(items, limit=None, sample=args.sample, seed=0)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from camworker.classes import Classes
 from camworker.dataset import latest
-from camworker.networks import package as weights
+from camworker.networks.package import build_package, save
 from camworker.networks.registry import create_network
 from support.cli_runner import Finished, camworker
 from support.outputs import assert_same_rows
@@ -65,7 +65,7 @@ def save_network(folder: Path, classes: Classes) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = create_network(NETWORK, classes=len(classes)).model.state_dict()
-    weights.save(weights.build_package(NETWORK, state, classes), folder)
+    save(build_package(NETWORK, state, classes), folder)
 
 
 def write_images(folder: Path, count: int = COUNT, seed: int = 0) -> Path:

@@ -8,7 +8,7 @@ import torch
 
 from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
-from camworker.networks import package as weights
+from camworker.networks.package import build_for_training, build_package, load, save
 from camworker.networks.registry import create_network
 from camworker.storage import s3_boto3
 from camworker.storage.s3 import S3Client, S3Store
@@ -147,21 +147,21 @@ def test_more_than_a_page_of_keys(root):
 def package():
     torch.manual_seed(0)
     state = create_network("timm:resnet10t", classes=3).model.state_dict()
-    return weights.build_package(
+    return build_package(
         "timm:resnet10t", state, Classes(("cat", "dog", "größe #1")), provenance={"by": "test"}
     )
 
 
 def test_a_network_package(root, package, tmp_path):
-    weights.save(package, f"{root}/cats and #dogs")
-    for again in (weights.load(f"{root}/cats and #dogs"), weights.load(weights=f"{root}/cats and #dogs/")):
+    save(package, f"{root}/cats and #dogs")
+    for again in (load(f"{root}/cats and #dogs"), load(weights=f"{root}/cats and #dogs/")):
         assert again.fingerprint == package.fingerprint
         assert again.classes == package.classes
         assert again.provenance == {"by": "test"}
     with pytest.raises(NetworkError, match="already"):
-        weights.save(package, f"{root}/cats and #dogs")
+        save(package, f"{root}/cats and #dogs")
     # The same two files as in a local folder.
-    weights.save(package, tmp_path)
+    save(package, tmp_path)
     for name in ("network.json", "weights.safetensors"):
         assert read_uri(f"{root}/cats and #dogs/{name}") == (tmp_path / name).read_bytes()
 
@@ -170,16 +170,16 @@ def test_weights_of_a_backbone(root, package, tmp_path):
     state = package.network.model.state_dict()
     torch.save(state, tmp_path / "w.pth")
     open_store(root).create("w.pth", (tmp_path / "w.pth").read_bytes())
-    network = weights.build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/w.pth")
+    network = build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/w.pth")
     filled = network.model.state_dict()
     assert all(torch.equal(filled[key], state[key]) for key in network.backbone_keys())
     with pytest.raises(NetworkError, match=r"cannot be read: .*/nowhere\.pth"):
-        weights.build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/nowhere.pth")
+        build_for_training("timm:resnet10t", 9, backbone_weights=f"{root}/nowhere.pth")
 
 
 def refusal(network):
     with pytest.raises(NetworkError) as caught:
-        weights.load(network)
+        load(network)
     message = str(caught.value)
     assert message.isprintable()
     assert network in message
