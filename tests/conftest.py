@@ -28,14 +28,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # a core for each process: more threads than cores wait for each other
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run all tests that start Ray in one process, and the tests of a file in one process."""
-    for item in items:
-        group = "ray" if any(item.iter_markers("ray")) else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def tiny_localizer() -> Localizer:
     """Small batches, so that a dozen images are several; float32, so that equal means equal."""
