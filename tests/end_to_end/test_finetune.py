@@ -13,7 +13,7 @@ import pytest
 
 from camworker.dataset import latest
 from camworker.networks.package import load
-from support.cli_runner import camworker, start
+from support.cli_runner import camworker, camworker_here, start
 from support.factories import encode
 
 pytestmark = pytest.mark.ray
@@ -164,7 +164,7 @@ def test_several_labels_from_parquet_on_two_workers(squares, tmp_path):
     ],
 )
 def test_refusals_are_one_line(squares, tmp_path, options, reason):
-    done = camworker("finetune", squares, "--output", tmp_path / "package", *options)
+    done = camworker_here("finetune", squares, "--output", tmp_path / "package", *options)
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert reason in done.err
     assert not list(tmp_path.iterdir())

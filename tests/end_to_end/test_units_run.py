@@ -8,7 +8,7 @@ import pytest
 
 from camworker.errors import UsageError
 from camworker.units.table import UNITS
-from support.cli_runner import Finished, camworker, photographs
+from support.cli_runner import Finished, camworker, camworker_here, photographs
 from support.fatal_decoder import ABORT, install_in_children
 
 COUNT = 12
@@ -92,7 +92,7 @@ def test_refusals_write_nothing(folder: Path, tmp_path: Path) -> None:
         (("--class", "unicorn"), "not among the network's 1000 classes"),
         (("--network", "resnet"), "unknown network"),
     ):
-        done = camworker("units", folder, "--to", to, *options)
+        done = camworker_here("units", folder, "--to", to, *options)
         assert (done.code, done.out) == (UsageError.exit_code, "")
         assert reason in done.err
     assert not to.exists()

@@ -12,7 +12,7 @@ from camworker.errors import CamworkerError, UsageError
 from camworker.schemas import PRECISIONS
 from jobs import cli, options, status
 from jobs.cli import COMMANDS
-from support.cli_runner import camworker, photographs
+from support.cli_runner import camworker, camworker_here, photographs
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,8 @@ def test_the_precisions_are_those_of_the_library() -> None:
 
 
 NEEDS_RAY = ("a cluster that is not there", "more workers than cores")
+# In a process of their own, to see that the libraries that are imported print nothing.
+OWN_PROCESS = (*NEEDS_RAY, "an unknown network", "labels that are no table")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,8 @@ def test_bad_usage_is_one_clear_line_and_nothing_is_written(case: str, photos: P
     (tmp_path / "labels.csv").write_text("image_id,label\n0000.jpg,unicorn\n")
     before = sorted(tmp_path.rglob("*"))
     started = time.monotonic()
-    done = camworker(*(part.format(tmp=tmp_path, photos=photos) for part in arguments))
+    run = camworker if case in OWN_PROCESS else camworker_here
+    done = run(*(part.format(tmp=tmp_path, photos=photos) for part in arguments))
     assert done.code == 2
     assert message in done.err
     assert len(done.err.splitlines()) == 1

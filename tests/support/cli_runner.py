@@ -1,9 +1,11 @@
-"""Run the command line in a process of its own and collect its streams and exit code."""
+"""Run the command line and collect its streams and exit code."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import numpy as np
 import skimage
 import sklearn.datasets
 from PIL import Image
+
+from jobs.cli import main
 
 # Ray requires a token and would write one to the home folder, so the tests bring their own.
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}
@@ -47,6 +51,17 @@ def camworker(
     process = start(*arguments, cwd=cwd, environment=environment)
     out, err = process.communicate(timeout=240)
     return Finished(process.returncode, out, err)
+
+
+def camworker_here(*arguments: str | Path) -> Finished:
+    """Run camworker in this process, which has imported torch already: for commands that end at once."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as exited:
+            code = int(exited.code or 0)
+    return Finished(code, out.getvalue(), err.getvalue())
 
 
 def photographs(folder: Path, count: int, side: int = 240) -> Path:
