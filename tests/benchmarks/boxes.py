@@ -118,7 +118,7 @@ def network_maps(localizer: Localizer, items: pa.Table) -> list[tuple[Maps, list
         for uri in items["uri"].slice(start, BATCH).to_pylist():
             with open(uri, "rb") as file:
                 image = localizer.preprocess(file.read())
-            assert isinstance(image, PreprocessedImage), f"{uri}: {image.reason}"
+            assert isinstance(image, PreprocessedImage), f"{uri}: {image}"
             images.append(image)
         maps = localizer.forward(images, [()] * len(images))
         assert maps is not None

@@ -18,6 +18,7 @@ from simulated_workers import rss_mb
 
 from camworker.inference.shard import ShardResult
 from camworker.inference.stage_timer import STAGES, StageTimes
+from camworker.inputs import ReadPolicy
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.records import Part, Plan
 from camworker.storage.local import LocalStore
@@ -42,7 +43,7 @@ def measure(count: int) -> dict[str, Any]:
         held = rss_mb() - before
         del received
         started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        ledger.commit_run(_run_record(Plan(ledger.recipe, 1, (), True), outcome, 1.0))
+        ledger.commit_run(_run_record(Plan(ledger.recipe, 1, (), ReadPolicy()), outcome, 1.0))
         return {
             "shards": count,
             "held_mb": round(held, 1),

@@ -233,7 +233,7 @@ def account_of_shards(
 ) -> dict[str, Any]:
     """Return whether each shard was done once, and what the run record takes."""
     started = time.monotonic()
-    ledger.commit_run(_run_record(plan or Plan(RECIPE, 1, (), True), outcome, took))
+    ledger.commit_run(_run_record(plan or Plan(RECIPE, 1, (), ReadPolicy()), outcome, took))
     seconds = time.monotonic() - started
     run = next(entry for entry in ledger.store.list() if entry.key.endswith("run-0001.json"))
     return {
