@@ -46,7 +46,7 @@ def test_units_are_ordered_by_weight_then_by_index() -> None:
     assert units_of_classes(weights_KC, [1], 9).tolist() == [[0, 1, 2, 3]]
 
 
-# There are few distinct values, so many peaks are equal, as under a ReLU6.
+# The values are few, which makes many peaks equal, as a ReLU6 does.
 batches_of_peaks = st.lists(
     st.tuples(st.sampled_from([0.0, 1.0, 5.5, 6.0, float("nan"), -1.0]), st.sampled_from([0.5, 1.0])),
     min_size=2,
