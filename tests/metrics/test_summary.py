@@ -55,7 +55,7 @@ def test_everything_right() -> None:
         if name != "pxap":
             assert result[name] == (0 if "error" in name else 1), name
     assert result["max_box_acc_at"] == {"0.3": 1, "0.5": 1, "0.7": 1}
-    assert result["optimal_threshold"] == {"0.3": 0, "0.5": 0, "0.7": 0}  # the lowest of equally good thresholds
+    assert result["optimal_threshold"] == {"0.3": 0, "0.5": 0, "0.7": 0}  # the lowest of the best
     assert (result["images"], result["failed"], result["instances"]) == (1, {}, 1)
 
 
