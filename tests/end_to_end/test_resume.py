@@ -91,7 +91,7 @@ def test_a_killed_worker_is_replaced(folder: Path, undisturbed: pa.Table, tmp_pa
     stdout, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     result = json.loads(stdout.splitlines()[-1])
-    # A worker that dies between its commit and its answer leaves a part that the run adopts and does not compute.
+    # A worker that dies between its commit and its answer leaves a part that the run adopts.
     assert result["skipped"] in {SHARD * adopted for adopted in range(len(workers) + 1)}
     assert result["processed"] == COUNT - result["skipped"]
     assert_same_rows(latest(str(out)).sort_by("image_id"), undisturbed)
