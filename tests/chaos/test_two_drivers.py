@@ -52,7 +52,7 @@ def test_without_a_lease_both_complete_and_no_part_is_duplicated(
     )
     command, environment = scene.arguments(out, "--workers", "1"), in_processes(blind)
     both = [start(*command, environment=environment) for _ in range(2)]
-    ends = [(process.communicate(timeout=240), process.returncode) for process in both]
+    ends = [(process.communicate(timeout=600), process.returncode) for process in both]
     assert [code for _, code in ends] == [0, 0], ends
     assert blind.happened
     assert sorted(parts_of(out)) == [f"part-0001-{n:06d}.parquet" for n in range(SHARDS)]

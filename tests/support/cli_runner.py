@@ -49,7 +49,7 @@ def camworker(
 ) -> Finished:
     """Run camworker and wait until it ends."""
     process = start(*arguments, cwd=cwd, environment=environment)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)  # a slow machine; each test has a limit of its own
     return Finished(process.returncode, out, err)
 
 
