@@ -5,7 +5,7 @@ the two sums, and what it needs of rows and ground truth. To add one, append it 
 intervals, summaries, tables and pages iterate over that tuple.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from camworker.metrics.matching import IOU
 from camworker.metrics.sums import (
+    DELTAS,
     INSTANCES,
     MASK_PIXELS,
     PIXEL_COUNTS,
@@ -122,6 +123,11 @@ class Metric:
         return self.aggregate is share
 
     @property
+    def depends_on_box_rule(self) -> bool:
+        """Whether the value is about the boxes of one rule: another rule gives another value."""
+        return Need.BOXES in self.needs and Need.SWEEP not in self.needs
+
+    @property
     def class_column(self) -> str | None:
         """The key of the metric in a row of one class; None if it is not defined for a class."""
         if self.aggregate in (share, mean_over_classes):
@@ -173,16 +179,29 @@ _BOX, _MAP = "Box of the known label", "Map of the known label"
 _BOXES: Final = frozenset({Need.BOXES})
 _OWN_MAP_AND_BOXES: Final = frozenset({Need.BOXES, Need.OWN_MAP})
 
-GT_KNOWN: Final = Metric(
-    name="gt_known_localization_accuracy",
-    title="GT-known localization accuracy",
-    group=_BOX,
-    definition="The first box of the known label's own map has an IoU of at least 0.5 with a true box of it.",
-    numerator=Sum("gt_known_localized", lambda e: e.matches.iou >= IOU),
-    denominator=WITH_BOXES,
-    aggregate=share,
-    needs=_OWN_MAP_AND_BOXES,
-)
+
+def _gt_known(delta: float, name: str, title: str) -> Metric:
+    return Metric(
+        name=name,
+        title=title,
+        group=_BOX,
+        definition=f"The first box of the known label's own map has an IoU of at least {delta} with a true "
+        "box of it.",
+        numerator=Sum(f"gt_known_localized_{delta}", lambda e: e.matches.iou >= delta),
+        denominator=WITH_BOXES,
+        aggregate=share,
+        needs=_OWN_MAP_AND_BOXES,
+    )
+
+
+# By IoU. JSON has them together under "gt_known_at", and the one at 0.5 also under the name of the metric.
+GT_KNOWN_AT: Final[Mapping[float, Metric]] = {
+    delta: _gt_known(delta, f"gt_known_at_{delta}", f"GT-known accuracy at IoU {delta}")
+    if delta != IOU
+    else _gt_known(IOU, "gt_known_localization_accuracy", "GT-known localization accuracy")
+    for delta in DELTAS
+}
+GT_KNOWN: Final = GT_KNOWN_AT[IOU]
 MAX_BOX_ACC: Final = Metric(
     name="max_box_acc",
     title="MaxBoxAcc",
@@ -248,6 +267,7 @@ METRICS: Final = (
     _localization_error(1, 0),
     _localization_error(5, 1),
     GT_KNOWN,
+    *(metric for metric in GT_KNOWN_AT.values() if metric is not GT_KNOWN),
     Metric(
         name="corloc",
         title="CorLoc, mean over classes",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from camworker.metrics.definitions import METRICS, Estimate
+from camworker.metrics.definitions import GT_KNOWN, GT_KNOWN_AT, METRICS, Estimate
 from camworker.metrics.summary import Comparison, Summary, Thresholds
 from camworker.metrics.tally import IOU_BINS
 
@@ -92,12 +92,25 @@ def to_json(summary: Summary, *, detailed: bool = False) -> JsonObject:
 
 
 def _estimates(estimates: Mapping[str, Estimate]) -> JsonObject:
-    content: JsonObject = {}
-    for metric in METRICS:
-        estimate = estimates[metric.name]
-        content[metric.name] = estimate.value
-        content[f"{metric.name}_ci95"] = None if estimate.interval is None else list(estimate.interval)
-    return content
+    intervals: dict[str, JsonValue] = {
+        name: None if estimate.interval is None else list(estimate.interval)
+        for name, estimate in estimates.items()
+    }
+    values = {name: estimate.value for name, estimate in estimates.items()}
+    return _by_metric(values, "") | _by_metric(intervals, "_ci95")
+
+
+def _by_metric(values: Mapping[str, JsonValue], suffix: str) -> JsonObject:
+    """Return what a summary has for each metric, with the accuracies by IoU in an object of their own."""
+    by_iou = {str(delta): values[metric.name] for delta, metric in GT_KNOWN_AT.items()}
+    return {
+        **{
+            f"{metric.name}{suffix}": values[metric.name]
+            for metric in METRICS
+            if metric is GT_KNOWN or metric not in GT_KNOWN_AT.values()
+        },
+        f"gt_known_at{suffix}": None if None in by_iou.values() else by_iou,
+    }
 
 
 def _thresholds(thresholds: Thresholds | None) -> JsonObject:
@@ -144,6 +157,6 @@ def _baselines(summary: Summary) -> JsonObject | None:
 def _comparison(comparison: Comparison) -> JsonObject:
     return {
         "recipe": comparison.recipe,
-        **comparison.values,
+        **_by_metric(comparison.values, ""),
         "difference": _estimates(comparison.differences),
     }

@@ -32,7 +32,7 @@ def value_rows(summary: Summary) -> list[ValueRow]:
         {"from": n / IOU_BINS, "to": (n + 1) / IOU_BINS, "instances": count}
         for n, count in enumerate(summary.iou_histogram)
     ]
-    return list(_rows(content, ""))
+    return list(_rows(content, "", {}))
 
 
 def class_table(summary: Summary) -> tuple[list[str], list[list[object]]]:
@@ -81,19 +81,23 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object
         writer.writerows(rows)
 
 
-def _rows(content: JsonObject, prefix: str) -> Iterator[ValueRow]:
+def _rows(content: JsonObject, prefix: str, intervals: JsonObject) -> Iterator[ValueRow]:
+    """Yield the rows of an object.
+
+    intervals holds the intervals of its values by name; those in the object itself are named with _INTERVAL.
+    """
     for name, value in content.items():
         if name.endswith(_INTERVAL):
             continue
         full_name = f"{prefix}{name}"
+        interval = content.get(f"{name}{_INTERVAL}", intervals.get(name))
         if isinstance(value, dict):
-            yield from _rows(value, f"{full_name}.")
+            yield from _rows(value, f"{full_name}.", interval if isinstance(interval, dict) else {})
         elif isinstance(value, list):
             for entry in value:
                 if isinstance(entry, dict):
                     yield from _entry_rows(entry, full_name)
         else:
-            interval = content.get(f"{name}{_INTERVAL}")
             low, high = interval if isinstance(interval, list) else (None, None)
             yield full_name, value, low, high
 
@@ -102,4 +106,4 @@ def _entry_rows(entry: JsonObject, prefix: str) -> Iterator[ValueRow]:
     """Yield the rows of an entry of a list, named by its recipe or by the ends of its bin."""
     name = entry["recipe"] if "recipe" in entry else f"{entry['from']:.2f}-{entry['to']:.2f}"
     values = {key: value for key, value in entry.items() if key not in ("recipe", "from", "to")}
-    yield from _rows(values, f"{prefix}.{name}.")
+    yield from _rows(values, f"{prefix}.{name}.", {})

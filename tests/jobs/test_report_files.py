@@ -57,10 +57,16 @@ def test_the_files_hold_what_the_command_says(
     assert (kept["images"], kept["instances"]) == (11, 9)
 
     figures = {row["name"]: row for row in table(report / "figures.csv")}
-    for name in (metric.name for metric in METRICS):
-        value, interval = printed[name], printed[f"{name}_ci95"] or ["", ""]
+    shown = {name: printed[name] for name in figures if f"{name}_ci95" in printed}
+    at, at_ci95 = printed["gt_known_at"], printed["gt_known_at_ci95"]
+    for name, value, interval in (
+        *((name, value, printed[f"{name}_ci95"] or ["", ""]) for name, value in shown.items()),
+        *((f"gt_known_at.{delta}", at[delta], at_ci95[delta]) for delta in ("0.3", "0.5", "0.7")),
+    ):
         assert figures[name]["value"] == ("" if value is None else repr(value))
         assert [figures[name]["low"], figures[name]["high"]] == [str(end) for end in interval]
+
+    assert len(shown) == len(METRICS) - 2  # all but GT-known at the two other thresholds
 
     classes = table(report / "per_class.csv")
     assert [(row["label"], row["name"], row["instances"]) for row in classes] == [
@@ -187,7 +193,7 @@ def test_recipes_of_one_output_stand_side_by_side(
     page = (tmp_path / "report" / "summary.html").read_text()
     assert re.search(r">precision</th><td>float32</td><td>bfloat16</td>", page)
     # The same rows: no difference, and none that is marked.
-    assert page.count("[+0.00, +0.00]") == 9
+    assert page.count("[+0.00, +0.00]") == 11
     assert 'class="better"' not in page
     assert 'class="worse"' not in page
     figures = {row["name"]: row for row in table(tmp_path / "report" / "figures.csv")}

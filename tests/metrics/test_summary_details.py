@@ -120,6 +120,8 @@ def test_classes() -> None:
         "top1_localization_accuracy": 0.5,
         "top5_localization_accuracy": 1,
         "gt_known_localization_accuracy": 0.5,
+        "gt_known_at_0.3": 0.5,
+        "gt_known_at_0.7": 0.5,
         "corloc": 0.5,
         "pointing_game_accuracy": 1,
     }

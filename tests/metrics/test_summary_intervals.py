@@ -39,6 +39,18 @@ def test_a_share_of_images_has_a_wilson_interval() -> None:
     assert result["gt_known_localization_accuracy_ci95"] == list(wilson(2, 4))
 
 
+def test_gt_known_accuracy_is_reported_at_three_ious() -> None:
+    boxes = [(0, 0, width, 100) for width in (20, 30, 60, 70)]  # of a true box over 100 columns
+    ids = [str(n) for n in range(4)]
+    rows = table(*(row(i, [(1, WHOLE)], known(1, box)) for i, box in zip(ids, boxes, strict=True)))
+    result = figures(rows, truth(*((i, 1, WHOLE) for i in ids)))
+    assert result["gt_known_at"] == {"0.3": 3 / 4, "0.5": 2 / 4, "0.7": 1 / 4}
+    assert result["gt_known_at_ci95"] == {
+        delta: list(wilson(hits, 4)) for delta, hits in (("0.3", 3), ("0.5", 2), ("0.7", 1))
+    }
+    assert result["gt_known_localization_accuracy"] == 2 / 4
+
+
 def test_labels_without_a_box_do_not_widen_localization() -> None:
     rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE)) for i in "abcd"))
     result = figures(rows, truth(("a", 1, WHOLE), ("b", 1, FAR), ("c", 1, None), ("d", 1, None)))

@@ -303,7 +303,7 @@ def test_replicates_are_the_sums_under_each_weight() -> None:
     np.testing.assert_array_equal(replicates["instances"], 2 * a + b)
     np.testing.assert_array_equal(replicates["top1_classified"], a)
     np.testing.assert_array_equal(replicates["top5_classified"], 2 * a)
-    np.testing.assert_array_equal(replicates["gt_known_localized"], 2 * a)
+    np.testing.assert_array_equal(replicates["gt_known_localized_0.5"], 2 * a)
     np.testing.assert_array_equal(replicates["class_instances_with_boxes"][:, :4].T, [0 * a, a + b, a, 0 * a])
     np.testing.assert_array_equal(replicates["class_localized_anywhere"][:, :4].T, [0 * a, a, a, 0 * a])
     assert replicates["max_box_acc_hits"].shape == (REPLICATES, 2, 100)
