@@ -15,7 +15,7 @@ def latest(out: str, recipe: str | None = None, columns: Sequence[str] | None = 
     Args:
         out: Folder or s3:// prefix that localize wrote to.
         recipe: Id of the recipe to read; needed if `out` holds several.
-        columns: Names of the columns to read; all by default, see `camworker.schemas.predictions_schema`.
+        columns: Names of the columns to read; all by default, see `camworker.schemas.PREDICTIONS`.
 
     Returns:
         One row per image, in memory: with all columns about as large as the parts are, uncompressed.

@@ -44,6 +44,20 @@ class FrameSpec:
         """The side, in pixels, of the square in which maps and boxes are made, see `frame_size`."""
         return frame_size(self.input_size, self.views)
 
+    def to_json(self) -> dict[str, object]:
+        """Return how a map is brought to the pixels of its image, as the metadata of a part hold it.
+
+        A map is upsampled to size x size pixels; `Frame` describes the way from there to the original image.
+        """
+        return {
+            "resize": self.resize,
+            "input_size": self.input_size,
+            "views": self.views,
+            "size": self.size,
+            "upsampling": "bilinear",
+            "align_corners": False,
+        }
+
     def frame(self, width: int, height: int) -> "Frame":
         """Return the frame of an image of `width` x `height` pixels, as displayed.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from camworker.frame import Frame
 from camworker.inputs.fetch import open_fetchers
 from camworker.ledger.snapshot import Snapshot
 from camworker.reports.cards import PredictionRecord
+from camworker.schemas import cam_maps
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def photographs(snapshot: Snapshot, image_ids: Sequence[str]) -> Iterator[Photog
     rows = snapshot.rows_of(image_ids)
     if rows is None:
         return
+    shape = snapshot.cam_shape()
     rows = rows.sort_by([("uri", "ascending"), ("source_row", "ascending")])
     # Loading torch takes seconds, so it is imported only if a photograph is decoded.
     from camworker.images.decode import decode
@@ -52,11 +54,11 @@ def photographs(snapshot: Snapshot, image_ids: Sequence[str]) -> Iterator[Photog
     for generation in cast(list[int], pc.unique(rows["generation"]).to_pylist()):
         plan = snapshot.plan(generation)
         generation_rows = rows.filter(pc.equal(rows["generation"], pa.scalar(generation)))
-        cams = cast("pa.FixedShapeTensorArray[Any]", generation_rows["cams"].combine_chunks())
-        records = cast(list[PredictionRecord], generation_rows.drop_columns("cams").to_pylist())
+        cams_Nkhw = cam_maps(generation_rows["cams"], shape)
+        records = cast(list[PredictionRecord], generation_rows.drop_columns(["cams", "refined"]).to_pylist())
         # The plan's policy checks identities: the maps of a photograph that was replaced do not fit it.
         fetchers = open_fetchers(generation_rows, plan.policy)
-        for cams_khw, row, fetch in zip(cams.to_numpy_ndarray(), records, fetchers, strict=True):
+        for cams_khw, row, fetch in zip(cams_Nkhw, records, fetchers, strict=True):
             frame = snapshot.recipe.frame_spec.frame(row["width"], row["height"])
             data = fetch()
             pixels_CHW = data if isinstance(data, Failure) else decode(data)

@@ -7,7 +7,7 @@ from camworker.dataset import latest
 from camworker.errors import CorruptedError, UsageError
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
-from camworker.schemas import CamShape, predictions_schema
+from camworker.schemas import PREDICTIONS, CamShape, cam_maps
 from camworker.storage.local import LocalStore
 from support.committed_rows import OTHER, RECIPE, commit_rows
 from support.factories import TINY_CLASSES, run_generation
@@ -31,9 +31,9 @@ def test_the_newer_row_wins(out):
     commit_rows(out, 2, 0, b="ok", e="ok")
     assert current(out) == {"a": 1, "d": 1, "e": 2, "b": 3, "c": 3}
     table = latest(out)
-    assert table.schema.equals(predictions_schema(CamShape(1, 4, 4)))
+    assert table.schema.equals(PREDICTIONS)
     assert table["width"].to_pylist() == table["generation"].to_pylist()
-    assert table["cams"].combine_chunks().to_numpy_ndarray()[:, 0, 0, 0].tolist() == [1, 1, 2, 3, 3]
+    assert cam_maps(table["cams"], CamShape(1, 4, 4))[:, 0, 0, 0].tolist() == [1, 1, 2, 3, 3]
 
 
 def test_a_newer_failure_is_current_too(out):
@@ -75,7 +75,7 @@ def test_several_recipes(out):
     with pytest.raises(UsageError, match=f"several recipes.*{RECIPE}, {OTHER}"):
         latest(out)
     assert current(out, recipe=RECIPE) == {"a": 1}
-    assert latest(out, OTHER)["cams"].type.shape == [2, 5, 6]
+    assert cam_maps(latest(out, OTHER)["cams"], CamShape(2, 5, 6)).shape == (1, 2, 5, 6)
     with pytest.raises(UsageError, match="no recipe r000000000000"):
         latest(out, "r000000000000")
 

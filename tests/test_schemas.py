@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camworker.errors import STATUSES, Failure, MapOverflowError
+from camworker.errors import STATUSES, CorruptedError, Failure, MapOverflowError
 from camworker.inference.arrow import predictions_table
 from camworker.inference.predictions import (
     TARGET_BOX_DTYPE,
@@ -19,10 +19,10 @@ from camworker.inference.predictions import (
     Target,
     to_float16,
 )
-from camworker.schemas import ITEMS, PLAN, CamShape, predictions_schema
+from camworker.schemas import ITEMS, PLAN, PREDICTIONS, CamShape, cam_maps, refined_u8
 from support import row_tables as rows
 
-SHAPE = CamShape(2, 4, 5)
+SHAPE, REFINED = CamShape(2, 4, 5), CamShape(1, 8, 10)
 
 
 def make_items(count, schema=ITEMS):
@@ -30,9 +30,13 @@ def make_items(count, schema=ITEMS):
     return pa.Table.from_pylist([{**row, "image_id": f"{n}.jpg"} for n in range(count)], schema)
 
 
-def make_prediction(seed=0, boxes=(1, 2), targets=()):
+def make_prediction(seed=0, boxes=(1, 2), targets=(), refined=1):
     """A prediction with this number of boxes per rank, and with targets of this number of boxes each."""
     random = np.random.default_rng(seed)
+
+    def maps(*shape):
+        return random.integers(0, 256, shape, np.uint8) if refined else None
+
     labels = np.array([7, 3], np.int32)
     made = [
         rows.make_boxes(label, score, random.random((count, 4), np.float32), rank)
@@ -54,9 +58,11 @@ def make_prediction(seed=0, boxes=(1, 2), targets=()):
                 rows.make_boxes(label, 0.5, random.random((count, 4), np.float32), 1)[
                     list(TARGET_BOX_DTYPE.names)
                 ].astype(TARGET_BOX_DTYPE),
+                maps(8, 10),
             )
             for label, count in enumerate(targets)
         ),
+        refined=maps(refined, 8, 10),
     )
 
 
@@ -64,7 +70,7 @@ FAILED = FailedPrediction.from_failure(Failure("decode_error", "PNG: truncated")
 
 
 def table_of(items, generation, predictions, shape):
-    return predictions_table(items, generation, rows.columns_of(predictions, shape), shape)
+    return predictions_table(items, generation, rows.columns_of(predictions, shape))
 
 
 def through_parquet(table):
@@ -81,7 +87,8 @@ def test_schema():
     """The contract of the output: a change breaks readers that are not part of this repository."""
     box = [("label", pa.int32()), ("score", pa.float32())]
     box += [(corner, pa.float32()) for corner in ("xmin", "ymin", "xmax", "ymax")]
-    target = [("label", pa.int32()), ("score", pa.float32()), ("cam", pa.list_(pa.float16()))]
+    box.append(("fallback", pa.bool_()))
+    target = [("label", pa.int32()), ("score", pa.float32()), ("cam", pa.binary()), ("refined", pa.binary())]
     expected = {
         "image_id": pa.string(),
         "generation": pa.int32(),
@@ -96,13 +103,13 @@ def test_schema():
         "names": pa.list_(pa.string()),
         "scores": pa.list_(pa.float32()),
         "boxes": pa.list_(pa.struct([("rank", pa.int8()), *box])),
-        "cams": pa.fixed_shape_tensor(pa.float16(), (5, 7, 9)),
+        "cams": pa.binary(),
+        "refined": pa.binary(),
         "targets": pa.list_(pa.struct([*target, ("boxes", pa.list_(pa.struct(box)))])),
     }
-    schema = predictions_schema(CamShape(5, 7, 9))
-    assert dict(zip(schema.names, schema.types, strict=True)) == expected
-    assert schema.names == list(expected)
-    required = {field.name for field in schema if not field.nullable}
+    assert dict(zip(PREDICTIONS.names, PREDICTIONS.types, strict=True)) == expected
+    assert PREDICTIONS.names == list(expected)
+    required = {field.name for field in PREDICTIONS if not field.nullable}
     assert required == {"image_id", "generation", "uri", "identity", "status"}
 
 
@@ -117,8 +124,8 @@ def test_plan_schema():
 def test_rows(schema):
     good = make_prediction(targets=(1, 2))
     table = through_parquet(table_of(make_items(2, schema), 3, [good, FAILED], SHAPE))
-    assert table.schema.equals(predictions_schema(SHAPE))
-    ok, failed = table.drop_columns(["cams"]).to_pylist()
+    assert table.schema.equals(PREDICTIONS)
+    ok, failed = table.to_pylist()
     assert (ok["image_id"], ok["uri"], ok["source_row"], ok["identity"]) == ("0.jpg", "/in/x", None, "1-2")
     assert (ok["generation"], ok["status"], ok["error"]) == (3, "ok", None)
     assert (ok["width"], ok["height"]) == (640, 480)
@@ -127,7 +134,8 @@ def test_rows(schema):
     assert [box["rank"] for box in ok["boxes"]] == [1, 2, 2]
     assert [target["label"] for target in ok["targets"]] == [0, 1]
     for stored, target in zip(ok["targets"], good.targets, strict=True):
-        assert np.array_equal(np.array(stored["cam"], np.float16).reshape(4, 5), target.cam)
+        assert stored["cam"] == target.cam.tobytes()
+        assert stored["refined"] == target.refined.tobytes()
         assert stored["boxes"] == box_rows(target.boxes)
 
     assert (failed["image_id"], failed["status"]) == ("1.jpg", "decode_error")
@@ -136,8 +144,9 @@ def test_rows(schema):
         assert failed[name] == []
     assert failed["width"] is failed["height"] is None
     assert table["cams"].is_null().to_pylist() == [False, True]
-    kept = table.slice(0, 1)["cams"].combine_chunks().to_numpy_ndarray()
-    assert np.array_equal(kept, good.cams[None])
+    assert table["refined"].is_null().to_pylist() == [False, True]
+    assert np.array_equal(cam_maps(table["cams"].slice(0, 1), SHAPE), good.cams[None])
+    assert np.array_equal(refined_u8(table["refined"].slice(0, 1), REFINED), good.refined[None])
 
 
 @pytest.mark.parametrize("targets", [[(), (1,), (), (2, 0, 1)], [(1,)] * 4, [()] * 4])
@@ -146,8 +155,8 @@ def test_each_row_keeps_its_own_targets(targets):
     table = through_parquet(table_of(make_items(4), 1, predictions, SHAPE))
     for row, prediction in zip(table["targets"].to_pylist(), predictions, strict=True):
         assert [box_rows(target.boxes) for target in prediction.targets] == [t["boxes"] for t in row]
-        cams = [np.array(target["cam"], np.float16) for target in row]
-        assert all(map(np.array_equal, cams, (t.cam.ravel() for t in prediction.targets)))
+        for name in ("cam", "refined"):
+            assert [t[name] for t in row] == [getattr(t, name).tobytes() for t in prediction.targets]
 
 
 def test_failures_between_rows_shift_nothing():
@@ -156,14 +165,15 @@ def test_failures_between_rows_shift_nothing():
     ok = table.filter(pc.equal(table["status"], "ok"))
     assert ok["image_id"].to_pylist() == ["1.jpg", "4.jpg"]
     expected = np.stack([predictions[1].cams, predictions[4].cams])
-    assert np.array_equal(ok["cams"].combine_chunks().to_numpy_ndarray(), expected)
+    assert np.array_equal(cam_maps(ok["cams"], SHAPE), expected)
+    assert np.array_equal(refined_u8(ok["refined"], REFINED)[1], predictions[4].refined)
     assert ok["boxes"].to_pylist() == [box_rows(predictions[row].boxes) for row in (1, 4)]
 
 
 def test_no_row_is_ok():
     table = through_parquet(table_of(make_items(3), 1, [FAILED] * 3, SHAPE))
-    assert table.schema.equals(predictions_schema(SHAPE))
-    assert table["cams"].null_count == 3
+    assert table.schema.equals(PREDICTIONS)
+    assert table["cams"].null_count == table["refined"].null_count == 3
     assert table["targets"].to_pylist() == table["boxes"].to_pylist() == [[], [], []]
 
 
@@ -188,10 +198,10 @@ def test_every_float16_is_read_back_bit_for_bit():
         targets=(Target(0, 1.0, cams[0], np.empty(0, TARGET_BOX_DTYPE)),),
     )
     table = through_parquet(table_of(make_items(1), 1, [prediction], CamShape(2, 124, 256)))
-    stored = table["cams"].combine_chunks().to_numpy_ndarray()
+    stored = cam_maps(table["cams"], CamShape(2, 124, 256))
     assert np.array_equal(stored.view(np.uint16)[0], cams.view(np.uint16))
-    target = table["targets"].combine_chunks().flatten().field("cam").flatten().to_numpy()
-    assert np.array_equal(target.view(np.uint16), cams[0].ravel().view(np.uint16))
+    target = cam_maps(table["targets"].combine_chunks().flatten().field("cam"), CamShape(1, 124, 256))
+    assert np.array_equal(target.view(np.uint16)[0, 0], cams[0].view(np.uint16))
 
 
 def test_to_float16_rounds_to_nearest():
@@ -206,27 +216,28 @@ def test_to_float16_never_writes_an_infinity(value):
         to_float16(np.array([[0.0, value]], np.float32))
 
 
-ROW = st.one_of(
-    st.just(FAILED),
-    st.builds(
+def rows_like(refined):
+    """Rows of an output without refinement, or with refined maps of the best class or of both."""
+    good = st.builds(
         make_prediction,
         seed=st.integers(0, 99),
         boxes=st.tuples(st.integers(0, 3), st.integers(0, 3)),
         targets=st.lists(st.integers(0, 3), max_size=3),
-    ),
-)
+        refined=st.just(refined),
+    )
+    return st.lists(st.one_of(st.just(FAILED), good), min_size=1, max_size=6)
 
 
-@given(st.lists(ROW, min_size=1, max_size=6))
+@given(st.integers(0, 2).flatmap(rows_like))
 def test_the_table_of_columns_is_that_of_the_rows(predictions):
-    expected = rows.predictions_table(make_items(len(predictions)), 2, predictions, SHAPE)
+    expected = rows.predictions_table(make_items(len(predictions)), 2, predictions)
     columns = rows.columns_of(predictions, SHAPE)
-    table = predictions_table(make_items(len(predictions)), 2, columns, SHAPE)
+    table = predictions_table(make_items(len(predictions)), 2, columns)
     table.validate(full=True)
     assert table.equals(expected)
     assert columns.statuses == [row.status for row in predictions]
     # And the rows of the columns are the rows again.
-    again = rows.predictions_table(make_items(len(predictions)), 2, columns.rows(), SHAPE)
+    again = rows.predictions_table(make_items(len(predictions)), 2, columns.rows())
     assert again.equals(expected)
 
 
@@ -234,3 +245,32 @@ def test_the_table_of_columns_is_that_of_the_rows(predictions):
 def test_a_failure_needs_a_known_status(status):
     with pytest.raises(ValueError, match="cannot have the status"):
         Failure(status, "reason")
+
+
+@pytest.mark.parametrize("chunks", [1, 3])
+def test_maps_of_slices_and_chunks(chunks):
+    predictions = [make_prediction(seed) for seed in range(6)]
+    column = table_of(make_items(6), 1, predictions, SHAPE)["cams"].slice(1)
+    column = pa.chunked_array([chunk for n in range(chunks) for chunk in column.chunks])
+    expected = np.stack([row.cams for row in predictions[1:]] * chunks)
+    assert np.array_equal(cam_maps(column, SHAPE), expected)
+    assert cam_maps(column.slice(0, 0), SHAPE).shape == (0, 2, 4, 5)
+    assert cam_maps(pa.array([], pa.binary()), SHAPE).dtype == np.float16
+
+
+@pytest.mark.parametrize("values", [[None, b"1234"], [b"123"], [b"12345678"], [b"1234", b"12", b"123456"]])
+def test_maps_that_are_null_or_of_another_size_are_corrupted(values):
+    with pytest.raises(CorruptedError, match="maps of 2 values"):
+        cam_maps(pa.array(values, pa.binary()), CamShape(1, 2, 1))
+
+
+def test_the_shape_in_the_metadata():
+    assert CamShape(5, 7, 9).to_json() == "[5, 7, 9]"
+    assert CamShape.from_json(b"[5, 7, 9]") == CamShape(5, 7, 9)
+    assert CamShape.from_json("null") is None
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "[1, 2, 0]", "[1, 2, 2.5]", "5", "{}", '"null"'])
+def test_metadata_that_are_no_shape(text):
+    with pytest.raises(CorruptedError, match="not the shape"):
+        CamShape.from_json(text)

@@ -16,6 +16,7 @@ from camworker.errors import Failure
 from camworker.frame import CORNERS, FrameSpec
 from camworker.inputs.fetch import open_fetchers
 from camworker.ledger.snapshot import Snapshot
+from camworker.schemas import CamShape, cam_maps
 
 _IMAGE: Final = ("image_id", "uri", "source_row", "identity", "width", "height")
 
@@ -154,7 +155,8 @@ def labelled_images(
         counts.failed.update(cast(list[str], part["status"].filter(pc.invert(ok)).to_pylist()))
         rows = part.filter(ok).combine_chunks()
         if rows.num_rows:
-            selected = select_boxes(rows, selection, snapshot.recipe.frame_spec, counts)
+            spec, shape = snapshot.recipe.frame_spec, snapshot.cam_shape()
+            selected = select_boxes(rows, selection, spec, shape, counts)
             yield from _images(snapshot, rows, before, selected, counts, with_bytes)
         before += rows.num_rows
 
@@ -164,7 +166,7 @@ def _columns(selection: LabelSelection) -> list[str]:
     columns = [*_IMAGE, "status", "generation"]
     columns += ["targets"] if selection.targets else ["labels", "scores"]
     if selection.box_rule:
-        columns.append("cams")  # also for the known labels: its type holds the shape of their maps
+        columns += [] if selection.targets else ["cams"]
     elif not selection.targets:
         columns.append("boxes")
     return columns
@@ -203,13 +205,16 @@ def _images(
         )
 
 
-def select_boxes(rows: pa.Table, selection: LabelSelection, spec: FrameSpec, counts: Counts) -> SelectedBoxes:
+def select_boxes(
+    rows: pa.Table, selection: LabelSelection, spec: FrameSpec, shape: CamShape, counts: Counts
+) -> SelectedBoxes:
     """Select the boxes of rows with predictions, and count what is left out.
 
     Args:
         rows: Current rows with status "ok", each column in one chunk.
         selection: Which boxes become labels.
         spec: How the images lie in the network's input.
+        shape: Shape of the class activation maps of a row.
         counts: Updated with what is left out.
     """
     labels = _labels(rows, selection.targets)
@@ -226,7 +231,9 @@ def select_boxes(rows: pa.Table, selection: LabelSelection, spec: FrameSpec, cou
     kept_P = ranked & wanted & scored
     if selection.box_rule:
         kept = np.flatnonzero(kept_P)
-        parent_N, corners_N4 = _made_boxes(rows, labels, kept, selection.targets, selection.box_rule, spec)
+        parent_N, corners_N4 = _made_boxes(
+            rows, labels, kept, selection.targets, selection.box_rule, spec, shape
+        )
     else:
         parent_N, corners_N4 = _stored_boxes(rows, kept_P, selection.targets)
     has_area_N = (corners_N4[:, 2:] > corners_N4[:, :2]).all(1)
@@ -266,15 +273,19 @@ def _stored_boxes(
 
 
 def _made_boxes(
-    rows: pa.Table, labels: _Labels, kept: NDArray[np.int64], targets: bool, rule: str, spec: FrameSpec
+    rows: pa.Table,
+    labels: _Labels,
+    kept: NDArray[np.int64],
+    targets: bool,
+    rule: str,
+    spec: FrameSpec,
+    shape: CamShape,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the index of the label and the corners [N, 4] of the N boxes made from the kept labels' maps."""
-    cams = cast("pa.FixedShapeTensorArray[Any]", rows["cams"].chunk(0)).to_numpy_ndarray()
     if targets:
-        cam_lists = cast("pa.ListArray[Any]", _structs(_list_array(rows["targets"])).field("cam"))
-        maps_Phw = cam_lists.flatten().to_numpy().reshape(-1, *cams.shape[2:])[kept]
+        maps_Phw = cam_maps(_structs(_list_array(rows["targets"])).field("cam"), shape.one)[kept, 0]
     else:
-        maps_Phw = cams[labels.row_P[kept], labels.index_P[kept]]
+        maps_Phw = cam_maps(rows["cams"], shape)[labels.row_P[kept], labels.index_P[kept]]
     sizes_R2 = np.stack([rows["width"].to_numpy(), rows["height"].to_numpy()], axis=1)
     parents, corners = [np.empty(0, np.int64)], [np.empty((0, 4), np.float32)]
     for label, map_hw, size in zip(kept, maps_Phw, sizes_R2[labels.row_P[kept]].tolist(), strict=True):

@@ -1,6 +1,5 @@
 """Predictions of a batch as an Arrow table: the rows of a part."""
 
-import math
 from typing import Any, cast
 
 import numpy as np
@@ -10,12 +9,10 @@ from numpy.typing import NDArray
 
 from camworker.frame import CORNERS
 from camworker.inference.predictions import ClassMaps, Predictions
-from camworker.schemas import BOX, TARGET, TARGET_BOX, CamShape, predictions_schema
+from camworker.schemas import BOX, PREDICTIONS, TARGET, TARGET_BOX
 
 
-def predictions_table(
-    items: pa.Table, generation: int, predictions: Predictions, shape: CamShape
-) -> pa.Table:
+def predictions_table(items: pa.Table, generation: int, predictions: Predictions) -> pa.Table:
     """Return the rows of a part for a batch, one for each item, in order.
 
     Args:
@@ -23,21 +20,20 @@ def predictions_table(
             its row has an empty identity.
         generation: Number of the generation.
         predictions: The predictions for the items.
-        shape: Shape of the class activation maps of a row.
 
     Returns:
-        A table with `predictions_schema(shape)`.
+        A table with the schema `PREDICTIONS`.
 
     Raises:
         ValueError: There are more or fewer predictions than items.
     """
     if len(predictions) != items.num_rows:
         raise ValueError(f"{len(predictions)} predictions for {items.num_rows} items")
-    schema = predictions_schema(shape)
     failures, best = predictions.failures, predictions.best
     ok_B = np.array([failure is None for failure in failures], np.bool_)
-    classes_B = ok_B * shape.k
     images = len(predictions.sizes_G2)
+    k = len(best.labels_M) // max(1, images)
+    classes_B = ok_B * k
     columns: dict[str, pa.Array[Any]] = {
         name: items[name].combine_chunks() for name in ("image_id", "uri", "source_row")
     }
@@ -52,13 +48,14 @@ def predictions_table(
     columns["labels"] = _lists(classes_B, _array(best.labels_M))
     columns["names"] = _lists(classes_B, names)
     columns["scores"] = _lists(classes_B, _array(best.scores_M))
-    boxes_G = best.counts_M.reshape(images, shape.k).sum(1)
-    ranks_M = np.tile(np.arange(1, shape.k + 1, dtype=np.int8), images)
+    boxes_G = best.counts_M.reshape(images, k).sum(1)
+    ranks_M = np.tile(np.arange(1, k + 1, dtype=np.int8), images)
     columns["boxes"] = _lists(_spread(boxes_G, ok_B), _boxes(best, BOX, ranks_M))
-    columns["cams"] = _tensors(best.cams_Mhw, ok_B, schema.field("cams").type)
+    columns["cams"] = _maps(best.cams_Mhw, ok_B)
+    columns["refined"] = _maps(best.refined_Mhw, ok_B)
     targets_B = _spread(predictions.target_counts_G, ok_B)
-    columns["targets"] = _lists(targets_B, _targets(predictions.targets, shape))
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+    columns["targets"] = _lists(targets_B, _targets(predictions.targets))
+    return pa.table([columns[name] for name in PREDICTIONS.names], schema=PREDICTIONS)
 
 
 def _spread(values_G: NDArray[Any], ok_B: NDArray[np.bool_]) -> NDArray[Any]:
@@ -85,31 +82,41 @@ def _boxes(
 ) -> pa.StructArray:
     """Return the boxes of classes as structs of this type, whose rank needs `ranks_M`."""
     values_M = {"rank": ranks_M, "label": classes.labels_M, "score": classes.scores_M}
-    columns_L = dict(zip(CORNERS, np.ascontiguousarray(classes.corners_L4.T), strict=True)) | {
+    columns_L: dict[str, NDArray[Any]] = {
         name: np.repeat(values, classes.counts_M) for name, values in values_M.items() if values is not None
     }
+    columns_L |= zip(CORNERS, np.ascontiguousarray(classes.corners_L4.T), strict=True)
+    columns_L["fallback"] = classes.fallback_L
     fields = [_array(columns_L[field.name]) for field in kind]
     return pa.StructArray.from_arrays(fields, fields=list(kind))
 
 
-def _targets(targets: ClassMaps, shape: CamShape) -> pa.StructArray:
-    cells = np.full(len(targets.labels_M), shape.h * shape.w)
+def _targets(targets: ClassMaps) -> pa.StructArray:
+    all_M = np.ones(len(targets.labels_M), np.bool_)
     arrays = [
         _array(targets.labels_M),
         _array(targets.scores_M),
-        _lists(cells, _array(targets.cams_Mhw.ravel())),
+        _maps(targets.cams_Mhw, all_M),
+        _maps(targets.refined_Mhw, all_M),
         _lists(targets.counts_M, _boxes(targets, TARGET_BOX)),
     ]
     return pa.StructArray.from_arrays(arrays, fields=list(TARGET))
 
 
-def _tensors(
-    cams_Mhw: NDArray[np.float16],
-    ok_B: NDArray[np.bool_],
-    kind: "pa.FixedShapeTensorType[Any]",
+def _maps(
+    maps_Mhw: NDArray[np.float16] | NDArray[np.uint8] | None, ok_B: NDArray[np.bool_]
 ) -> "pa.Array[Any]":
-    """Return the maps of each image as one tensor, null for images that are not ok."""
-    size = math.prod(kind.shape)
-    cams_BF = _spread(cams_Mhw.reshape(-1, size), ok_B)
-    storage = pa.FixedSizeListArray.from_arrays(_array(cams_BF.ravel()), size, mask=_array(~ok_B))
-    return pa.ExtensionArray.from_storage(kind, storage)
+    """Return the maps of each row that is ok as one binary string, null for the other rows.
+
+    Args:
+        maps_Mhw: The same number of maps for each row that is ok, row after row; None: all are null.
+        ok_B: Whether each row is ok.
+    """
+    if maps_Mhw is None:
+        return pa.nulls(len(ok_B), pa.binary())
+    data = np.ascontiguousarray(maps_Mhw, maps_Mhw.dtype.newbyteorder("<"))
+    offsets = np.zeros(len(ok_B) + 1, np.int32)
+    np.cumsum(ok_B * (data.nbytes // max(1, ok_B.sum())), out=offsets[1:])
+    # The stubs do not know that Arrow reads NumPy's arrays.
+    buffers = [_array(ok_B).buffers()[1], *(pa.py_buffer(cast(Any, array)) for array in (offsets, data))]
+    return pa.Array.from_buffers(pa.binary(), len(ok_B), buffers)

@@ -23,7 +23,7 @@ from camworker.inference.predictions import AnyPrediction, ClassMaps, Prediction
 from camworker.inference.preprocessor import ImageInFlight, Preprocessor
 from camworker.ledger.recipe import Recipe
 from camworker.networks.package import NetworkPackage, load
-from camworker.schemas import Precision
+from camworker.schemas import CamShape, Precision
 
 
 class Localizer:
@@ -38,6 +38,7 @@ class Localizer:
         batch_size: The most images that the network is given at a time.
         map_size: Height and width of the map of one view, in cells.
         cam_shape: Shape of the maps of a row.
+        refined_shape: Shape of the refined maps of a row; None without refinement.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Localizer:
         self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
         self.map_size = package.map_at(input_size)
         self.cam_shape = cam_shape(top_k, len(package.classes), self.map_size, views)
+        self.refined_shape: CamShape | None = None
 
         self._threads = threading.local()
         self._pixel_network = PixelNetwork(
@@ -313,4 +315,5 @@ class Localizer:
     ) -> ClassMaps:
         cams_Mhw = to_float16(maps.maps_Mhw)
         corners_L4, counts_M = boxes_from_cams(cams_Mhw, frames, images_M, self.box_rule)
-        return ClassMaps(maps.labels_M, maps.scores_M, cams_Mhw, corners_L4, counts_M)
+        fallback_L = np.repeat(~(cams_Mhw > 0).any((1, 2)), counts_M)
+        return ClassMaps(maps.labels_M, maps.scores_M, cams_Mhw, corners_L4, counts_M, fallback_L, None)

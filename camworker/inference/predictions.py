@@ -11,7 +11,11 @@ from camworker.errors import Failure, MapOverflowError, Status
 from camworker.frame import CORNERS
 
 BOX_DTYPE: Final = np.dtype(
-    [("rank", "i1"), ("label", "<i4"), ("score", "<f4"), *((corner, "<f4") for corner in CORNERS)]
+    [
+        *(("rank", "i1"), ("label", "<i4"), ("score", "<f4")),
+        *((corner, "<f4") for corner in CORNERS),
+        ("fallback", "?"),
+    ]
 )
 TARGET_BOX_DTYPE: Final = np.dtype([field for field in BOX_DTYPE.descr if field[0] != "rank"])
 
@@ -25,12 +29,14 @@ class Target:
         score: Its score, in 0..1.
         cam: Its class activation map, signed and not normalized, float16 [h, w].
         boxes: Its boxes, best first; `BOX_DTYPE` without the rank.
+        refined: Its refined map, uint8 [H8, W8], see `Prediction`; None without refinement.
     """
 
     label: int
     score: float
     cam: NDArray[np.float16]
     boxes: NDArray[np.void]
+    refined: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +51,10 @@ class Prediction:
         scores: Scores of these classes, in 0..1, float32 [K].
         cams: Class activation maps of these classes, signed and not normalized, float16 [K, h, w].
         boxes: Boxes of these classes, `BOX_DTYPE`: half-open, in pixels of the image as displayed; the rank
-            counts from 1.
+            counts from 1; fallback marks the box over the whole image, of a map without a positive value.
         targets: The predictions for the target classes, by class index.
+        refined: Refined maps, round(255 sqrt(M / max M)), of the best class, uint8 [1, H8, W8], or of all,
+            [K, H8, W8]; None without refinement.
         status: Always "ok".
         error: Always None.
     """
@@ -59,6 +67,7 @@ class Prediction:
     cams: NDArray[np.float16]
     boxes: NDArray[np.void]
     targets: tuple[Target, ...] = ()
+    refined: NDArray[np.uint8] | None = None
     status: Status = "ok"
     error: None = None
 
@@ -78,6 +87,7 @@ class FailedPrediction:
         cams: Always None.
         boxes: Always empty.
         targets: Always empty.
+        refined: Always None.
     """
 
     status: Status
@@ -90,6 +100,7 @@ class FailedPrediction:
     cams: None = None
     boxes: tuple[()] = ()
     targets: tuple[()] = ()
+    refined: None = None
 
     @classmethod
     def from_failure(cls, failure: Failure) -> Self:
@@ -111,6 +122,9 @@ class ClassMaps:
         corners_L4: The boxes, pair after pair: xmin, ymin, xmax, ymax in pixels of the image as displayed,
             float32.
         counts_M: Number of boxes of each pair, int64.
+        fallback_L: Whether each box is the one over the whole image, because the map has no positive value.
+        refined_Mhw: Refined map of each pair, uint8; of an image's best classes the first class only, unless
+            those of all are to be stored. None without refinement.
     """
 
     labels_M: NDArray[np.int32]
@@ -118,6 +132,8 @@ class ClassMaps:
     cams_Mhw: NDArray[np.float16]
     corners_L4: NDArray[np.float32]
     counts_M: NDArray[np.int64]
+    fallback_L: NDArray[np.bool_]
+    refined_Mhw: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +178,14 @@ class Predictions:
         ranks_M = np.tile(np.arange(1, k + 1), images)
         boxes = _split(_structured(best, BOX_DTYPE, ranks_M), best.counts_M.reshape(images, k).sum(1))
         target_boxes = _split(_structured(targets, TARGET_BOX_DTYPE), targets.counts_M)
+        target_columns = (targets.labels_M, targets.scores_M, targets.cams_Mhw, target_boxes)
+        target_refined = _refined(targets.refined_Mhw, [1] * len(targets.labels_M))
         target_rows = [
-            Target(int(label), float(score), cam_hw, boxes_N)
-            for label, score, cam_hw, boxes_N in zip(
-                targets.labels_M, targets.scores_M, targets.cams_Mhw, target_boxes, strict=True
-            )
+            Target(int(label), float(score), cam_hw, boxes_N, None if refined is None else refined[0])
+            for label, score, cam_hw, boxes_N, refined in zip(*target_columns, target_refined, strict=True)
         ]
+        each = 0 if best.refined_Mhw is None else len(best.refined_Mhw) // images
+        refined_G = _refined(best.refined_Mhw, [each] * images)
         ends = np.cumsum(self.target_counts_G)
         return [
             Prediction(
@@ -179,6 +197,7 @@ class Predictions:
                 best.cams_Mhw[g * k : g * k + k],
                 boxes[g],
                 tuple(target_rows[ends[g] - self.target_counts_G[g] : ends[g]]),
+                refined_G[g],
             )
             for g in range(images)
         ]
@@ -209,6 +228,7 @@ def _structured(
         boxes_L[name] = np.repeat(values_M, classes.counts_M)
     for column, corner in enumerate(CORNERS):
         boxes_L[corner] = classes.corners_L4[:, column]
+    boxes_L["fallback"] = classes.fallback_L
     return boxes_L
 
 
@@ -216,3 +236,8 @@ def _split(values_L: NDArray[Any], counts_M: NDArray[np.int64]) -> list[NDArray[
     """Split an array into consecutive pieces of these lengths."""
     ends = np.cumsum(counts_M)
     return [values_L[end - count : end] for end, count in zip(ends, counts_M, strict=True)]
+
+
+def _refined(maps: NDArray[np.uint8] | None, counts: Sequence[int]) -> Sequence[NDArray[np.uint8] | None]:
+    """Split refined maps into consecutive pieces of these lengths; None for each without refinement."""
+    return [None] * len(counts) if maps is None else _split(maps, np.array(counts, np.int64))

@@ -101,7 +101,7 @@ def run_shard(
         stage_timer=stage_timer,
     ):
         with stage_timer.timed("boxes"):
-            tables.append(predictions_table(rows, plan.generation, predictions, localizer.cam_shape))
+            tables.append(predictions_table(rows, plan.generation, predictions))
         on_batch(predictions.statuses)
         _log_failures(rows, predictions)
     if forward.limit < localizer.batch_size:
@@ -126,11 +126,10 @@ def _log_failures(rows: pa.Table, predictions: Predictions) -> None:
 
 
 def _localizer_metadata(localizer: Localizer, runtime_info: Mapping[str, object]) -> dict[str, str]:
-    shape = localizer.cam_shape
-    spec = localizer.frame_spec
-    frame = {"resize": spec.resize, "input_size": spec.input_size, "views": spec.views}
+    refined = localizer.refined_shape
     return {
-        "cam_shape": json.dumps([shape.k, shape.h, shape.w]),
-        "frame": json.dumps(frame),
+        "cam_shape": localizer.cam_shape.to_json(),
+        "refined_shape": "null" if refined is None else refined.to_json(),
+        "frame": json.dumps(localizer.frame_spec.to_json()),
         "resolved": json.dumps(runtime_info),
     }

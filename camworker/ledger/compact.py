@@ -23,7 +23,7 @@ from camworker.storage.uris import is_s3, open_store
 MANIFEST: Final = "_SUCCESS.json"
 
 # The file metadata that is the same in all parts of a recipe; the other entries describe one shard.
-_METADATA: Final = (b"schema_version", b"recipe", b"cam_shape", b"frame")
+_METADATA: Final = (b"schema_version", b"recipe", b"cam_shape", b"refined_shape", b"frame")
 _FILE_BYTES: Final = 128 * 2**20
 _GROUP_BYTES: Final = 32 * 2**20  # in memory, before a row group is encoded
 

@@ -2,17 +2,18 @@
 
 import hashlib
 import io
-import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from camworker.errors import CommitError
+from camworker.errors import CommitError, CorruptedError
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.records import Part, Plan
-from camworker.schemas import SCHEMA_VERSION, CamShape, predictions_schema
+from camworker.schemas import PREDICTIONS, SCHEMA_VERSION, CamShape
 from camworker.storage.parquet import open_parquet
 
 # Only these columns repeat their values. Dictionaries of the others would double the time of encoding and
@@ -52,7 +53,7 @@ def commit_part(ledger: Ledger, plan: Plan, shard: int, items: pa.Table, table: 
         plan: The generation that the shard belongs to.
         shard: Number of the shard in its plan.
         items: The planned items of the shard (schema `PLAN`).
-        table: The rows (schema `predictions_schema`), with the file metadata of the part.
+        table: The rows (schema `PREDICTIONS`), with the file metadata of the part.
 
     Returns:
         The record of the part. If another worker has committed the part in the meantime, that part is
@@ -96,19 +97,38 @@ def validate_part(data: bytes, plan: Plan, shard: int, items: pa.Table) -> "pa.C
     try:
         file = open_parquet(io.BytesIO(data))
         schema = file.schema_arrow
-        rows = file.read(columns=["image_id", "status"])
+        rows = file.read(columns=["image_id", "status", "cams", "refined"])
     except (pa.ArrowException, OSError) as error:
         raise CommitError(f"{part} does not reopen: {error}") from error
     metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
     for name, expected in planned_metadata(plan, shard).items():
         if metadata.get(name) != expected:
             raise CommitError(f"{part} has {name} {metadata.get(name)!r} where {expected!r} was planned")
-    shape = json.loads(metadata.get("cam_shape", "null"))
-    if shape is None or not schema.equals(predictions_schema(CamShape(*shape))):
+    if not schema.equals(PREDICTIONS):
         raise CommitError(f"{part} has another schema than this version writes")
+    if not _shapes_fit(rows, metadata):
+        raise CommitError(f"{part} has maps of another shape than its metadata say")
     if not rows["image_id"].combine_chunks().equals(items["image_id"].combine_chunks()):
         raise CommitError(f"{part} holds other images than the planned ones")
     return rows["status"]
+
+
+def _shapes_fit(rows: pa.Table, metadata: Mapping[str, str]) -> bool:
+    """Return whether the rows that are ok, and only these, have maps of the size that metadata say."""
+    try:
+        cams = CamShape.from_json(metadata.get("cam_shape", ""))
+        refined = CamShape.from_json(metadata.get("refined_shape", ""))
+    except CorruptedError:
+        return False
+    if cams is None:
+        return False
+    sizes = {"cams": 2 * cams.size, "refined": None if refined is None else refined.size}
+    ok = pc.equal(rows["status"], pa.scalar("ok"))
+    for name, size in sizes.items():
+        expected = pc.if_else(ok, pa.scalar(size, pa.int32()), pa.scalar(None, pa.int32()))
+        if not pc.binary_length(rows[name]).equals(expected):
+            return False
+    return True
 
 
 def _record(key: str, shard: int, data: bytes, statuses: "pa.ChunkedArray[Any]") -> Part:

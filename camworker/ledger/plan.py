@@ -45,14 +45,16 @@ def choose_shard_size(items: int, workers: int, row_bytes: int, requested: int |
     return requested or max(1, min(_LARGEST_SHARD, largest, -(-items // (_SHARDS_PER_WORKER * workers))))
 
 
-def row_bytes(labels: int, shape: CamShape) -> int:
+def row_bytes(labels: int, cams: CamShape, refined: CamShape | None) -> int:
     """Return the size, in bytes, of the uncompressed maps of a row.
 
     Args:
         labels: Number of known labels of the image.
-        shape: Shape of its class activation maps, which are float16.
+        cams: Shape of its class activation maps, which are float16.
+        refined: Shape of its refined maps, which are uint8; None without refinement.
     """
-    return 2 * (shape.k + labels) * shape.h * shape.w
+    raw = 2 * (cams.k + labels) * cams.h * cams.w
+    return raw + (0 if refined is None else (refined.k + labels) * refined.h * refined.w)
 
 
 def write_generation(

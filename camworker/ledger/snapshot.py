@@ -17,7 +17,7 @@ from camworker.ledger.inventory import PartInventory, list_parts, planned_again
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
 from camworker.ledger.records import Part, Plan, RunRecord
-from camworker.schemas import CamShape
+from camworker.schemas import SCHEMA_VERSION, CamShape
 from camworker.storage.parquet import READ_ERRORS, open_parquet
 
 _KEYS: Final = ("image_id", "generation", "status")
@@ -108,9 +108,27 @@ class Snapshot:
         Raises:
             CorruptedError: The part is not as it was committed.
         """
+        shape = self._shape(b"cam_shape")
+        if shape is None:
+            raise CorruptedError("the parts do not say which shape their maps have: run camworker verify OUT")
+        return shape
+
+    def refined_shape(self) -> CamShape | None:
+        """Return the shape of the refined maps of a row, read from the first part; None if it has none.
+
+        Raises:
+            CorruptedError: The part is not as it was committed.
+        """
+        return self._shape(b"refined_shape")
+
+    def _shape(self, name: bytes) -> CamShape | None:
+        return CamShape.from_json(self._first_metadata.get(name, b"null"))
+
+    @cached_property
+    def _first_metadata(self) -> Mapping[bytes, bytes]:
         shard_id, key = next(iter(self.parts.items()))
-        table = _read(self.ledger, key, ["cams"], self.inventory.recorded.get(shard_id))
-        return CamShape(*table.schema.field("cams").type.shape)
+        table = _read(self.ledger, key, ["status"], self.inventory.recorded.get(shard_id))
+        return table.schema.metadata or {}
 
     def later_rows(self) -> pa.Table | None:
         """Return which images have a row in a generation after the first.
@@ -242,7 +260,15 @@ def _read(ledger: Ledger, key: str, columns: list[str] | None, record: Part | No
 
 
 def _parse(file: IO[bytes], columns: list[str] | None) -> pa.Table:
-    table = open_parquet(file).read(columns=columns)
+    parquet = open_parquet(file)
+    version = (parquet.schema_arrow.metadata or {}).get(b"schema_version", b"").decode()
+    if not version:
+        raise KeyError("no schema version")
+    if version != str(SCHEMA_VERSION):
+        raise UsageError(
+            f"a part has the schema version {version}, and this version of camworker reads {SCHEMA_VERSION}"
+        )
+    table = parquet.read(columns=columns)
     if missing := set(columns or ()) - set(table.column_names):
         raise KeyError(f"no column {', '.join(sorted(missing))}")
     return table

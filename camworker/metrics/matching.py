@@ -17,6 +17,7 @@ from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import CORNERS, Frame, FrameSpec
 from camworker.metrics.error_categories import error_categories
 from camworker.metrics.ground_truth.truth import Truth
+from camworker.schemas import CamShape, cam_maps
 from camworker.storage.parquet import combine_chunks
 
 COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "boxes", "targets")
@@ -35,14 +36,14 @@ class Criteria:
 
     Attributes:
         frame_spec: How images were fitted into the network's input; maps boxes of new maps to pixels.
-        map_shape: Height and width of the class activation maps.
+        cam_shape: Shape of the class activation maps of a row.
         box_rule: Rule by which boxes are made anew from the stored maps; None to use the stored boxes.
         inclusive: Whether IoU adds 1 to widths and heights, as the ILSVRC development kit does. Ground truth
             whose file names the last pixel of a box is then compared by the corners in its file.
     """
 
     frame_spec: FrameSpec
-    map_shape: tuple[int, int]
+    cam_shape: CamShape
     box_rule: str | None = None
     inclusive: bool = False
 
@@ -182,15 +183,14 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
     )
 
 
-def read_targets(column: "pa.ChunkedArray[Any]", map_shape: tuple[int, int]) -> Targets:
-    """Read the maps of known labels from the column targets, whose maps have the shape (h, w)."""
+def read_targets(column: "pa.ChunkedArray[Any]", shape: CamShape) -> Targets:
+    """Read the maps of known labels from the column targets of rows whose maps have this shape."""
     lists = _lists(column)
     targets = cast("pa.StructArray", lists.flatten())
-    cams = cast("pa.ListArray[Any]", targets.field("cam")).flatten().to_numpy(zero_copy_only=False)
     return Targets(
         pc.list_parent_indices(lists).to_numpy(),
         targets.field("label").to_numpy(zero_copy_only=False),
-        cams.reshape(-1, *map_shape),
+        cam_maps(targets.field("cam"), shape.one)[:, 0],
     )
 
 
@@ -206,10 +206,9 @@ def _predicted_pairs(
         stored = _flatten(table["boxes"], "label")
         return stored[np.isin(stored["row"], rows)]
     labels = combine_chunks(table["labels"])
-    maps = cast("pa.FixedShapeTensorArray[Any]", combine_chunks(table["cams"]).take(rows))
+    maps = combine_chunks(table["cams"]).take(rows)
     rows_with_maps = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
-    cams = cast("pa.FixedSizeListArray[Any, Any]", maps.storage).flatten().to_numpy(zero_copy_only=False)
-    cams = cams.reshape(len(rows_with_maps), *cast("pa.FixedShapeTensorType[Any]", maps.type).shape)
+    cams = cam_maps(maps.drop_null(), criteria.cam_shape)
     pairs: list[tuple[float, ...]] = []
     for row, cams_khw in zip(rows_with_maps, cams, strict=True):
         frame = criteria.frame(width[row], height[row])

@@ -121,7 +121,7 @@ class Tally:
 def _tally(table: pa.Table, truth: Truth, config: EvaluationConfig) -> Tally:
     ids = combine_chunks(table["image_id"])
     hashes, truth_index = hash_ids(ids), truth.index_of(ids)
-    targets = read_targets(table["targets"], config.criteria.map_shape)
+    targets = read_targets(table["targets"], config.criteria.cam_shape)
     matches = match_predictions(table, truth, config.criteria, targets)
     maps = score_maps(table, matches, targets, truth, config.criteria, config.sweep)
     statuses = Counter(cast(list[str], table["status"].to_pylist()))

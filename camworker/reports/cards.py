@@ -22,11 +22,12 @@ class BoxRecord(TypedDict):
 
 
 class TargetRecord(TypedDict):
-    """A target class of a prediction row, its map (the flattened values) and its boxes."""
+    """A target class of a prediction row, its maps (the bytes of the row) and its boxes."""
 
     label: int
     score: float
-    cam: list[float]
+    cam: bytes
+    refined: bytes | None
     boxes: list[BoxRecord]
 
 
@@ -138,7 +139,7 @@ def make_card(
         pictures.append(_picture(heat_HW3, frame, name, score, predicted(rank) + true))
     for target in row["targets"]:
         if target["label"] not in row["labels"]:
-            cam = np.array(target["cam"], np.float16).reshape(cams.shape[1:])
+            cam = np.frombuffer(target["cam"], "<f2").reshape(cams.shape[1:])
             boxes = tuple(_predicted(box) for box in target["boxes"])
             caption = f"known: {names[target['label']]}"
             heat_HW3 = heat_map(photo_HW3, cam, frame)

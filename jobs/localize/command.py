@@ -142,6 +142,7 @@ def _build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Locali
         settings,
         replace(listing, items=items),
         cam_shape(args.top_k, len(package.classes), package.map_at(input_size), args.views),
+        None,
         shard_size=args.shard_size,
         retry_failed=args.retry_failed,
         remove_missing=args.remove_missing,

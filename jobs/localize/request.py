@@ -22,7 +22,8 @@ class LocalizeRequest:
         recipe: The settings that decide the rows.
         settings: The settings of every worker.
         listing: The selected items of the input.
-        cam_shape: The shape of a row's maps.
+        cam_shape: The shape of a row's class activation maps.
+        refined_shape: The shape of a row's refined maps; None without refinement.
         shard_size: Images per part; None for the default.
         retry_failed: Whether to plan failed images again.
         remove_missing: Whether to write rows with the status "removed" for images that are no longer listed.
@@ -32,6 +33,7 @@ class LocalizeRequest:
     settings: "WorkerSettings"
     listing: ItemListing[ItemsFile]
     cam_shape: CamShape
+    refined_shape: CamShape | None
     shard_size: int | None
     retry_failed: bool
     remove_missing: bool
@@ -65,9 +67,8 @@ class LocalizeRequest:
         """
         from camworker.ledger.plan import choose_shard_size, row_bytes
 
-        return choose_shard_size(
-            items.count, workers, row_bytes(items.max_labels, self.cam_shape), self.shard_size
-        )
+        size = row_bytes(items.max_labels, self.cam_shape, self.refined_shape)
+        return choose_shard_size(items.count, workers, size, self.shard_size)
 
     def for_images_per_worker(self, images: int) -> "LocalizeRequest":
         """Return the request with the number of images that each worker will see."""

@@ -182,10 +182,10 @@ def _evaluation_config(args: argparse.Namespace, snapshot: "Snapshot") -> "Evalu
     from camworker.metrics.matching import Criteria
     from camworker.metrics.tally import EvaluationConfig
 
-    recipe, shape = snapshot.recipe, snapshot.cam_shape()
+    recipe = snapshot.recipe
     criteria = Criteria(
         recipe.frame_spec,
-        (shape.h, shape.w),
+        snapshot.cam_shape(),
         box_rule=args.box_rule if args.box_rule != recipe.box_rule else None,
         inclusive=args.iou_convention == "inclusive",
     )

@@ -125,7 +125,7 @@ def _card(
     if photo.photo_HW3 is None:
         return Card(row["image_id"], (), photo.error, note)
     target = next(target for target in row["targets"] if target["label"] == label)
-    cam_hw = np.array(target["cam"], np.float16).reshape(photo.cams_khw.shape[1:])
+    cam_hw = np.frombuffer(target["cam"], "<f2").reshape(photo.cams_khw.shape[1:])
     if rule is None:
         first = target["boxes"][0]
         box = [first[corner] for corner in CORNERS]

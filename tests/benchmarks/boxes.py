@@ -51,10 +51,9 @@ def main() -> None:
     cv2.setNumThreads(1)
 
     finished = [localizer.postprocess(*batch) for batch in batches]
-    shape = localizer.cam_shape
     starts = range(0, items.num_rows, BATCH)
     table = pa.concat_tables(
-        predictions_table(items.slice(start, BATCH), 1, columns, shape)
+        predictions_table(items.slice(start, BATCH), 1, columns)
         for start, columns in zip(starts, finished, strict=True)
     )
     map_candidates: dict[str, Callable[[], object]] = {
@@ -71,7 +70,7 @@ def main() -> None:
     image_candidates: dict[str, Callable[[], object]] = {
         "maps to columns": lambda: [localizer.postprocess(*batch) for batch in batches],
         "columns to Arrow": lambda: [
-            predictions_table(items.slice(start, BATCH), 1, columns, shape)
+            predictions_table(items.slice(start, BATCH), 1, columns)
             for start, columns in zip(starts, finished, strict=True)
         ],
         "Arrow to Parquet": lambda: encode_part(table),

@@ -23,7 +23,7 @@ from camworker.classes import Classes
 from camworker.frame import FrameSpec
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
-from camworker.schemas import CamShape, predictions_schema
+from camworker.schemas import BOX, PREDICTIONS, SCHEMA_VERSION, TARGET, TARGET_BOX, CamShape
 from camworker.storage.local import LocalStore
 
 CLASSES, SIDE, K, PART = 1000, 7, 5, 4096
@@ -52,7 +52,6 @@ def boxes(rng: np.random.Generator, count: int) -> np.ndarray:
 
 def part(rng: np.random.Generator, first: int, count: int) -> tuple[pa.Table, pd.DataFrame]:
     """Return rows of predictions, and the truth of their images."""
-    schema = predictions_schema(CamShape(K, SIDE, SIDE))
     ids = [f"synthetic/{number:09d}.jpg" for number in range(first, first + count)]
     labels = np.argsort(rng.random((count, 40)), 1)[:, :K].astype(np.int32) * 25
     true = np.where(rng.random(count) < 0.8, labels[:, 0], 7).astype(np.int32)
@@ -74,15 +73,13 @@ def part(rng: np.random.Generator, first: int, count: int) -> tuple[pa.Table, pd
 
     corners = boxes(rng, count * K)
     named = dict(zip(CORNERS, corners.T, strict=True))
-    target = schema.field("targets").type.value_type
+    no = np.zeros(count, bool)
     target_box = dict(zip(CORNERS, boxes(rng, count).T, strict=True))
     targets = structs(
-        target, 1, label=true, score=scores[:, 0],
-        cam=lists(bumps(rng, count).ravel(), SIDE * SIDE),
-        boxes=structs(target.field("boxes").type.value_type, 1, label=true, score=scores[:, 0], **target_box),
+        TARGET, 1, label=true, score=scores[:, 0],
+        cam=[cam.tobytes() for cam in bumps(rng, count)], refined=pa.nulls(count, pa.binary()),
+        boxes=structs(TARGET_BOX, 1, label=true, score=scores[:, 0], fallback=no, **target_box),
     )  # fmt: skip
-    cams = pa.FixedSizeListArray.from_arrays(pa.array(bumps(rng, count * K).ravel()), K * SIDE * SIDE)
-    kind = schema.field("boxes").type.value_type
     ranks = np.tile(np.arange(1, K + 1, dtype=np.int8), count)
     columns = {
         "image_id": ids,
@@ -97,17 +94,31 @@ def part(rng: np.random.Generator, first: int, count: int) -> tuple[pa.Table, pd
         "labels": lists(labels.ravel(), K),
         "names": pa.array([["a"] * K] * count),
         "scores": lists(scores.ravel(), K),
-        "boxes": structs(kind, K, rank=ranks, label=labels.ravel(), score=scores.ravel(), **named),
-        "cams": pa.ExtensionArray.from_storage(schema.field("cams").type, cams),
+        "boxes": structs(
+            BOX,
+            K,
+            rank=ranks,
+            label=labels.ravel(),
+            score=scores.ravel(),
+            fallback=np.repeat(no, K),
+            **named,
+        ),
+        "cams": [maps.tobytes() for maps in bumps(rng, count * K).reshape(count, -1)],
+        "refined": pa.nulls(count, pa.binary()),
         "targets": targets,
     }
     arrays = [
         values if isinstance(values := columns[field.name], pa.Array) else pa.array(values, field.type)
-        for field in schema
+        for field in PREDICTIONS
     ]
     true_box = dict(zip(CORNERS, boxes(rng, count).T, strict=True))
     truth = pd.DataFrame({"image_id": ids, "label": true, **true_box})
-    return pa.table(arrays, schema=schema), truth
+    metadata = {
+        "schema_version": str(SCHEMA_VERSION),
+        "cam_shape": CamShape(K, SIDE, SIDE).to_json(),
+        "refined_shape": "null",
+    }
+    return pa.table(arrays, schema=PREDICTIONS).replace_schema_metadata(metadata), truth
 
 
 def write(folder: Path, rows: int) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pytest
 
-from camworker.schemas import CamShape, predictions_schema
+from camworker.schemas import PREDICTIONS
 from chaos.incidents import Incident, in_processes
 from chaos.scene import COUNT, SIZE, Scene, rows_of, write_images
 from support.outputs import assert_same_rows
@@ -20,13 +20,11 @@ from support.outputs import assert_same_rows
 pytest_plugins = ["chaos.chaos_fixtures"]
 pytestmark = [
     *(pytest.mark.chaos, pytest.mark.ray, pytest.mark.timeout(900)),
-    # Polars warns about an extension type that it does not know.
-    pytest.mark.filterwarnings("ignore"),
 ]
 
 NEW, CHANGED = 10, 5
 Rows = list[tuple[str, int]]
-COLUMNS = set(predictions_schema(CamShape(5, 4, 4)).names)
+COLUMNS = set(PREDICTIONS.names)
 
 
 def by_pyarrow(out: Path) -> tuple[set[str], Rows]:

@@ -14,7 +14,7 @@ from camworker.inference.pipeline import localize_items
 from camworker.inputs import ReadPolicy
 from camworker.inputs.sources import open_source
 from camworker.ledger.plan import write_generation
-from camworker.schemas import ITEMS, predictions_schema
+from camworker.schemas import ITEMS, PREDICTIONS, cam_maps
 from support.factories import TINY_CLASSES, photograph, photographs_of, plan_of, read, run
 
 RECIPE = "r0123456789ab"
@@ -65,11 +65,11 @@ def test_rows_are_the_predictions_of_the_localizer(ledger, folder, tiny_localize
     expected = tiny_localizer.localize([path.read_bytes() for path in sorted(folder.iterdir())])
     run(ledger, plan_of(ledger, folder), tiny_localizer)
     table = read(ledger)
-    assert table.schema.equals(predictions_schema(tiny_localizer.cam_shape))
-    cams = table["cams"].combine_chunks().to_numpy_ndarray()
+    assert table.schema.equals(PREDICTIONS)
+    cams = cam_maps(table["cams"], tiny_localizer.cam_shape)
     assert cams.shape == (11, 3, 8, 4)
     assert np.array_equal(cams, np.stack([row.cams for row in expected]))
-    for row, prediction in zip(table.drop_columns(["cams"]).to_pylist(), expected, strict=True):
+    for row, prediction in zip(table.to_pylist(), expected, strict=True):
         assert (row["width"], row["height"]) == (prediction.width, prediction.height)
         assert (row["labels"], tuple(row["names"])) == (prediction.labels.tolist(), prediction.names)
         assert row["scores"] == prediction.scores.tolist()
@@ -128,11 +128,11 @@ def test_known_labels_become_targets(ledger, folder, tiny_localizer, tmp_path):
     targets = table["targets"].to_pylist()
     assert [[target["label"] for target in row] for row in targets[:4]] == [[1], [], [0, 2], []]
     # All three classes are in the top-k: what is said of a known one is the same beside it.
-    cams = table["cams"].combine_chunks().to_numpy_ndarray()
+    cams = cam_maps(table["cams"], tiny_localizer.cam_shape)
     for row in (0, 2):
         for target in targets[row]:
             place = table["labels"][row].as_py().index(target["label"])
-            assert target["cam"] == cams[row, place].ravel().tolist()
+            assert target["cam"] == cams[row, place].tobytes()
             assert target["score"] == table["scores"][row].as_py()[place]
             box = {**table["boxes"][row].as_py()[place]}
             assert box.pop("rank") == place + 1
@@ -145,22 +145,26 @@ def test_metadata(ledger, folder, tiny_localizer):
     table = read(ledger, 1)
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     named = {name: metadata.pop(name) for name in ("schema_version", "recipe", "generation", "shard")}
-    assert named == {"schema_version": "1", "recipe": RECIPE, "generation": "1", "shard": "1"}
+    assert named == {"schema_version": "2", "recipe": RECIPE, "generation": "1", "shard": "1"}
     assert metadata.pop("plan_hash") == plan.hash
     content = {name: json.loads(value) for name, value in metadata.items()}
     assert content == {
         "cam_shape": [3, 8, 4],
-        "frame": {"resize": "squash", "input_size": 32, "views": "single"},
+        "refined_shape": None,
+        "frame": {
+            "resize": "squash",
+            "input_size": 32,
+            "views": "single",
+            "size": 32,
+            "upsampling": "bilinear",
+            "align_corners": False,
+        },
         "resolved": {"device": "cpu", "versions": {"torch": "2"}},
     }
     # A reader can make the boxes again from what the file says.
-    frame = {name: content["frame"][name] for name in ("resize", "input_size")}
-    for row, cams in zip(
-        table.drop_columns(["cams"]).to_pylist(),
-        table["cams"].combine_chunks().to_numpy_ndarray(),
-        strict=True,
-    ):
-        way = Frame(row["width"], row["height"], **frame)
+    for row in table.to_pylist():
+        cams = np.frombuffer(row["cams"], "<f2").reshape(content["cam_shape"])
+        way = Frame(row["width"], row["height"], content["frame"]["size"], content["frame"]["resize"])
         boxes = np.concatenate([boxes_from_cam(cam, way) for cam in cams])
         kept = [[box[c] for c in ("xmin", "ymin", "xmax", "ymax")] for box in row["boxes"]]
         assert boxes.tolist() == kept

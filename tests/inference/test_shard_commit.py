@@ -81,7 +81,8 @@ def renamed(table):
         changed_metadata(schema_version="0"),
         changed_metadata(plan_hash=None),
         changed_metadata(cam_shape=None),
-        changed_metadata(cam_shape="[3, 4, 8]"),
+        changed_metadata(cam_shape="[3, 4, 9]"),
+        changed_metadata(refined_shape="[1, 8, 8]"),
         lambda table: table.replace_schema_metadata(None),
         renamed,
         lambda table: table.slice(1),
@@ -92,7 +93,7 @@ def renamed(table):
     ],
     ids=[
         *("plan hash", "recipe", "generation", "shard", "schema version", "no plan hash"),
-        *("no shape", "another shape", "no metadata"),
+        *("no shape", "another shape", "a refined shape", "no metadata"),
         *("another id", "a row less", "another order", "a row twice", "a column less", "another type"),
     ],
 )

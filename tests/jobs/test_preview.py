@@ -11,6 +11,7 @@ from camworker.inference.localizer import Localizer
 from camworker.ledger import snapshot as snapshots
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.snapshot import Snapshot
+from camworker.schemas import CamShape, cam_maps
 from jobs.cli import main
 from jobs.photographs import photographs
 from support.factories import photograph
@@ -31,7 +32,7 @@ def test_photographs_have_their_rows_and_maps(output: Ledger, folder: Path) -> N
         np.testing.assert_array_equal(photo.photo_HW3, np.asarray(Image.open(folder / name).convert("RGB")))
         assert (photo.frame.width, photo.frame.height, photo.frame.input_size) == (20 + int(name[:2]), 40, 32)
         stored = next(
-            table["cams"].combine_chunks().to_numpy_ndarray()[table["image_id"].to_pylist().index(name)]
+            cam_maps(table["cams"], CamShape(3, 8, 4))[table["image_id"].to_pylist().index(name)]
             for table in Snapshot.load(output).iter_latest()
             if name in table["image_id"].to_pylist()
         )

@@ -99,7 +99,7 @@ def test_every_image_is_shown_with_the_box_that_was_judged(output: Ledger, tmp_p
     for n in range(8):
         shown = _card(page, IMAGES[n])
         row = rows[IMAGES[n]]
-        cam_hw = np.array(row["targets"][0]["cam"], np.float16).reshape(8, 4)
+        cam_hw = np.frombuffer(row["targets"][0]["cam"], "<f2").reshape(8, 4)
         box = boxes_from_cam(cam_hw, Frame(20 + n, 40, 32), rule)[0].tolist()
         assert shown.count(_rect("predicted", box)) == 2
         assert shown.count(_rect("true", [0.0, 0.0, 20.0 + n, 40.0])) == 2

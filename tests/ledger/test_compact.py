@@ -69,7 +69,7 @@ def test_files_are_encoded_like_parts(out, tmp_path):
     file = pq.ParquetFile(path)
     part = pq.ParquetFile(min((out / "predictions").rglob("*.parquet")))
     assert file.schema_arrow.equals(part.schema_arrow)
-    names = (b"schema_version", b"recipe", b"cam_shape", b"frame")
+    names = (b"schema_version", b"recipe", b"cam_shape", b"refined_shape", b"frame")
     assert file.schema_arrow.metadata == {name: part.schema_arrow.metadata[name] for name in names}
     columns = [file.metadata.row_group(0).column(n) for n in range(file.metadata.num_columns)]
     assert {column.compression for column in columns} == {"ZSTD"}
@@ -81,8 +81,6 @@ def test_files_are_encoded_like_parts(out, tmp_path):
         pq.ParquetFile(path, page_checksum_verification=True).read()
 
 
-# Polars warns that it reads an extension type as its storage type.
-@pytest.mark.filterwarnings("ignore")
 def test_readers(out, tmp_path):
     to = str(tmp_path / "rows")
     assert run(out, "--to", to, "--rows-per-file", 5) == 0

@@ -25,7 +25,7 @@ from camworker.schemas import ITEMS, PLAN, CamShape
 from camworker.storage.memory import MemoryStore
 from support.factories import ids, make_items
 from support.prediction_rows import WHOLE, row
-from support.row_tables import columns_of
+from support.row_tables import columns_of, with_shapes
 from support.run_records import make_run_record
 
 SHAPE = CamShape(1, 2, 2)
@@ -74,7 +74,7 @@ def complete(ledger, items, *, size=2, gone=(), recorded=True, **statuses):
         ]
         rows = [OK if status == "ok" else FailedPrediction(status, "because") for status in row_statuses]
         sink = pa.BufferOutputStream()
-        table = predictions_table(planned, generation, columns_of(rows, SHAPE), SHAPE)
+        table = with_shapes(predictions_table(planned, generation, columns_of(rows, SHAPE)), SHAPE)
         pq.write_table(table, sink, write_page_checksum=True)
         data = sink.getvalue().to_pybytes()
         if shard not in gone:

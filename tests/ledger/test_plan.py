@@ -43,13 +43,15 @@ def test_shard_size(items, workers, requested, expected):
 
 def test_a_shard_never_makes_a_part_over_64_megabytes():
     # Five maps of 64 x 64 cells and five of known labels take 81,920 bytes per row.
-    each = row_bytes(5, CamShape(5, 64, 64))
+    each = row_bytes(5, CamShape(5, 64, 64), None)
     assert each == 2 * 10 * 64 * 64
     size = choose_shard_size(10**6, 1, each)
     assert 64_000_000 - 2 * each < size * (each + 2048) <= 64_000_000
     with pytest.raises(UsageError, match=f"use at most {size}$"):
         choose_shard_size(10**6, 1, each, size + 1)
     assert choose_shard_size(10**6, 1, 10**9) == 1
+    # Refined maps, of the best label and of known ones, are bytes.
+    assert row_bytes(2, CamShape(5, 7, 7), CamShape(1, 28, 28)) == 2 * 7 * 49 + 3 * 784
 
 
 @settings(max_examples=60, deadline=None)

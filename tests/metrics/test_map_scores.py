@@ -31,12 +31,12 @@ from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, r
 # A map of 4 x 4 cells in a frame of 4 pixels: a cell is 25 pixels of an image of 100.
 CAM = np.zeros((4, 4))
 CAM[1, 2] = 1  # its middle lies at 62.5, 37.5
-FOUR = criteria(4, (4, 4))
+FOUR = criteria(4, (1, 4, 4))
 FRAME = FOUR.frame(100, 100)
 
 
 def mapped(rows: Any, true: Truth, how: Criteria = FOUR, rule: Any = "maxboxacc") -> MapScores:
-    targets = read_targets(rows["targets"], how.map_shape)
+    targets = read_targets(rows["targets"], how.cam_shape)
     return score_maps(rows, match_predictions(rows, true, how, targets), targets, true, how, rule)
 
 
@@ -259,12 +259,12 @@ def test_the_sweep_of_instances_is_that_of_their_own_maps() -> None:
 def test_the_maxboxacc_sweep_uses_the_corners_in_the_file() -> None:
     map_HW = np.zeros((224, 224))
     map_HW[:100, :50] = 1  # its box is 0, 0, 50, 100
-    how = criteria(224, (224, 224))
+    how = criteria(224, (1, 224, 224))
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=map_HW), size=(224, 224)), shape=(1, 224, 224))
     named = truth(("a", 1, (0, 0, 51, 101)), inclusive=True)
     unnamed = truth(("a", 1, (0, 0, 50, 100)))
     for true in (named, unnamed):
-        for convention in (how, criteria(224, (224, 224), inclusive=True)):
+        for convention in (how, criteria(224, (1, 224, 224), inclusive=True)):
             sweep = mapped(rows, true, convention).sweep
             assert sweep is not None
             assert (sweep == 1).all()
@@ -292,7 +292,7 @@ def test_pixels_of_instances(tmp_path: Path) -> None:
     score_HW = np.zeros((224, 224))
     score_HW[:, :56] = 1
     score_HW[:, 56:112] = 0.5
-    how = criteria(224, (224, 224))
+    how = criteria(224, (1, 224, 224))
     top, right = np.zeros((224, 224)), np.zeros((224, 224))
     top[:112] = 1
     right[:, 168:] = 1

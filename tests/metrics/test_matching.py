@@ -10,13 +10,14 @@ from camworker.frame import Frame
 from camworker.metrics.error_categories import ERRORS
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import COLUMNS, Criteria, Matches, match_predictions, read_targets
+from camworker.schemas import CamShape
 from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, row, table, truth
 from support.recipes import make_recipe
 
 
 def matched(rows: pa.Table, true: Truth, how: Criteria | None = None) -> Matches:
     how = how or criteria()
-    return match_predictions(rows, true, how, read_targets(rows["targets"], how.map_shape))
+    return match_predictions(rows, true, how, read_targets(rows["targets"], how.cam_shape))
 
 
 def test_instances_are_ordered_by_row_and_label() -> None:
@@ -249,7 +250,7 @@ TOP_LEFT, TOP, BOTTOM = (0, 0, 50, 50), (0, 0, 75, 50), (75, 75, 100, 100)
 
 def remade(rule: str, true: Truth, *, inclusive: bool = False) -> Matches:
     """Return a row whose stored boxes are elsewhere and whose maps of classes 1, 2 and 3 are equal."""
-    how = criteria(4, (4, 4), box_rule=rule, inclusive=inclusive)
+    how = criteria(4, (3, 4, 4), box_rule=rule, inclusive=inclusive)
     stored = row("a", [(1, FAR), (2, FAR), (3, FAR)], known(3, FAR, cam=CAM), cams=[CAM] * 3)
     return matched(table(stored, shape=(3, 4, 4)), true, how)
 
@@ -276,31 +277,29 @@ def test_a_label_after_the_fifth_pair_is_localized_by_stored_and_new_boxes() -> 
     true = truth(("a", 1, TOP), ("a", 2, TOP))
     stored = table(row("a", places, cams=[CAM] * 7), shape=(7, 4, 4))
     for rule in (None, "cam20"):
-        found = matched(stored, true, criteria(4, (4, 4), box_rule=rule))
+        found = matched(stored, true, criteria(4, (7, 4, 4), box_rule=rule))
         assert found.localized_anywhere.tolist() == [True, True]
         assert not found.localized.any()
 
 
 def test_failed_rows_get_no_new_boxes() -> None:
     rows = table(broken("b"), row("a", [(1, FAR)], cams=[CAM]), broken("c"), shape=(1, 4, 4))
-    how = criteria(4, (4, 4), box_rule="cam20")
+    how = criteria(4, (1, 4, 4), box_rule="cam20")
     found = matched(rows, truth(("a", 1, TOP), ("b", 1, TOP), ("c", 1, None)), how)
     assert found.localized[:, 0].tolist() == [False, True, False]
 
 
 def test_stored_boxes_equal_new_boxes_of_the_same_rule(tiny_localizer: Any) -> None:
     """Rows that localize wrote are matched by their stored boxes and by new boxes of the same rule."""
-    from camworker.schemas import CamShape
     from support.factories import make_items, photograph
     from support.row_tables import predictions_table
 
     images = [photograph(seed, width=30 + seed) for seed in range(6)]
     made = tiny_localizer.localize(images, labels=[[seed % 3] for seed in range(6)])
-    shape = CamShape(3, 8, 4)
-    rows = predictions_table(make_items(*map(str, range(6))), 1, made, shape)
+    rows = predictions_table(make_items(*map(str, range(6))), 1, made)
     true = truth(*((str(n), n % 3, (2, 3, 22, 30)) for n in range(6)))
     stored, again = (
-        matched(rows, true, criteria(map_shape=(8, 4), box_rule=rule)) for rule in (None, "cam20")
+        matched(rows, true, criteria(shape=(3, 8, 4), box_rule=rule)) for rule in (None, "cam20")
     )
     assert stored.iou.tolist() == again.iou.tolist()
     assert stored.localized.tolist() == again.localized.tolist()
@@ -317,7 +316,7 @@ def test_targets_of_a_slice_are_those_of_its_rows() -> None:
         row("d", [(1, WHOLE)], known(1, FAR, cam=cams[3])),
     )
     for part in (rows, rows.slice(1), rows.slice(2, 1), rows.slice(1, 1), rows.slice(4)):
-        targets = read_targets(part["targets"], (2, 2))
+        targets = read_targets(part["targets"], CamShape(1, 2, 2))
         expected = [
             (n, target["label"], target["cam"])
             for n, r in enumerate(part.to_pylist())
@@ -325,7 +324,7 @@ def test_targets_of_a_slice_are_those_of_its_rows() -> None:
         ]
         assert targets.rows.tolist() == [n for n, _, _ in expected]
         assert targets.labels.tolist() == [label for _, label, _ in expected]
-        assert targets.cams_Nhw.reshape(-1, 4).tolist() == [cam for _, _, cam in expected]
+        assert [cam_hw.tobytes() for cam_hw in targets.cams_Nhw] == [cam for _, _, cam in expected]
         assert targets.cams_Nhw.dtype == np.float16
 
 
@@ -344,7 +343,7 @@ def test_a_slice_is_matched_like_its_rows_alone() -> None:
 
 def test_criteria_map_boxes_through_the_frame_of_the_recipe() -> None:
     recipe = make_recipe(input_size=224, resize="crop", views="ten-crop")
-    assert Criteria(recipe.frame_spec, (32, 32)).frame(300, 200) == Frame(300, 200, 256, "crop")
+    assert Criteria(recipe.frame_spec, CamShape(5, 32, 32)).frame(300, 200) == Frame(300, 200, 256, "crop")
 
 
 def test_the_columns_are_a_part_s() -> None:

@@ -230,11 +230,13 @@ def test_the_maxboxacc_sweep_by_hand() -> None:
         shape=(1, 224, 224),
     )
     true = truth(("a", 1, (0, 0, 225, 224)), ("b", 1, (0, 0, 113, 56)))
-    result = figures(rows, true, config(criteria(224, (224, 224))))
+    result = figures(rows, true, config(criteria(224, (1, 224, 224))))
     # a: 112.5 is cut to 112, 224 stays: 113 x 225 against 113 x 224 pixels. b: 56.5 is cut to 56.
     assert result["sweep"]["max_box_acc"] == [0.5] * 100
     assert result["sweep"]["0.7"] == [0.5] * 100
-    far = figures(rows, truth(("a", 1, (0, 0, 112, 224)), ("b", 1, FAR)), config(criteria(224, (224, 224))))
+    far = figures(
+        rows, truth(("a", 1, (0, 0, 112, 224)), ("b", 1, FAR)), config(criteria(224, (1, 224, 224)))
+    )
     # 57 x 225 against 113 x 224: 0.504 before, and 57 x 57 against 57 x 225 pixels after.
     assert far["sweep"]["max_box_acc"] == [0.5] * 50 + [0] * 50
     assert far["sweep"]["0.3"] == [0.5] * 50 + [0] * 50
@@ -322,7 +324,7 @@ def test_pxap_is_the_average_precision_of_all_pixels(tmp_path: Path) -> None:
     ignores = {"b": rng.random((224, 224)) < 0.3}
     rows = table(*(row(i, [(1, WHOLE)], known(1, WHOLE, cam=cams[i])) for i in "abc"), shape=(1, 7, 7))
     true = mask_truth(tmp_path, masks, ignores)
-    result = figures(rows, true, config(criteria(32, (7, 7))))
+    result = figures(rows, true, config(criteria(32, (1, 7, 7))))
     counts = {i: masks[i] | ~ignores.get(i, np.zeros((224, 224), bool)) for i in "abc"}
     scores = np.concatenate([score_map(cams[i])[counts[i]] for i in "abc"]).astype(float)
     objects = np.concatenate([masks[i][counts[i]] for i in "abc"])
@@ -348,7 +350,7 @@ def test_pxap_is_the_average_precision_of_all_pixels(tmp_path: Path) -> None:
         for w in weights[:3]
         if w.any()
     ]
-    tally = tallied(rows, true, config(criteria(32, (7, 7))))
+    tally = tallied(rows, true, config(criteria(32, (1, 7, 7))))
     few = Tally(
         sums=tally.sums, replicates={k: v[:3][weights[:3].any(1)] for k, v in tally.replicates.items()}
     )
@@ -364,7 +366,7 @@ def test_pxap_by_hand(tmp_path: Path) -> None:
     mask_HW = np.zeros((224, 224))
     mask_HW[:, :28] = mask_HW[:, 168:] = 1
     rows = table(row("a", [(1, WHOLE)], known(1, WHOLE, cam=map_HW)), shape=(1, 224, 224))
-    result = figures(rows, mask_truth(tmp_path, {"a": mask_HW}, {}), config(criteria(224, (224, 224))))
+    result = figures(rows, mask_truth(tmp_path, {"a": mask_HW}, {}), config(criteria(224, (1, 224, 224))))
     assert result["pxap"] == pytest.approx(28 / 56 * (28 / 84) + 0 + 84 / 224 * (56 / 84))
     assert all(result[name] is None for name in (*SWEPT, "corloc", "gt_known_localization_accuracy"))
     assert result["pointing_game_accuracy"] == 1

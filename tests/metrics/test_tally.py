@@ -105,7 +105,7 @@ CONFIGS = st.sampled_from(
         config(sweep="cam"),
         config(sweep=None),
         config(criteria(inclusive=True)),
-        config(criteria(box_rule="cam20-multi"), sweep="cam", select=0.3),
+        config(criteria(shape=(2, 2, 2), box_rule="cam20-multi"), sweep="cam", select=0.3),
     ]
 )
 

@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
 
 def a_row(width: int, height: int, name: str = "cat") -> dict:
-    box = {"label": 0, "score": 0.5, "xmin": 1.0, "ymin": 2.0, "xmax": 30.0, "ymax": 40.0}
+    box = {"label": 0, "score": 0.5, "xmin": 1.0, "ymin": 2.0, "xmax": 30.0, "ymax": 40.0, "fallback": False}
     return {
         "image_id": HOSTILE,
         "width": width,
@@ -43,7 +43,7 @@ def a_row(width: int, height: int, name: str = "cat") -> dict:
         "names": [name],
         "scores": [0.5],
         "boxes": [{"rank": 1, **box}],
-        "targets": [{"label": 1, "score": 0.1, "cam": [0.0, 1.0, 2.0, 3.0], "boxes": [box]}],
+        "targets": [{"label": 1, "score": 0.1, "cam": bytes(8), "refined": None, "boxes": [box]}],
     }
 
 

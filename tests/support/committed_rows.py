@@ -9,7 +9,7 @@ from camworker.ledger.ledger import Ledger
 from camworker.schemas import ITEMS, CamShape
 from camworker.storage.local import LocalStore
 from support.recipes import make_recipe
-from support.row_tables import make_boxes, predictions_table
+from support.row_tables import make_boxes, predictions_table, with_shapes
 
 RECIPE, OTHER = "r0123456789ab", "rba9876543210"
 
@@ -32,7 +32,7 @@ def commit_rows(out, generation, shard=0, *, recipe=RECIPE, shape=(1, 4, 4), **s
     ledger.write_recipe(make_recipe())
     # As in real output, no two parts have equal metadata.
     about = {"generation": str(generation), "shard": str(shard)}
-    table = predictions_table(items, generation, rows, CamShape(k, h, w)).replace_schema_metadata(about)
+    table = with_shapes(predictions_table(items, generation, rows), CamShape(k, h, w), **about)
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     assert ledger.store.create(ledger.layout.part_key(generation, shard), sink.getvalue().to_pybytes())

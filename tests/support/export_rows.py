@@ -14,7 +14,7 @@ from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import ITEMS, CamShape
 from camworker.storage.memory import MemoryStore
 from support.recipes import make_recipe
-from support.row_tables import make_boxes, predictions_table
+from support.row_tables import make_boxes, predictions_table, with_shapes
 
 RECIPE = "r0123456789ab"
 NASTY = ("\"<b>' & co: #1", "line\nbreak\r\ttab", "gr\u00fcn \u65e5\u672c \U0001f600", "\x7f\x85\u2028\ufeff")
@@ -67,7 +67,7 @@ def commit(ledger, rows, generation=1, shard=0, **item):
     item = {"uri": "/in/a b.jpg", "identity": "1", "labels": [], "size": 1, **item}
     items = pa.Table.from_pylist([{**item, "image_id": image_id} for image_id in rows], ITEMS)
     buffer = io.BytesIO()
-    pq.write_table(predictions_table(items, generation, list(rows.values()), SHAPE), buffer)
+    pq.write_table(with_shapes(predictions_table(items, generation, list(rows.values())), SHAPE), buffer)
     assert ledger.store.create(ledger.layout.part_key(generation, shard), buffer.getvalue())
 
 

@@ -23,7 +23,7 @@ from camworker.metrics.summary_json import to_json
 from camworker.metrics.tally import EvaluationConfig, Tally
 from camworker.schemas import CamShape
 from support.factories import make_items
-from support.row_tables import make_boxes, predictions_table
+from support.row_tables import make_boxes, predictions_table, with_shapes
 
 Corners = tuple[float, float, float, float]
 Row = tuple[str, AnyPrediction]
@@ -76,7 +76,8 @@ def part(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2), generation: int = 
     ]
     if not rows:
         return part(broken("x"), shape=shape).slice(0, 0)
-    return predictions_table(make_items(*(i for i, _ in rows)), generation, made, CamShape(*shape))
+    table = predictions_table(make_items(*(i for i, _ in rows)), generation, made)
+    return with_shapes(table, CamShape(*shape))
 
 
 def table(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2)) -> pa.Table:
@@ -91,8 +92,8 @@ def truth(*rows: tuple[str, int, Corners | None], **facts: Any) -> Truth:
     return Truth.from_rows([i for i, _, _ in rows], [label for _, label, _ in rows], corners, **facts)
 
 
-def criteria(input_size: int = 32, map_shape: tuple[int, int] = (2, 2), **how: Any) -> Criteria:
-    return Criteria(FrameSpec(input_size), map_shape, **how)
+def criteria(input_size: int = 32, shape: tuple[int, int, int] = (1, 2, 2), **how: Any) -> Criteria:
+    return Criteria(FrameSpec(input_size), CamShape(*shape), **how)
 
 
 def config(how: Criteria | None = None, **what: Any) -> EvaluationConfig:
@@ -129,7 +130,7 @@ HALF, CELL = (0, 0, 100, 50), (0, 0, 25, 25)
 STEP = np.zeros((4, 4))
 STEP[:2] = 0.25
 STEP[0, 0] = 1
-BY_CELLS = criteria(4, (4, 4))
+BY_CELLS = criteria(4, (1, 4, 4))
 
 
 def stepped(*corners: Any) -> tuple[pa.Table, Truth]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from camworker.inference.localizer import Localizer
@@ -14,14 +15,14 @@ from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.matching import Criteria
 from camworker.metrics.summary import RunSettings, Summary, TruthFacts
 from camworker.metrics.tally import EvaluationConfig, Tally
-from camworker.schemas import CamShape, predictions_schema
+from camworker.schemas import PREDICTIONS, CamShape
 from camworker.storage.uris import open_store
 from support.factories import TINY_CLASSES, photographs_of, run_generation
 from support.recipes import make_recipe
 
 HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'
-SCHEMA = predictions_schema(CamShape(5, 2, 2))
 SIDE = 20  # of every image, in pixels
+CAM = np.array([4, 1, 1, 0], "<f2").tobytes()
 WHOLE, LEFT, CORNER = (0, 0, 20, 20), (0, 0, 10, 20), (0, 0, 5, 5)
 
 RECIPE = make_recipe(("cat", HOSTILE, "bird"), top_k=5)
@@ -54,7 +55,7 @@ def row(
         "scores": [score] + [0.0] * (len(ranked) - 1),
         "boxes": [{"rank": rank, **box(*pair)} for rank, pair in enumerate(ranked, 1)],
         "targets": [
-            {"label": label, "score": score, "cam": [4.0, 1.0, 1.0, 0.0], "boxes": [box(label, corners)]}
+            {"label": label, "score": score, "cam": CAM, "boxes": [box(label, corners)]}
             for label, corners in (known or {}).items()
         ],
     }
@@ -68,11 +69,11 @@ def predictions(*rows: dict[str, Any]) -> pa.Table:
     names = [*EvaluationConfig(CRITERIA, 3).columns]
     return pa.Table.from_pylist(
         [{"labels": [], "scores": [], "boxes": [], "targets": [], **row} for row in rows],
-        pa.schema([SCHEMA.field(name) for name in names]),
+        pa.schema([PREDICTIONS.field(name) for name in names]),
     )
 
 
-CRITERIA = Criteria(RECIPE.frame_spec, (2, 2))
+CRITERIA = Criteria(RECIPE.frame_spec, CamShape(5, 2, 2))
 
 
 def tally_of(rows: pa.Table, truth: Truth, config: EvaluationConfig) -> tuple[Tally, TruthFacts]:
