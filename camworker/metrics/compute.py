@@ -1,6 +1,7 @@
 """The computation of a summary from a tally, and the comparison of two recipes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,15 @@ from numpy.typing import NDArray
 
 from camworker.errors import UsageError
 from camworker.metrics.confidence import percentile_interval, wilson
-from camworker.metrics.definitions import MAX_BOX_ACC, METRICS, Estimate, Metric, Need, Support
-from camworker.metrics.error_categories import ERRORS
+from camworker.metrics.definitions import MAX_BOX_ACC, METRICS
+from camworker.metrics.error_categories import ERRORS, ErrorKind
+from camworker.metrics.metric import Estimate, Metric, Support
 from camworker.metrics.summary import (
     FIXED_THRESHOLD,
     Baselines,
     ClassResult,
     Comparison,
+    RawBoxes,
     RunSettings,
     ScoreBin,
     SizeBin,
@@ -66,6 +69,7 @@ def summarize_tally(
         facts.masks,
         missing_maps,
         settings.ranked_classes,
+        settings.best_class_only,
         settings.box_rule,
     )
     estimates = {metric.name: _estimate(metric, tally, support) for metric in METRICS}
@@ -90,14 +94,15 @@ def summarize_tally(
         swept_instances=(chosen_on, reported_on),
         mask_pixels=int(sums.get(MASK_PIXELS.name, 0)),
         baselines=_baselines(sums),
-        errors={name: int(count) for name, count in zip(ERRORS, sums["errors"], strict=True)},
+        errors=_error_counts(sums),
         by_size=_size_bins(sums),
         iou_histogram=tuple(sums["iou_histogram"].tolist()),
         calibration_error=_calibration_error(sums["calibration"]),
         calibration=_score_bins(sums["calibration"]),
-        per_class=_class_results(sums, settings.class_names),
+        per_class=_class_results(sums, settings),
         without_truth=tuple(image_id for _, image_id in tally.without_truth),
         unseen=facts.unseen,
+        raw=_raw_boxes(tally, estimates, support, config.raw_rule),
     )
 
 
@@ -113,16 +118,49 @@ def compare(tally: Tally, other_tally: Tally, summary: Summary, other: Summary) 
         summary: The summary.
         other: The summary of the other recipe.
     """
-    differences = {}
-    for metric in METRICS:
-        value, other_value = summary.value(metric.name), other.value(metric.name)
-        if value is None or other_value is None:
-            differences[metric.name] = Estimate(None, reason_missing="one of the recipes has no value")
-            continue
-        draws = metric.value(other_tally.replicates) - metric.value(tally.replicates)
-        differences[metric.name] = Estimate(other_value - value, percentile_interval(draws))
+    differences = {
+        metric.name: _difference(
+            metric, summary.estimates[metric.name], other.estimates[metric.name], tally, other_tally
+        )
+        for metric in METRICS
+    }
     values = {metric.name: other.value(metric.name) for metric in METRICS}
     return Comparison(other.settings.recipe, values, differences)
+
+
+def _difference(
+    metric: Metric, first: Estimate, second: Estimate, first_tally: Tally, second_tally: Tally
+) -> Estimate:
+    """Return the second value less the first, with a paired interval."""
+    if first.value is None or second.value is None:
+        return Estimate(None, reason_missing="one of the two has no value")
+    draws = metric.value(second_tally.replicates) - metric.value(first_tally.replicates)
+    return Estimate(second.value - first.value, percentile_interval(draws))
+
+
+def _raw_boxes(
+    tally: Tally, estimates: Mapping[str, Estimate], support: Support, rule: str | None
+) -> RawBoxes | None:
+    raw = tally.raw
+    if raw is None or rule is None:
+        return None
+    support = replace(support, box_rule=rule, best_class_only=False)
+    metrics = [metric for metric in METRICS if metric.depends_on_box_rule]
+    raw_estimates = {metric.name: _estimate(metric, raw, support) for metric in metrics}
+    return RawBoxes(
+        box_rule=rule,
+        estimates=raw_estimates,
+        differences={
+            metric.name: _difference(metric, raw_estimates[metric.name], estimates[metric.name], raw, tally)
+            for metric in metrics
+        },
+        errors=_error_counts(raw.sums),
+        by_size=_size_bins(raw.sums),
+    )
+
+
+def _error_counts(sums: Sums) -> dict[ErrorKind, int]:
+    return {name: int(count) for name, count in zip(ERRORS, sums["errors"], strict=True)}
 
 
 def _estimate(metric: Metric, tally: Tally, support: Support) -> Estimate:
@@ -219,11 +257,11 @@ def _calibration_error(calibration: NDArray[np.int64]) -> float | None:
     return _share(difference, calibration[0].sum())
 
 
-def _class_results(sums: Sums, names: tuple[str, ...]) -> tuple[ClassResult, ...]:
+def _class_results(sums: Sums, settings: RunSettings) -> tuple[ClassResult, ...]:
     instances, with_boxes = (sums[f"class_{part.name}"] for part in (INSTANCES, WITH_BOXES))
     missing_maps = sums[f"class_{MISSING_MAPS.name}"]
     results = []
-    for k, name in enumerate(names):
+    for k, name in enumerate(settings.class_names):
         values: dict[str, float | None] = {}
         for metric in METRICS:
             if metric.class_column is None:
@@ -231,8 +269,11 @@ def _class_results(sums: Sums, names: tuple[str, ...]) -> tuple[ClassResult, ...
             numerator, denominator = (
                 sums[f"class_{part.name}"][k] for part in (metric.numerator, metric.denominator)
             )
-            supported = not (missing_maps[k] and Need.OWN_MAP in metric.needs)
-            values[metric.class_column] = _share(numerator, denominator) if supported else None
+            missing = int(missing_maps[k])
+            lacking = metric.lacks_maps(missing) or metric.lacks_boxes(
+                missing, best_class_only=settings.best_class_only
+            )
+            values[metric.class_column] = None if lacking else _share(numerator, denominator)
         results.append(ClassResult(k, name, int(instances[k]), int(with_boxes[k]), values))
     return tuple(results)
 

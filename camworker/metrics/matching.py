@@ -4,7 +4,7 @@ An instance is an image and one label of its ground truth.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,10 @@ from camworker.storage.parquet import combine_chunks
 COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "boxes", "targets")
 TOP_K: Final = (1, 5)
 IOU: Final = 0.5
+
+# Which maps of known labels the threshold sweep, the pointing game and PxAP are about.
+Maps = Literal["raw", "refined"]
+MAPS: Final[tuple[Maps, ...]] = get_args(Maps)
 
 _LAST_PIXEL: Final = np.array([0, 0, 1, 1], np.float32)  # from half-open corners to inclusive ones
 

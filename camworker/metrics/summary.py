@@ -7,9 +7,10 @@ from typing import Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from camworker.metrics.definitions import Estimate
 from camworker.metrics.error_categories import ErrorKind
 from camworker.metrics.ground_truth.truth import Truth
+from camworker.metrics.matching import Maps
+from camworker.metrics.metric import Estimate
 from camworker.metrics.tally import LISTED
 
 FIXED_THRESHOLD: Final = 0.20
@@ -67,6 +68,8 @@ class RunSettings:
         recipe: Id of the recipe.
         box_rule: Rule that made the boxes.
         ranked_classes: Number of classes that a row ranks; 5 or more if it ranks all classes.
+        best_class_only: Whether the box rule has a map of the best ranked class only.
+        maps: Which maps MaxBoxAcc, the pointing game and PxAP are about.
         class_names: Names of the network's classes.
         complete: Whether all planned images have a row.
     """
@@ -76,6 +79,8 @@ class RunSettings:
     ranked_classes: int
     class_names: tuple[str, ...]
     complete: bool = True
+    best_class_only: bool = False
+    maps: Maps = "raw"
 
 
 @dataclass(frozen=True)
@@ -208,6 +213,25 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class RawBoxes:
+    """The boxes of the raw maps, which show what refinement changes, on the same instances.
+
+    Attributes:
+        box_rule: The rule that made them.
+        estimates: By name, the metrics that depend on the box rule.
+        differences: By name, the summary's value less that of these boxes, with a paired interval.
+        errors: Number of instances with boxes by the category of their first pair.
+        by_size: Accuracy by the size of the object.
+    """
+
+    box_rule: str
+    estimates: Mapping[str, Estimate]
+    differences: Mapping[str, Estimate]
+    errors: Mapping[ErrorKind, int]
+    by_size: tuple[SizeBin, ...]
+
+
+@dataclass(frozen=True)
 class Summary:
     """What an evaluation of predictions came to. `summary_json.to_json` writes it, and all reports show it.
 
@@ -242,6 +266,7 @@ class Summary:
         per_class: The results of each class.
         without_truth: Ids of images without ground truth, at most tally.LISTED.
         unseen: Ids of images of the ground truth without predictions, at most tally.LISTED.
+        raw: The boxes of the raw maps, if they were evaluated as well.
         compared: Other recipes, compared with this one.
     """
 
@@ -271,6 +296,7 @@ class Summary:
     per_class: tuple[ClassResult, ...]
     without_truth: tuple[str, ...]
     unseen: tuple[str, ...]
+    raw: RawBoxes | None = None
     compared: tuple[Comparison, ...] = ()
 
     @property

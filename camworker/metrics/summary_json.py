@@ -1,10 +1,11 @@
 """The JSON form of a summary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from camworker.metrics.definitions import GT_KNOWN, GT_KNOWN_AT, METRICS, Estimate
-from camworker.metrics.summary import Comparison, Summary, Thresholds
+from camworker.metrics.definitions import GT_KNOWN, GT_KNOWN_AT
+from camworker.metrics.metric import Estimate
+from camworker.metrics.summary import Comparison, RawBoxes, SizeBin, Summary, Thresholds
 from camworker.metrics.tally import IOU_BINS
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
@@ -27,6 +28,7 @@ def to_json(summary: Summary, *, detailed: bool = False) -> JsonObject:
         "recipe": settings.recipe,
         "complete": settings.complete,
         "box_rule": settings.box_rule,
+        "maps": settings.maps,
         "iou_convention": "inclusive" if summary.inclusive else "half-open",
         "select_threshold_on": summary.select_threshold_on,
         "images": summary.images,
@@ -44,17 +46,8 @@ def to_json(summary: Summary, *, detailed: bool = False) -> JsonObject:
         "sweep": _sweep(summary),
         "baselines": _baselines(summary),
         "errors": dict(summary.errors.items()),
-        "by_size": [
-            {
-                "from": size.low,
-                "to": size.high,
-                "instances": size.instances,
-                "gt_known_localization_accuracy": size.gt_known,
-                "top1_localization_accuracy": size.top1,
-                "whole_image_accuracy": size.whole_image,
-            }
-            for size in summary.by_size
-        ],
+        "by_size": _by_size(summary.by_size),
+        "raw": _raw(summary.raw),
         "iou_histogram": {
             "edges": [i / IOU_BINS for i in range(IOU_BINS + 1)],
             "instances": list(summary.iou_histogram),
@@ -91,6 +84,32 @@ def to_json(summary: Summary, *, detailed: bool = False) -> JsonObject:
     return content
 
 
+def _by_size(by_size: Sequence[SizeBin]) -> JsonValue:
+    return [
+        {
+            "from": size.low,
+            "to": size.high,
+            "instances": size.instances,
+            "gt_known_localization_accuracy": size.gt_known,
+            "top1_localization_accuracy": size.top1,
+            "whole_image_accuracy": size.whole_image,
+        }
+        for size in by_size
+    ]
+
+
+def _raw(raw: RawBoxes | None) -> JsonObject | None:
+    if raw is None:
+        return None
+    return {
+        "box_rule": raw.box_rule,
+        **_estimates(raw.estimates),
+        "errors": dict(raw.errors.items()),
+        "by_size": _by_size(raw.by_size),
+        "difference": _estimates(raw.differences),
+    }
+
+
 def _estimates(estimates: Mapping[str, Estimate]) -> JsonObject:
     intervals: dict[str, JsonValue] = {
         name: None if estimate.interval is None else list(estimate.interval)
@@ -101,14 +120,11 @@ def _estimates(estimates: Mapping[str, Estimate]) -> JsonObject:
 
 
 def _by_metric(values: Mapping[str, JsonValue], suffix: str) -> JsonObject:
-    """Return what a summary has for each metric, with the accuracies by IoU in an object of their own."""
+    """Return values by the names of metrics, with the accuracies by IoU in an object of their own."""
     by_iou = {str(delta): values[metric.name] for delta, metric in GT_KNOWN_AT.items()}
+    nested = {metric.name for metric in GT_KNOWN_AT.values()} - {GT_KNOWN.name}
     return {
-        **{
-            f"{metric.name}{suffix}": values[metric.name]
-            for metric in METRICS
-            if metric is GT_KNOWN or metric not in GT_KNOWN_AT.values()
-        },
+        **{f"{name}{suffix}": value for name, value in values.items() if name not in nested},
         f"gt_known_at{suffix}": None if None in by_iou.values() else by_iou,
     }
 

@@ -5,7 +5,7 @@ All sums are whole numbers, so parts can be merged in any order with the same re
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, cast
 
 import numpy as np
@@ -51,17 +51,20 @@ class EvaluationConfig:
         sweep: Whose boxes are evaluated at every threshold; None for no sweep.
         select: Share of the images, drawn by the hash of their ids, that thresholds are chosen on; the
             metrics are reported on the rest. None to choose and report on all images.
+        raw_rule: Box rule by which boxes of the raw maps are evaluated as well, for comparison; None for none.
     """
 
     criteria: Criteria
     classes: int
     sweep: SweepRule | None = "maxboxacc"
     select: float | None = None
+    raw_rule: str | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of predictions that are read."""
-        return COLUMNS if self.criteria.box_rule is None else (*COLUMNS, "cams")
+        rules = {self.criteria.box_rule, self.raw_rule} - {None}
+        return (*COLUMNS, "cams") if rules else COLUMNS
 
 
 @dataclass
@@ -80,6 +83,8 @@ class Tally:
         without_truth: Hash and id of images without ground truth, at most LISTED, the first by hash.
         best: Instances of the highest IoU, at most EXAMPLES.
         worst: Instances of the lowest IoU, at most EXAMPLES.
+        raw: `sums` and `replicates` of the boxes that `EvaluationConfig.raw_rule` makes, for the same
+            instances; None without that rule.
     """
 
     images: int = 0
@@ -90,6 +95,7 @@ class Tally:
     without_truth: list[tuple[int, str]] = field(default_factory=list)
     best: list[Example] = field(default_factory=list)
     worst: list[Example] = field(default_factory=list)
+    raw: "Tally | None" = None
 
     def update(self, rows: pa.Table, truth: Truth, config: EvaluationConfig) -> Self:
         """Evaluate rows of predictions and add them.
@@ -115,6 +121,8 @@ class Tally:
         self.without_truth = sorted(self.without_truth + other.without_truth)[:LISTED]
         self.best = sorted(self.best + other.best, reverse=True)[:EXAMPLES]
         self.worst = sorted(self.worst + other.worst)[:EXAMPLES]
+        if other.raw is not None:
+            self.raw = (self.raw or Tally()).merge(other.raw)
         return self
 
 
@@ -128,10 +136,18 @@ def _tally(table: pa.Table, truth: Truth, config: EvaluationConfig) -> Tally:
     del statuses["ok"]
     seen = np.zeros(len(truth.images), bool)
     seen[truth_index[truth_index >= 0]] = True
-    instance_hashes = hashes[matches.rows]
-    evaluation = Evaluation(matches, maps, _folds(instance_hashes, config.select))
-    sums, replicates = _metric_sums(evaluation, poisson_weights(hashes)[matches.rows], config.classes)
+    weights_UR = poisson_weights(hashes)[matches.rows]
+    evaluation = Evaluation(matches, maps, _folds(hashes[matches.rows], config.select))
+    sums, replicates = _metric_sums(evaluation, weights_UR, config.classes)
     sums |= _details(table, matches, maps)
+    raw = None
+    if config.raw_rule is not None:
+        # The instances are the same. What is known of the maps, whatever the boxes, is not summed twice.
+        raw_criteria = replace(config.criteria, box_rule=config.raw_rule)
+        raw_matches = match_predictions(table, truth, raw_criteria, targets)
+        raw_evaluation = Evaluation(raw_matches, replace(maps, sweep=None, pixels=None), evaluation.folds)
+        raw_sums, raw_replicates = _metric_sums(raw_evaluation, weights_UR, config.classes)
+        raw = Tally(sums=raw_sums | _details(table, raw_matches, maps), replicates=raw_replicates)
     without_truth = np.flatnonzero(truth_index < 0)
     first = without_truth[np.argsort(hashes[without_truth])[:LISTED]]
     examples = _examples(ids, hashes, matches)
@@ -144,6 +160,7 @@ def _tally(table: pa.Table, truth: Truth, config: EvaluationConfig) -> Tally:
         sorted((int(hashes[row]), ids[int(row)].as_py()) for row in first),
         examples[: -EXAMPLES - 1 : -1],
         examples[:EXAMPLES],
+        raw,
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from camworker.ledger.recipe import Recipe
-from camworker.metrics.definitions import MAX_BOX_ACC, MAX_BOX_ACC_V2, METRICS, Estimate, Metric
+from camworker.metrics.definitions import MAX_BOX_ACC, MAX_BOX_ACC_V2, METRICS
+from camworker.metrics.metric import Estimate, Metric
 from camworker.metrics.published_results import HOW_MADE, PAPER, TEST_SET, is_whole_ilsvrc_validation
 from camworker.metrics.summary import FIXED_THRESHOLD, Summary, TruthFacts
 from camworker.reports.cards import Section

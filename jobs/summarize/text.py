@@ -1,6 +1,7 @@
 """A summary as text on the console."""
 
-from camworker.metrics.definitions import METRICS, Metric, Need
+from camworker.metrics.definitions import METRICS
+from camworker.metrics.metric import Metric, Need
 from camworker.metrics.summary import Summary
 from jobs.console import Console
 

@@ -8,8 +8,9 @@ import pytest
 
 from camworker.metrics.compute import compare
 from camworker.metrics.confidence import poisson_weights, wilson
-from camworker.metrics.definitions import METRICS, Estimate
+from camworker.metrics.definitions import METRICS
 from camworker.metrics.ground_truth.truth import hash_ids
+from camworker.metrics.metric import Estimate
 from camworker.metrics.summary import Summary
 from camworker.metrics.tally import Tally
 from support.prediction_rows import (

@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from camworker.metrics.definitions import GT_KNOWN, Estimate
+from camworker.metrics.definitions import GT_KNOWN
+from camworker.metrics.metric import Estimate
 from camworker.metrics.summary import ClassResult, Summary
 from camworker.reports.summary_charts import EACH_END, class_bars
 from support.summaries import four_of_each, summary_of

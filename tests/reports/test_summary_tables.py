@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from camworker.metrics.definitions import METRICS, Estimate
+from camworker.metrics.definitions import METRICS
+from camworker.metrics.metric import Estimate
 from camworker.metrics.summary import Comparison, Summary, SweepCurves
 from camworker.metrics.tally import LISTED
 from camworker.reports.summary_tables import (
