@@ -25,8 +25,8 @@ TOP_K: Final = (1, 5)
 IOU: Final = 0.5
 
 # Which maps of known labels the threshold sweep, the pointing game and PxAP are about.
-Maps = Literal["raw", "refined"]
-MAPS: Final[tuple[Maps, ...]] = get_args(Maps)
+MapKind = Literal["raw", "refined"]
+MAP_KINDS: Final[tuple[MapKind, ...]] = get_args(MapKind)
 
 _LAST_PIXEL: Final = np.array([0, 0, 1, 1], np.float32)  # from half-open corners to inclusive ones
 

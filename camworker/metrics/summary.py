@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from camworker.metrics.error_categories import ErrorKind
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import Maps
+from camworker.metrics.matching import MapKind
 from camworker.metrics.metric import Estimate
 from camworker.metrics.tally import LISTED
 
@@ -80,7 +80,7 @@ class RunSettings:
     class_names: tuple[str, ...]
     complete: bool = True
     best_class_only: bool = False
-    maps: Maps = "raw"
+    maps: MapKind = "raw"
 
 
 @dataclass(frozen=True)
