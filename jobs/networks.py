@@ -85,7 +85,7 @@ class _NetworkRow:
 def _check(name: str, input_size: int, pooling: "Pooling") -> _NetworkRow:
     """Build a network of 1000 classes with random weights and check its head."""
     from camworker.errors import NetworkError
-    from camworker.networks.gap import check_gap_head
+    from camworker.networks.gap_check import check_gap_head
     from camworker.networks.registry import create_network
 
     row = _NetworkRow(name)

@@ -8,13 +8,13 @@ from typing import Final, Literal, get_args
 import torch
 from torch import nn
 
-from camworker.inference.compile_aotinductor import compile_for_cuda, load_for_cuda
-from camworker.inference.compile_openvino import compile_for_cpu, load_for_cpu
+from camworker.inference.compilers.aotinductor import compile_for_cuda, load_for_cuda
+from camworker.inference.compilers.openvino import compile_for_cpu, load_for_cpu
 from camworker.storage.atomic import write_then_rename
 
 Compile = Literal["auto", "on", "off"]
 COMPILE: Final[tuple[Compile, ...]] = get_args(Compile)
-CompiledFeatures = Callable[[torch.Tensor], torch.Tensor]
+CompiledFeatures = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 
 # Seconds by device that compiling and loading take together (on two cores 1 to 9 s, by the network), and
 # loading alone.
@@ -53,8 +53,8 @@ def compile_features(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) 
 
     Args:
         file: Where the compiled network is written, completely or not at all.
-        network: Takes one tensor and returns one. For the CPU it has to be in float32, whatever precision
-            it will compute in.
+        network: Takes one tensor and returns a tuple of one or several. For the CPU it has to be in float32,
+            whatever precision it will compute in.
         pixels_BCHW: An example of its input, on the device to compile for.
 
     Raises:

@@ -39,6 +39,7 @@ class Localizer:
         map_size: Height and width of the map of one view, in cells.
         cam_shape: Shape of the maps of a row.
         refined_shape: Shape of the refined maps of a row; None without refinement.
+        taps: The feature maps of earlier stages that the network computes; None without refinement.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class Localizer:
         input_size = package.preprocessing.input_size if input_size is None else input_size
         for name, value in (("top_k", top_k), ("input_size", input_size), ("batch_size", batch_size)):
             if value is not None and value < 1:
-                shown = name.replace("_", " ")
-                raise UsageError(f"the {shown} is {value}: it has to be at least 1", parameter=name)
+                raise UsageError(
+                    f"the {name.replace('_', ' ')} is {value}: it has to be at least 1", parameter=name
+                )
         for name, choice, known in (("resize", resize, RESIZES), ("views", views, VIEWS)):
             if choice not in known:
                 raise UsageError(f"unknown {name} {choice!r}: choose from {', '.join(known)}", parameter=name)
@@ -99,6 +101,7 @@ class Localizer:
             batch_size=self.batch_size,
             input_size=input_size,
         )
+        self.taps = self._pixel_network.taps
         self._preprocessor = Preprocessor(self.frame_spec, self.device)
         self._cam_network = CamNetwork(self._pixel_network, self.frame_spec, self.cam_shape, package.scoring)
 

@@ -2,15 +2,17 @@
 
 import copy
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import nn
 
-from camworker.errors import UsageError
+from camworker.errors import NetworkError, UsageError
 from camworker.inference.compile import CompiledFeatures, compile_features, load_compiled_features
 from camworker.networks.gap import GapNetwork, Preprocessing
+from camworker.networks.taps import with_taps
 from camworker.schemas import PRECISIONS, Precision
 
 # Root mean square, in standard deviations of the logits. On noise, correct bfloat16 graphs differ by about
@@ -38,6 +40,23 @@ def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _cpu_computes_bfloat16() else torch.float32
 
 
+@dataclass(frozen=True, slots=True)
+class NetworkOutput:
+    """What a network computes for B images, float32.
+
+    Attributes:
+        features_BCHW: The input of the global pooling.
+        logits_BK: The logits.
+        fine_BCHW: The map at stride 8, see `GapNetwork.tapped_features`; None without taps.
+        deep_BCHW: The map at stride 16; None without taps, or if the network has no such map.
+    """
+
+    features_BCHW: torch.Tensor
+    logits_BK: torch.Tensor
+    fine_BCHW: torch.Tensor | None
+    deep_BCHW: torch.Tensor | None
+
+
 class PixelNetwork(nn.Module):
     """A copy of a network with its preprocessing: uint8 pixels to features and logits, both float32.
 
@@ -51,6 +70,13 @@ class PixelNetwork(nn.Module):
         dtype: The type in which features are computed.
         batch_size: Number of images that the compiled network takes.
         input_size: Side S of the images, in pixels.
+        taps: Whether the maps of earlier stages are computed as well, see `GapNetwork.taps`.
+
+    Attributes:
+        taps: The maps of earlier stages that are computed; None without.
+
+    Raises:
+        NetworkError: The network has no taps.
     """
 
     def __init__(
@@ -62,15 +88,22 @@ class PixelNetwork(nn.Module):
         dtype: torch.dtype,
         batch_size: int,
         input_size: int,
+        taps: bool = False,
     ) -> None:
         super().__init__()
         self.dtype = dtype
         self._original = (network, preprocessing)
+        self.taps = network.taps if taps else None
+        if taps and self.taps is None:
+            raise NetworkError(f"the network has no maps to refine with: {network.no_taps_reason}")
         self.network = copy.deepcopy(network).to(device)
         # torch's stub has no overload that takes both.
         self.network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.network.classifier is not None:
             self.network.classifier.float()
+        # Traced here and not in the first batch: tracing changes torch's modules for all threads of the
+        # process while it lasts.
+        self._tapped = None if self.taps is None else with_taps(self.network.features, self.taps)
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(name, torch.tensor(values, device=device).view(1, 3, 1, 1) * 255)
         self._shape = (batch_size, 3, input_size, input_size)
@@ -81,12 +114,20 @@ class PixelNetwork(nn.Module):
         """Return the input of the wrapped network for uint8 pixels."""
         return ((pixels_BCHW.float() - self.get_buffer("mean")) / self.get_buffer("std")).to(self.dtype)
 
-    def forward(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return the features of any number of images, [B, C, h, w], never compiled."""
-        return self.network.features(self.normalized(pixels_BCHW)).float()
+    def forward(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the features of any number of images, then the maps of earlier stages; never compiled."""
+        images_BCHW = self.normalized(pixels_BCHW)
+        if self._tapped is None:
+            return (self.network.features(images_BCHW).float(),)
+        return tuple(map_BCHW.float() for map_BCHW in self._tapped(images_BCHW))
 
     def features_and_logits(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the features, [B, C, h, w], and the logits, [B, K], of a batch.
+        """Return the features, [B, C, h, w], and the logits, [B, K], of a batch, see `evaluate`."""
+        output = self.evaluate(pixels_BCHW)
+        return output.features_BCHW, output.logits_BK
+
+    def evaluate(self, pixels_BCHW: torch.Tensor) -> NetworkOutput:
+        """Return the features and the logits of a batch, and the maps of earlier stages.
 
         The compiled network is used if there is one, and for batches more than half full: it takes batches
         of one size, and filling up a smaller one costs more than it saves.
@@ -97,21 +138,19 @@ class PixelNetwork(nn.Module):
         pixels_BCHW = pixels_BCHW.contiguous(memory_format=torch.channels_last)
         size, count = self._shape[0], len(pixels_BCHW)
         if self._compiled is None or not size / 2 < count <= size:
-            features_BCHW = self(pixels_BCHW)
-            return features_BCHW, self.network.logits(features_BCHW)
+            return self._output(self(pixels_BCHW))
         if count < size:
             filled_BCHW = pixels_BCHW.new_zeros(self._shape)
             filled_BCHW[:count] = pixels_BCHW
             pixels_BCHW = filled_BCHW.contiguous(memory_format=torch.channels_last)
-        features_BCHW = self._compiled(pixels_BCHW)[:count]
-        return features_BCHW, self.network.logits(features_BCHW)
+        return self._output(tuple(map_BCHW[:count] for map_BCHW in self._compiled(pixels_BCHW)))
 
     def compile_into(self, file: Path, *, streams: int) -> str | None:
-        """Compile the features into a file, or load what the file holds.
+        """Compile the features, and the maps of earlier stages, into a file, or load what the file holds.
 
         Args:
             file: Where the compiled network is, or is to be written.
-            streams: Number of threads that may call `features_and_logits` at a time.
+            streams: Number of threads that may call `evaluate` at a time.
 
         Returns:
             None, or the reason why the network could not be compiled; it still works, only slower.
@@ -124,13 +163,22 @@ class PixelNetwork(nn.Module):
                 compile_features(file, self._in_float32() if device == "cpu" else self, pixels_BCHW)
             compiled = load_compiled_features(file, device=device, dtype=self.dtype, streams=streams)
             with torch.inference_mode():
-                logits_BK = self.network.logits(compiled(pixels_BCHW))
-                expected_BK = self.network.logits(self(pixels_BCHW))
+                values, expected = self._output(compiled(pixels_BCHW)), self._output(self(pixels_BCHW))
+            compared = {
+                "logits": (values.logits_BK, expected.logits_BK),
+                "map at stride 8": (values.fine_BCHW, expected.fine_BCHW),
+                "map at stride 16": (values.deep_BCHW, expected.deep_BCHW),
+            }
+            differences = {
+                name: float((value - other).square().mean().sqrt() / other.std())
+                for name, (value, other) in compared.items()
+                if value is not None and other is not None
+            }
         except Exception as error:
             return _reason(error)
-        difference = (logits_BK - expected_BK).square().mean().sqrt() / expected_BK.std()
-        if not difference <= _TOLERANCE:
-            return f"its logits would differ by {difference:.2g} of their standard deviation"
+        for name, difference in differences.items():
+            if not difference <= _TOLERANCE:
+                return f"its {name} would differ by {difference:.2g} of the standard deviation"
         self._compiled = compiled
         return None
 
@@ -141,10 +189,15 @@ class PixelNetwork(nn.Module):
         The CPU is measured with a small batch, in which an image takes as long as in a large one.
         """
         pixels_BCHW = self._noise()[: 4 if self._device.type == "cpu" else None]
-        self(pixels_BCHW).cpu()  # Warm-up: the first batch pays for initialization.
+        self(pixels_BCHW)[0].cpu()  # Warm-up: the first batch pays for initialization.
         started = time.perf_counter()
-        self(pixels_BCHW).cpu()
+        self(pixels_BCHW)[0].cpu()
         return (time.perf_counter() - started) / len(pixels_BCHW)
+
+    def _output(self, maps: tuple[torch.Tensor, ...]) -> NetworkOutput:
+        features_BCHW, *tapped = maps
+        fine_BCHW, deep_BCHW = (*tapped, None, None)[:2]
+        return NetworkOutput(features_BCHW, self.network.logits(features_BCHW), fine_BCHW, deep_BCHW)
 
     def _noise(self) -> torch.Tensor:
         noise = torch.Generator().manual_seed(0)
@@ -158,7 +211,12 @@ class PixelNetwork(nn.Module):
     def _in_float32(self) -> "PixelNetwork":
         size, _, side, _ = self._shape
         return PixelNetwork(
-            *self._original, device=self._device, dtype=torch.float32, batch_size=size, input_size=side
+            *self._original,
+            device=self._device,
+            dtype=torch.float32,
+            batch_size=size,
+            input_size=side,
+            taps=self.taps is not None,
         )
 
 

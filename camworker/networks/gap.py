@@ -1,24 +1,20 @@
-"""`GapNetwork`: a network split at its global pooling, and the check that CAMs explain its logits."""
+"""`GapNetwork`: a network split at its global pooling, with taps of its earlier stages."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 import torch
-from torch import nn
+from torch import fx, nn
 
-from camworker.cam import class_activation_maps
-from camworker.errors import NetworkError, first_line
+from camworker.errors import NetworkError
+from camworker.networks.taps import Taps, find_taps, with_taps
 from camworker.schemas import Pooling
 
 Classifier = nn.Linear | nn.Conv2d
 
 BACKBONE: Final = "backbone."
-_LOGIT_TOLERANCE: Final = 1e-3  # in standard deviations of the logits
-_SMALLEST_MAP: Final = 4  # cells per side
-_FAINT: Final = 1e-4  # in standard deviations of the features
 
 
 @dataclass(frozen=True)
@@ -67,6 +63,7 @@ class GapNetwork(nn.Module):
         head: The layers that start at random when the weights of the backbone come from elsewhere. Default:
             the classifier.
         preprocessing: The input that the network's published weights were trained with.
+        undilated: For a dilated network: builds it as it is without dilation.
     """
 
     def __init__(
@@ -80,6 +77,7 @@ class GapNetwork(nn.Module):
         pooling: Pooling,
         head: tuple[nn.Module, ...] | None = None,
         preprocessing: Preprocessing = IMAGENET_PREPROCESSING,
+        undilated: "Callable[[], GapNetwork] | None" = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -91,11 +89,69 @@ class GapNetwork(nn.Module):
         # Tuples keep torch from registering these layers a second time next to the model.
         self._classifier = (classifier,)
         self._head = head if head is not None else (classifier,) if classifier is not None else ()
+        self._undilated = undilated
+        self._taps: Taps | str | None = None  # None until they are asked for; why there are none
+        self._tapped: tuple[fx.GraphModule, ...] = ()
 
     def forward(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the features, [B, C, h, w], and the logits, [B, K], of normalized images."""
         features_BCHW = self.features(images_BCHW)
         return features_BCHW, self.logits(features_BCHW)
+
+    @property
+    def taps(self) -> Taps | None:
+        """The feature maps of earlier stages that `tapped_features` returns; None if the network has none.
+
+        They are chosen when they are first asked for, which takes as long as a few images. The network has to
+        be in eval mode. `check_gap_head` drops taps that it finds wrong.
+        """
+        if self._taps is None:
+            self._taps = self._find_taps()
+        return self._taps if isinstance(self._taps, Taps) else None
+
+    @property
+    def no_taps_reason(self) -> str | None:
+        """Why the network has no taps; None if it has."""
+        return None if self.taps is not None else str(self._taps)
+
+    def drop_taps(self, reason: str) -> None:
+        """Give up the taps: `taps` is None from now on."""
+        self._taps, self._tapped = reason, ()
+
+    def tapped_features(
+        self, images_BCHW: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return the features of normalized images and the maps of earlier stages, from one pass.
+
+        Returns:
+            The features, [B, C, h, w]; the map at stride 8, of at most `MAX_TAP_CHANNELS` channels; and the
+            map at stride 16, of at most `MAX_DEEP_CHANNELS` channels, None if the network has none.
+
+        Raises:
+            NetworkError: The network has no taps.
+        """
+        if not self._tapped:
+            if self.taps is None:
+                raise NetworkError(f"it has no feature maps to refine with: {self.no_taps_reason}")
+            self._tapped = (with_taps(self.features, self.taps),)
+        features_BCHW, fine_BCHW, *deep = self._tapped[0](images_BCHW)
+        return features_BCHW, fine_BCHW, deep[0] if deep else None
+
+    def _find_taps(self) -> Taps | str:
+        try:
+            if self._undilated is None:
+                return find_taps(self.features, self.preprocessing.input_size)
+            with torch.device("meta"):  # Only its code and its shapes are needed, no weights.
+                plain = self._undilated()
+            return find_taps(self.features, self.preprocessing.input_size, plain.features)
+        except NetworkError as error:
+            return str(error)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        # What `to` and the like replace (buffers) is shared again when the module is next made.
+        self._tapped = ()
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's own
+        return self
 
     @property
     def classifier(self) -> Classifier | None:
@@ -125,90 +181,3 @@ class GapNetwork(nn.Module):
         head = {id(tensor) for layer in self._head for tensor in layer.state_dict(keep_vars=True).values()}
         state = self.model.state_dict(keep_vars=True)
         return {key: key.removeprefix(BACKBONE) for key, tensor in state.items() if id(tensor) not in head}
-
-
-@torch.inference_mode()
-def check_gap_head(network: GapNetwork, input_size: int) -> tuple[int, int]:
-    """Check on noise, in float32, that the logits of a network are its pooled maps plus bias.
-
-    The difference may be 1e-3 of the standard deviation of the logits. The weights of the head must not all
-    be zero, and the map must have at least 4x4 cells. A change in one corner of the input, off the
-    diagonal, has to change the features most in that corner, which a transposed map fails.
-
-    Args:
-        network: The network, in eval mode.
-        input_size: Side of the input, in pixels.
-
-    Returns:
-        Height and width of the map, in cells.
-
-    Raises:
-        NetworkError: The check failed; the message gives the reason.
-    """
-    noise = torch.Generator().manual_seed(0)
-    images_BCHW = torch.randn(2, 3, input_size, input_size, generator=noise)
-    try:
-        features_BCHW, logits_BK = network(images_BCHW)
-    except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        raise NetworkError(
-            f"refused: it does not run at input size {input_size}: {first_line(error)}"
-        ) from error
-    if features_BCHW.ndim != 4:
-        raise NetworkError(f"refused: its features have {features_BCHW.ndim} dimensions, a map needs 4")
-    height, width = features_BCHW.shape[2:]
-    channels, wanted = features_BCHW.shape[1], network.weights_KC.shape[1]
-    if channels != wanted:
-        raise NetworkError(f"refused: its features have {channels} channels, its linear layer takes {wanted}")
-    if min(height, width) < _SMALLEST_MAP:
-        raise NetworkError(
-            f"refused: its map is {height}x{width} at input size {input_size}, "
-            f"and at least {_SMALLEST_MAP}x{_SMALLEST_MAP} is needed: use a larger input",
-            parameter="input_size",
-        )
-    if not network.weights_KC.any():
-        raise NetworkError("refused: all weights of its linear layer are zero")
-    if logits_BK.shape != (len(images_BCHW), network.classes):
-        raise NetworkError(
-            f"refused: it gives {tuple(logits_BK.shape[1:])} logits for {network.classes} classes"
-        )
-    difference = (_logits_from_maps(network, features_BCHW) - logits_BK).abs().max()
-    spread = logits_BK.std()
-    if not spread > 0:
-        raise NetworkError("refused: its logits are all the same, or not finite")
-    if not difference <= _LOGIT_TOLERANCE * spread:
-        raise NetworkError(
-            "refused: its pooled maps plus bias differ from its logits by "
-            f"{difference / spread:.2g} standard deviations: there is a layer between its pooling and its "
-            "linear layer, or after the linear layer"
-        )
-    if not _keeps_corners(network, images_BCHW, features_BCHW):
-        raise NetworkError("refused: its map is not oriented as its input is")
-    return height, width
-
-
-def _logits_from_maps(network: GapNetwork, features_BCHW: torch.Tensor) -> torch.Tensor:
-    if network.pooling == "max":
-        return features_BCHW.amax((2, 3)) @ network.weights_KC.T + network.bias_K
-    weights_BKC = network.weights_KC.expand(len(features_BCHW), -1, -1)
-    return class_activation_maps(features_BCHW, weights_BKC).mean((2, 3)) + network.bias_K
-
-
-def _keeps_corners(network: GapNetwork, images_BCHW: torch.Tensor, before_BCHW: torch.Tensor) -> bool:
-    change_HW = _change_by_corner(network, images_BCHW, before_BCHW)
-    if change_HW.max() < _FAINT * before_BCHW.std():
-        # The response of an untrained network to its input may be below the precision of float32.
-        exact, images_BCHW = copy.deepcopy(network).double(), images_BCHW.double()
-        change_HW = _change_by_corner(exact, images_BCHW, exact.features(images_BCHW))
-    h, w = (length // 2 for length in change_HW.shape)
-    corners = [change_HW[:h, :w], change_HW[:h, -w:], change_HW[-h:, :w], change_HW[-h:, -w:]]
-    return max(range(4), key=lambda index: float(corners[index].mean())) == 1
-
-
-def _change_by_corner(
-    network: GapNetwork, images_BCHW: torch.Tensor, before_BCHW: torch.Tensor
-) -> torch.Tensor:
-    """Return how much each cell of the features changes with the upper right corner of the input, [h, w]."""
-    side = images_BCHW.shape[-1] // 4
-    changed = images_BCHW.clone()
-    changed[:, :, :side, -side:] = 3 * changed[:, :, :side, -side:].flip(0)
-    return (network.features(changed) - before_BCHW).abs().mean((0, 1))

@@ -15,7 +15,8 @@ import torch
 
 from camworker.classes import Classes
 from camworker.errors import CommitError, NetworkError
-from camworker.networks.gap import GapNetwork, Preprocessing, check_gap_head
+from camworker.networks.gap import GapNetwork, Preprocessing
+from camworker.networks.gap_check import check_gap_head
 from camworker.networks.registry import DEFAULT, create_network, default_pooling
 from camworker.networks.state_dicts import (
     PUBLISHED,

@@ -4,6 +4,7 @@ Networks of timm have `forward_features` and `forward_head`. Those of torchvisio
 their graph is split before the pooling.
 """
 
+from functools import partial
 from typing import Any, Final
 
 import timm
@@ -74,6 +75,7 @@ def network_of_timm(name: str, classes: int, pooling: Pooling, output_stride: in
         preprocessing=Preprocessing(
             int(config["input_size"][1]), tuple(config["mean"]), tuple(config["std"])
         ),
+        undilated=partial(network_of_timm, name, classes, pooling, None) if options else None,
     ).eval()
 
 
@@ -106,6 +108,9 @@ def network_of_torchvision(
         # Without a linear layer, the last convolution computes the maps of the classes.
         head=None if classifier else (_last_convolution(model),),
         preprocessing=_torchvision_preprocessing(name),
+        undilated=None
+        if output_stride is None
+        else partial(network_of_torchvision, name, classes, pooling, None),
     ).eval()
 
 

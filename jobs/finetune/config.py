@@ -11,7 +11,8 @@ from camworker.errors import UsageError
 from camworker.inputs import ReadPolicy
 from camworker.metrics.ground_truth.annotations import Corners
 from camworker.metrics.ground_truth.truth import read_truth
-from camworker.networks.gap import Preprocessing, check_gap_head
+from camworker.networks.gap import Preprocessing
+from camworker.networks.gap_check import check_gap_head
 from camworker.networks.package import build_for_training
 from camworker.networks.registry import DEFAULT
 from camworker.networks.state_dicts import PUBLISHED

@@ -68,6 +68,7 @@ def _key(localizer: Localizer) -> str:
         localizer.frame_spec.input_size,
         torch.get_num_threads(),
         localizer.map_size,
+        localizer.taps,
         package.name,
         package.network.pooling,
         package.preprocessing,

@@ -140,7 +140,7 @@ def build_request(options: UnitsOptions) -> Request:
     elif options.recipe_id:
         raise UsageError(f"{location} is not an output of localize: remove --recipe")
 
-    from camworker.networks.gap import check_gap_head
+    from camworker.networks.gap_check import check_gap_head
     from camworker.networks.package import load
     from jobs.units.worker import UnitsSettings
 

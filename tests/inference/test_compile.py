@@ -10,7 +10,7 @@ import torch
 
 from camworker.inference import pixel_network
 from camworker.inference.compile import is_worthwhile
-from camworker.inference.compile_aotinductor import compile_for_cuda, load_for_cuda
+from camworker.inference.compilers.aotinductor import compile_for_cuda, load_for_cuda
 from camworker.inference.localizer import Localizer
 from support.factories import encode, tiny_package
 
@@ -100,7 +100,7 @@ def test_a_compiled_network_with_other_logits_is_not_used(tmp_path, monkeypatch)
     localizer = tiny()
 
     def wrong(pixels_BCHW):
-        return localizer._pixel_network(pixels_BCHW).flip(1)
+        return (localizer._pixel_network(pixels_BCHW)[0].flip(1),)
 
     monkeypatch.setattr(pixel_network, "compile_features", lambda file, network, pixels_BCHW: file.touch())
     monkeypatch.setattr(pixel_network, "load_compiled_features", lambda file, **options: wrong)

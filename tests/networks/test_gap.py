@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from camworker.errors import NetworkError
-from camworker.networks.gap import GapNetwork, check_gap_head
+from camworker.networks.gap import GapNetwork
+from camworker.networks.gap_check import check_gap_head
 
 SIZE = 32
 

@@ -11,7 +11,7 @@ import torchvision
 
 from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
-from camworker.networks.gap import check_gap_head
+from camworker.networks.gap_check import check_gap_head
 from camworker.networks.package import NetworkPackage, Preprocessing, build_package, load, save
 from camworker.networks.registry import DEFAULT, create_network
 from support.factories import tiny_package

@@ -5,7 +5,7 @@ import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from camworker.errors import NetworkError
-from camworker.networks.gap import check_gap_head
+from camworker.networks.gap_check import check_gap_head
 from camworker.networks.graph_surgery import cut, dilate, trace
 from camworker.networks.registry import DEFAULT, create_network, default_pooling
 

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 from camworker.errors import NetworkError
-from camworker.networks.gap import check_gap_head
+from camworker.networks.gap_check import check_gap_head
 from camworker.networks.package import build_for_training
 from camworker.networks.registry import create_network, default_pooling
 from camworker.networks.zhou2016 import BACKBONE_ORIGINS, ZHOU2016_NETWORKS

@@ -20,14 +20,16 @@ def compile_for_cuda(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) 
     torch._inductor.aoti_compile_and_package(exported, package_path=str(file))
 
 
-def load_for_cuda(file: Path, streams: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def load_for_cuda(file: Path, streams: int) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
     """Load a compiled network, see `camworker.inference.compile.load_compiled_features`.
 
     The file contains machine code: anyone who can write its folder can run code in this process.
     """
     from torch._inductor.package import load_package  # type: ignore[attr-defined]  # torch has no stub for it
 
-    compiled: Callable[[torch.Tensor], torch.Tensor] = load_package(str(file), num_runners=streams)
+    compiled: Callable[[torch.Tensor], tuple[torch.Tensor, ...]] = load_package(
+        str(file), num_runners=streams
+    )
     # torch unpacks the file into a temporary folder, which a worker that is killed would leave behind. Once
     # loaded, the code needs the folder no more.
     for folder in _unpacked():

@@ -24,9 +24,9 @@ class _FromRows(nn.Module):
         super().__init__()
         self._network = network
 
-    def forward(self, pixels_BHWC: torch.Tensor) -> torch.Tensor:
-        features_BCHW: torch.Tensor = self._network(pixels_BHWC.permute(0, 3, 1, 2))
-        return features_BCHW
+    def forward(self, pixels_BHWC: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps: tuple[torch.Tensor, ...] = self._network(pixels_BHWC.permute(0, 3, 1, 2))
+        return maps
 
 
 def compile_for_cpu(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -> None:
@@ -40,7 +40,9 @@ def compile_for_cpu(file: Path, network: nn.Module, pixels_BCHW: torch.Tensor) -
     file.write_bytes(_core().compile_model(model, "CPU").export_model().getvalue())
 
 
-def load_for_cpu(file: Path, dtype: torch.dtype, streams: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def load_for_cpu(
+    file: Path, dtype: torch.dtype, streams: int
+) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
     """Load a compiled network, see `camworker.inference.compile.load_compiled_features`.
 
     Each stream uses as many threads as torch.
@@ -62,12 +64,14 @@ def load_for_cpu(file: Path, dtype: torch.dtype, streams: int) -> Callable[[torc
     for _ in range(streams):
         requests.put(compiled.create_infer_request())
 
-    def run(pixels_BCHW: torch.Tensor) -> torch.Tensor:
+    outputs = range(len(compiled.outputs))
+
+    def run(pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
         request = requests.get()
         try:
             request.infer([_rows(pixels_BCHW).numpy()], share_inputs=True)
-            # A copy, because the next call of this request overwrites its output.
-            return torch.from_numpy(request.get_output_tensor().data.copy())
+            # Copies, because the next call of this request overwrites its outputs.
+            return tuple(torch.from_numpy(request.get_output_tensor(n).data.copy()) for n in outputs)
         finally:
             requests.put(request)
 

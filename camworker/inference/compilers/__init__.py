@@ -1,0 +1,1 @@
+"""Compilers of networks: one module for each."""

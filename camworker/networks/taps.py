@@ -1,0 +1,333 @@
+"""Taps: feature maps of earlier stages, from the same forward pass as the map before the pooling.
+
+The features of a network are traced (torch.fx). Of the nodes through which all of the computation passes (cut
+vertices), the last one at stride 8 and the last one at stride 16 are chosen, except those that only pointwise
+layers separate from the map before the pooling. From there the walk goes back over pointwise layers and
+padding to the node with the fewest channels: in EfficientNet-Lite0 the sums that end the stages blocks[2] and
+blocks[4]. Nodes have names made from the modules that they belong to, so that a node that was chosen in the
+network as it was built is found in its dilated twin.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from timm.layers import get_notrace_functions, get_notrace_modules
+from torch import fx, nn
+
+from camworker.errors import NetworkError, first_line
+from camworker.refinement import MAX_DEEP_CHANNELS, MAX_TAP_CHANNELS
+
+FINE_STRIDE: Final = 8
+DEEP_STRIDE: Final = 16
+
+_POINTWISE_LAYERS: Final = (nn.BatchNorm2d, nn.LayerNorm, nn.Linear, nn.Dropout, nn.Dropout2d, nn.Identity)
+# Names of functions and methods, without the trailing "_" and the leading "i" of those that work in place.
+_ARITHMETIC: Final = {"add", "sub", "mul", "truediv", "neg", "clamp", "linear", "batch_norm", "layer_norm"}
+_UNCHANGED: Final = {"permute", "contiguous", "float", "to", "dropout"}
+_ACTIVATIONS: Final = {
+    *("relu", "relu6", "leaky_relu", "elu", "celu", "silu", "gelu", "mish", "softplus"),
+    *("sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid"),
+}
+_POINTWISE: Final = frozenset(_ARITHMETIC | _UNCHANGED | _ACTIVATIONS)
+_PADDING: Final = frozenset({"pad", "pad_same"})
+_ACTIVATION_LAYERS: Final = "torch.nn.modules.activation"
+
+Features = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A node of a network whose values are feature maps.
+
+    Attributes:
+        node: Name of the node, from the modules that it belongs to.
+        channels: Number of its channels.
+        stride: Input pixels per cell, rounded to a power of two.
+        channels_last: Whether its values are [B, h, w, C].
+    """
+
+    node: str
+    channels: int
+    stride: int
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The feature maps that refined maps are made from.
+
+    Attributes:
+        fine: The last one at stride 8.
+        deep: The last one at stride 16 that is not the map before the pooling; None if there is none.
+    """
+
+    fine: Tap
+    deep: Tap | None
+
+    @property
+    def all(self) -> tuple[Tap, ...]:
+        """The taps that there are: fine, then deep."""
+        return (self.fine,) if self.deep is None else (self.fine, self.deep)
+
+
+@torch.inference_mode()
+def find_taps(features: Features, input_size: int, undilated: Features | None = None) -> Taps:
+    """Choose the taps of a network in eval mode.
+
+    Args:
+        features: Maps images, [B, 3, H, W], to the input of the pooling: a module, or a method of one.
+        input_size: Side of the input with which strides are measured, in pixels.
+        undilated: For a dilated network: the features of the same network as it is built without dilation, in
+            which the nodes are chosen; its parameters may be on the meta device.
+
+    Raises:
+        NetworkError: The network cannot be traced, or no such node is at stride 8.
+    """
+    # Foreign code is traced and run here, and it raises nearly any error. Each means that there are no taps.
+    try:
+        graph = _Traced.of(features, input_size)
+        plain = graph if undilated is None else _Traced.of(undilated, input_size)
+    except Exception as error:
+        raise NetworkError(f"its features cannot be traced: {first_line(error)}") from error
+    found = plain.last_at(FINE_STRIDE), plain.last_at(DEEP_STRIDE)
+    fine, deep = (None if name is None else graph.tap(name) for name in found)
+    if fine is None:
+        raise NetworkError(
+            f"no feature map at stride {FINE_STRIDE} has all of the computation pass through it"
+        )
+    return Taps(fine, deep)
+
+
+def with_taps(features: Features, taps: Taps) -> fx.GraphModule:
+    """Return a module that maps images to a tuple: the features, the fine map, and the deep map if any.
+
+    The module shares all layers and parameters with the network. Of the channels of a tap only the first are
+    kept, see `MAX_TAP_CHANNELS` and `MAX_DEEP_CHANNELS`.
+
+    Args:
+        features: As in `find_taps`, in eval mode.
+        taps: The taps.
+    """
+    root, graph = _trace(features)
+    tapped = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    result = tapped.graph_copy(graph, copies)
+    nodes = _named(graph)
+    maps = []
+    for tap, most in zip(taps.all, (MAX_TAP_CHANNELS, MAX_DEEP_CHANNELS), strict=False):
+        node = copies[nodes[tap.node]]
+        if tap.channels_last:
+            node = tapped.call_method("permute", (node, 0, 3, 1, 2))
+        if tap.channels > most:
+            node = tapped.call_method("narrow", (node, 1, 0, most))
+        maps.append(node)
+    tapped.output((result, *maps))
+    return fx.GraphModule(root, tapped)
+
+
+class _Tracer(fx.Tracer):
+    """Traces a method of a module, and does not look into what timm does not trace or into single layers."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.traced_func_name = method
+        self._leaves = tuple(get_notrace_modules())
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name):
+            return True
+        # A layer with parameters of its own. If it was traced, the graph would own its buffers a second time.
+        own, total = (
+            len(list(m.parameters(recurse))) + len(list(m.buffers(recurse))) for recurse in (False, True)
+        )
+        return 0 < own == total
+
+
+def _trace(features: Features) -> tuple[nn.Module, fx.Graph]:
+    if isinstance(features, fx.GraphModule):
+        return features, features.graph
+    root, method = (features, "forward") if isinstance(features, nn.Module) else _owner(features)
+    return root, _Tracer(method).trace(root)
+
+
+def _owner(features: Features) -> tuple[nn.Module, str]:
+    root, method = getattr(features, "__self__", None), getattr(features, "__name__", "")
+    if not isinstance(root, nn.Module):
+        raise TypeError(f"{method or features} is not a method of a module")
+    return root, method
+
+
+def _named(graph: fx.Graph) -> dict[str, fx.Node]:
+    """Return the nodes of a graph by module and operation, and by number where several share them."""
+    counts: Counter[str] = Counter()
+    nodes = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            name = str(node.target)
+        else:
+            stack = list(node.meta.get("nn_module_stack", {}).values())
+            name = ".".join([*(stack[-1][:1] if stack else ()), _operation(node) or node.name])
+        nodes[f"{name}_{counts[name]}" if counts[name] else name] = node
+        counts[name] += 1
+    return nodes
+
+
+def _operation(node: fx.Node) -> str:
+    if node.op not in ("call_function", "call_method"):
+        return ""
+    name = str(getattr(node.target, "__name__", node.target)).rstrip("_")
+    return name.removeprefix("i") if name in ("iadd", "isub", "imul", "itruediv") else name
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and records the shape of each tensor, and which nodes hold floating-point numbers."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(root, graph=graph)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+        self.data: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.shapes[n] = tuple(result.shape)
+        if _holds_floats(result):
+            self.data.add(n)
+        return result
+
+
+def _holds_floats(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return any(map(_holds_floats, value))
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+@dataclass(frozen=True)
+class _Traced:
+    """The graph of a network with the shapes of its values.
+
+    Attributes:
+        nodes: The nodes by name, in the order of computation.
+        shapes: Shape of the value of each node that is a tensor.
+        path: Those nodes whose values depend on the image and on which the result depends, in order.
+        cuts: Those of them through which all of the computation passes, in order.
+    """
+
+    root: nn.Module
+    input_size: int
+    nodes: Mapping[str, fx.Node]
+    shapes: Mapping[fx.Node, tuple[int, ...]]
+    path: list[fx.Node]
+    cuts: list[fx.Node] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, features: Features, input_size: int) -> "_Traced":
+        root, graph = _trace(features)
+        device = next(root.parameters()).device
+        recorder = _Recorder(root, graph)
+        recorder.run(torch.zeros(1, 3, input_size, input_size, device=device))
+        path = _path(graph, recorder.data)
+        return cls(root, input_size, _named(graph), recorder.shapes, path, _cuts(path))
+
+    def last_at(self, stride: int) -> str | None:
+        """Return the name of the node to tap at a stride, None if there is none."""
+        pooled = {self.cuts[index] for index in self._before(len(self.cuts) - 1)}
+        at = [
+            n for n, node in enumerate(self.cuts) if node not in pooled and self._channel_axis(node, stride)
+        ]
+        if not at:
+            return None
+        chosen = min(
+            (n for n in self._before(at[-1]) if n in at and not self._pads(self.cuts[n])),
+            key=lambda n: (self._channels(self.cuts[n], stride), -n),
+            default=None,
+        )
+        return (
+            None if chosen is None else {node: name for name, node in self.nodes.items()}[self.cuts[chosen]]
+        )
+
+    def tap(self, name: str) -> Tap | None:
+        """Describe a node; None if its values are no feature map."""
+        if name not in self.nodes:
+            raise NetworkError(f"the dilated network has no node {name}")
+        node = self.nodes[name]
+        for stride in (DEEP_STRIDE, FINE_STRIDE):
+            if axis := self._channel_axis(node, stride):
+                return Tap(name, self.shapes[node][axis], stride, axis == 3)
+        return None
+
+    def _channels(self, node: fx.Node, stride: int) -> int:
+        return self.shapes[node][self._channel_axis(node, stride)]
+
+    def _channel_axis(self, node: fx.Node, stride: int) -> int:
+        """Return 1 or 3 if the value of a node is a map at a stride, [B, C, h, w] or [B, h, w, C], else 0."""
+        shape = self.shapes.get(node, ())
+        if len(shape) != 4:
+            return 0
+        layouts = {1: shape[2:], 3: shape[1:3]}
+        fitting = [axis for axis, sides in layouts.items() if at_stride(sides, self.input_size, stride)]
+        square = [axis for axis in fitting if len(set(layouts[axis])) == 1]
+        return next(iter((*square, *fitting)), 0)
+
+    def _before(self, index: int) -> Iterable[int]:
+        """Yield the indices of a cut vertex and of those that only pointwise layers separate from it."""
+        yield index
+        while index > 0 and all(map(self._pointwise, self._between(index))):
+            index -= 1
+            yield index
+
+    def _between(self, index: int) -> list[fx.Node]:
+        """Return the nodes after the cut vertex before this one, up to and with this one."""
+        first, last = (self.path.index(self.cuts[n]) for n in (index - 1, index))
+        return self.path[first + 1 : last + 1]
+
+    def _pointwise(self, node: fx.Node) -> bool:
+        if node.op == "output" or self._pads(node):
+            return True
+        if node.op != "call_module":
+            return _operation(node) in _POINTWISE
+        layer = self.root.get_submodule(str(node.target))
+        if isinstance(layer, nn.Conv2d):
+            return all(value == (1, 1) for value in (layer.kernel_size, layer.stride))
+        if type(layer).__module__ == _ACTIVATION_LAYERS:
+            return not isinstance(layer, nn.MultiheadAttention)
+        return isinstance(layer, _POINTWISE_LAYERS)
+
+    def _pads(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return type(self.root.get_submodule(str(node.target))).__module__ == "torch.nn.modules.padding"
+        return _operation(node) in _PADDING
+
+
+def at_stride(sides: Iterable[int], input_size: int, stride: int) -> bool:
+    """Return whether all sides of a map, in cells, fit a stride rounded to a power of two."""
+    return all(side > 0 and round(math.log2(input_size / side)) == math.log2(stride) for side in sides)
+
+
+def _path(graph: fx.Graph, data: set[fx.Node]) -> list[fx.Node]:
+    """Return the nodes between the image and the result, without sizes and other numbers, in order."""
+    nodes = [node for node in graph.nodes if node in data]
+    after: set[fx.Node] = {node for node in nodes if node.op == "placeholder"}
+    for node in nodes:
+        if after.intersection(node.all_input_nodes):
+            after.add(node)
+    before: set[fx.Node] = {node for node in nodes if node.op == "output"}
+    for node in reversed(nodes):
+        if node in before:
+            before.update(node.all_input_nodes)
+    return [node for node in nodes if node in after and node in before]
+
+
+def _cuts(path: list[fx.Node]) -> list[fx.Node]:
+    """Return the nodes that no edge jumps over, in order."""
+    places = {node: place for place, node in enumerate(path)}
+    cuts, furthest = [], 0
+    for place, node in enumerate(path):
+        if furthest <= place:
+            cuts.append(node)
+        furthest = max([furthest, *(places[user] for user in node.users if user in places)])
+    return cuts
