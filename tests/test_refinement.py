@@ -39,7 +39,11 @@ def test_other_json_is_corrupted(content: object) -> None:
 
 
 def test_the_rule_of_each_kind() -> None:
-    assert [default_rule(kind) for kind in ("none", "ridge", "foreground")] == ["cam20", "fine:1", "fine:0.625"]
+    assert [default_rule(kind) for kind in ("none", "ridge", "foreground")] == [
+        "cam20",
+        "fine:1",
+        "fine:0.625",
+    ]
     assert check_refine("ridge") == "ridge"
     with pytest.raises(UsageError, match="'crf': choose from none, ridge, foreground"):
         check_refine("crf")

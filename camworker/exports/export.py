@@ -104,7 +104,7 @@ def _checked(selection: LabelSelection, recipe: Recipe) -> LabelSelection:
         )
     if selection.box_rule is None:
         return selection
-    return replace(selection, box_rule=check_rule(selection.box_rule, maxboxacc=True))
+    return replace(selection, box_rule=check_rule(selection.box_rule, stored=True))
 
 
 def _info(snapshot: Snapshot, selection: LabelSelection) -> ExportInfo:

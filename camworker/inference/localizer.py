@@ -317,6 +317,13 @@ class Localizer:
         self, maps: ScoredMaps, frames: Sequence[Frame], images_M: NDArray[np.int64]
     ) -> ClassMaps:
         cams_Mhw = to_float16(maps.maps_Mhw)
-        corners_L4, counts_M = boxes_from_cams(cams_Mhw, frames, images_M, self.box_rule)
-        fallback_L = np.repeat(~(cams_Mhw > 0).any((1, 2)), counts_M)
-        return ClassMaps(maps.labels_M, maps.scores_M, cams_Mhw, corners_L4, counts_M, fallback_L, None)
+        boxes = boxes_from_cams(cams_Mhw, frames, images_M, self.box_rule)
+        return ClassMaps(
+            maps.labels_M,
+            maps.scores_M,
+            cams_Mhw,
+            boxes.corners_L4,
+            boxes.counts_M,
+            boxes.fallback_L,
+            refined_Mhw=None,
+        )

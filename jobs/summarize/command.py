@@ -133,7 +133,7 @@ def _open_ledgers(args: argparse.Namespace) -> "list[Ledger]":
     if args.box_rule:
         from camworker.boxes.rules import check_rule
 
-        args.box_rule = check_rule(args.box_rule, maxboxacc=True)
+        args.box_rule = check_rule(args.box_rule, stored=True)
     if args.select_threshold_on in (0, 1):
         raise UsageError("--select-threshold-on is a share above 0 and below 1: both parts need images")
     store = open_store(args.output)

@@ -127,7 +127,7 @@ def network_maps(localizer: Localizer, items: pa.Table) -> list[tuple[Maps, list
 
 def camworker_boxes(cams_Mhw: np.ndarray) -> np.ndarray:
     frame = Frame(SIDE, SIDE, SIDE)
-    return boxes_from_cams(cams_Mhw, [frame], np.zeros(len(cams_Mhw), np.int64))[0]
+    return boxes_from_cams(cams_Mhw, [frame], np.zeros(len(cams_Mhw), np.int64)).corners_L4
 
 
 def upsampled(cam_hw: np.ndarray) -> np.ndarray:

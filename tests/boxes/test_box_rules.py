@@ -1,5 +1,6 @@
 """Tests of box rules: names, other thresholds than that of cam20, and several boxes, against scipy."""
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from scipy import ndimage
 from boxes.test_boxes import oracle, random_map
 from camworker.boxes.dtbox import dt_boxes, on_original
 from camworker.boxes.maxboxacc import largest_contour_box, score_map
-from camworker.boxes.rules import RULES, boxes_from_cam, boxes_from_map, check_rule
+from camworker.boxes.rules import RULES, boxes_from_cam, boxes_from_map, check_rule, uses_refined
 from camworker.errors import UsageError
 from camworker.frame import RESIZES, Frame
 
@@ -140,11 +141,16 @@ def test_maxboxacc_is_scaled_to_the_original():
         ("cam:00.25", "cam:0.25"),
         ("cam:0.00001", "cam:0.00001"),
         ("maxboxacc:.150", "maxboxacc:0.15"),
+        ("fine:1.0", "fine:1"),
+        ("fine:0.6250", "fine:0.625"),
+        ("fine:12.5", "fine:12.5"),
+        ("fine-multi:1.50", "fine-multi:1.5"),
     ],
 )
 def test_canonical_spelling_of_rules(rule, spelling):
-    assert check_rule(rule, maxboxacc=True) == spelling
-    assert check_rule(spelling, maxboxacc=True) == spelling
+    if not rule.startswith("fine-multi"):
+        assert check_rule(rule, stored=True) == spelling
+        assert check_rule(spelling, stored=True) == spelling
     if not rule.startswith("maxboxacc"):
         assert check_rule(rule) == spelling
 
@@ -163,12 +169,15 @@ def test_canonical_spelling_of_thresholds(threshold):
         *("cam:1e-1", "cam:0_1", "cam:0.1.2", "cam:.", "cam:1.", "cam:nan", "cam:inf", "cam:0,3"),
         *("cam:\u0660.3", "cam:0.3\n", "CAM20", "cam20-multi:0.3", "dtbox:1", "cam20 "),
         *("maxboxacc", "maxboxacc:1", "maxboxacc:nan"),
+        *("fine", "fine:", "fine:0", "fine:0.00", "fine:-1", "fine:1e1", "fine-multi", "fine-multi:0"),
+        "fine:" + 400 * "9",  # more than a float holds
     ],
 )
 def test_unknown_rules(rule):
     for call in (
         check_rule,
-        lambda rule: check_rule(rule, maxboxacc=True),
+        uses_refined,
+        lambda rule: check_rule(rule, stored=True),
         lambda rule: boxes_from_map(np.ones((2, 2)), rule),
         lambda rule: boxes_from_cam(np.zeros((2, 2)), Frame(2, 2, 2), rule),
     ):
@@ -185,3 +194,36 @@ def test_maxboxacc_is_refused_unless_allowed():
     ):
         check_rule("maxboxacc:0.3")
     assert not any("maxboxacc" in rule for rule in RULES)
+
+
+def test_rules_on_refined_maps():
+    assert [uses_refined(rule) for rule in ("cam20", "cam:0.3", "cam20-multi", "dtbox", "maxboxacc:0.3")] == [
+        False
+    ] * 5
+    assert uses_refined("fine:1")
+    assert uses_refined("fine-multi:0.625")
+
+
+def test_fine_is_relative_to_the_mean():
+    map_HW = np.array([[0, 1, 2, 9, 0, 0, 0, 0]], np.float32)  # its mean is 1.5
+    assert boxes_from_map(map_HW, "fine:0.5").tolist() == [[1, 0, 4, 1]]
+    assert boxes_from_map(map_HW, "fine:1").tolist() == [[2, 0, 4, 1]]
+    assert boxes_from_map(map_HW, "fine:2").tolist() == [[3, 0, 4, 1]]
+    # At most 0.95 of the peak: T times the mean is more than the peak here.
+    assert boxes_from_map(map_HW, "fine:7").tolist() == [[3, 0, 4, 1]]
+    map_HW[0, 4] = 8.6
+    assert boxes_from_map(map_HW, "fine:7").tolist() == [[3, 0, 5, 1]]
+    assert boxes_from_map(np.full((3, 5), 0.5), "fine:1.5").tolist() == [[0, 0, 5, 3]]
+    assert boxes_from_map(np.zeros((3, 5)), "fine:1").tolist() == [[0, 0, 5, 3]]
+
+
+def test_the_mean_of_a_map_is_that_of_its_upsampled_map():
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        map_hw = rng.random((28, 28), np.float32)
+        large_HW = cv2.resize(map_hw, (224, 224), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(large_HW.mean(), map_hw.mean(), rtol=1e-5)
+        assert (
+            boxes_from_map(large_HW, "fine:1.2").tolist()
+            == boxes_from_cam(map_hw, Frame(224, 224, 224), "fine:1.2").tolist()
+        )

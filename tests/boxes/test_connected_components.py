@@ -31,8 +31,11 @@ def defined(cam_hw: np.ndarray, frame: Frame, rule: str) -> list[list[float]]:
     map_HW = cv2.resize(cam_hw.astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
     if not map_HW.max() > 0:
         return [[0, 0, frame.width, frame.height]]
-    threshold = float(rule.removeprefix("cam:")) if rule.startswith("cam:") else 0.2
-    regions = labelled(map_HW > np.float32(threshold) * map_HW.max())
+    name, _, threshold = rule.partition(":")
+    level = np.float32(threshold or 0.2) * (map_HW.mean() if name == "fine" else map_HW.max())
+    if name == "fine":
+        level = min(level, np.float32(0.95) * map_HW.max())
+    regions = labelled(map_HW > level)
     regions.sort(key=lambda region: -region[4])  # stable: equals stay in row order
     kept = [region for region in regions if 10 * region[4] >= regions[0][4]]
     return frame.to_original(np.array(kept if rule == "cam20-multi" else kept[:1])[:, :4]).tolist()
@@ -77,7 +80,7 @@ def test_nothing_above_and_everything_above():
 
 
 SHAPES = [(7, 7), (8, 4), (1, 1), (1, 6), (13, 13), (32, 32), (5, 11)]
-RULES = ["cam20", "cam:0.5", "cam:0", "cam20-multi"]
+RULES = ["cam20", "cam:0.5", "cam:0", "cam20-multi", "fine:0.5", "fine:1", "fine:3.5"]
 
 
 def random_cam(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -105,10 +108,15 @@ def test_boxes_of_a_batch_follow_the_definition(seed, shape, side, resize, rule)
     frames = [Frame(*rng.integers(1, 2000, 2).tolist(), side, resize) for _ in range(2)]
     cams_Mhw = np.stack([random_cam(rng, shape) for _ in range(3)])
     image_M = np.array([0, 0, 1])
-    boxes_L4, counts_M = boxes_from_cams(cams_Mhw, frames, image_M, rule)
-    assert boxes_L4.dtype == np.float32
-    pieces = np.split(boxes_L4, np.cumsum(counts_M)[:-1])
-    for cam_hw, image, boxes_N4 in zip(cams_Mhw, image_M, pieces, strict=True):
+    boxes = boxes_from_cams(cams_Mhw, frames, image_M, rule)
+    assert boxes.corners_L4.dtype == np.float32
+    ends = np.cumsum(boxes.counts_M)[:-1]
+    pieces, fallbacks = np.split(boxes.corners_L4, ends), np.split(boxes.fallback_L, ends)
+    for cam_hw, image, boxes_N4, fallback_N in zip(cams_Mhw, image_M, pieces, fallbacks, strict=True):
+        if not cam_hw.max() > 0:
+            assert fallback_N.tolist() == [True]
+        elif fallback_N.any():  # a map that is resized to less than its size can lose its positive cells
+            assert side < max(shape)
         assert boxes_N4.tolist() == defined(cam_hw, frames[image], rule)
         assert boxes_N4.tobytes() == boxes_from_cam(cam_hw, frames[image], rule).tobytes()
 
@@ -119,15 +127,19 @@ def test_every_rule_makes_boxes_of_a_batch(rule):
     frames = [Frame(60, 40, 32), Frame(30, 50, 32)]
     cams_Mhw = np.stack([random_cam(rng, (5, 5)) for _ in range(12)] + [np.zeros((5, 5), np.float16)])
     image_M = np.arange(13) % 2
-    boxes_L4, counts_M = boxes_from_cams(cams_Mhw, frames, image_M, rule)
+    made = boxes_from_cams(cams_Mhw, frames, image_M, rule)
     expected = [boxes_from_cam(cam, frames[n], rule) for cam, n in zip(cams_Mhw, image_M, strict=True)]
-    assert counts_M.tolist() == [len(boxes) for boxes in expected]
-    assert boxes_L4.tobytes() == np.concatenate(expected).tobytes()
+    assert made.counts_M.tolist() == [len(boxes) for boxes in expected]
+    assert made.corners_L4.tobytes() == np.concatenate(expected).tobytes()
+    # maxboxacc has an empty box for a map of zeros, and not the box over the whole image.
+    without_box = [rule == "dtbox" and not cam.max() > 0 for cam in cams_Mhw]
+    assert made.fallback_L.tolist() == np.repeat(without_box, made.counts_M).tolist()
 
 
 def test_a_batch_of_no_maps():
-    boxes_L4, counts_M = boxes_from_cams(np.empty((0, 7, 7), np.float16), [], np.zeros(0, np.int64))
-    assert (boxes_L4.shape, boxes_L4.dtype, counts_M.shape) == ((0, 4), np.float32, (0,))
+    boxes = boxes_from_cams(np.empty((0, 7, 7), np.float16), [], np.zeros(0, np.int64))
+    assert (boxes.corners_L4.shape, boxes.corners_L4.dtype) == ((0, 4), np.float32)
+    assert (boxes.counts_M.shape, boxes.fallback_L.shape, boxes.fallback_L.dtype) == ((0,), (0,), np.bool_)
 
 
 def test_values_that_are_not_finite():
