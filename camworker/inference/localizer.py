@@ -318,12 +318,5 @@ class Localizer:
     ) -> ClassMaps:
         cams_Mhw = to_float16(maps.maps_Mhw)
         boxes = boxes_from_cams(cams_Mhw, frames, images_M, self.box_rule)
-        return ClassMaps(
-            maps.labels_M,
-            maps.scores_M,
-            cams_Mhw,
-            boxes.corners_L4,
-            boxes.counts_M,
-            boxes.fallback_L,
-            refined_Mhw=None,
-        )
+        made = (boxes.corners_L4, boxes.counts_M, boxes.fallback_L)
+        return ClassMaps(maps.labels_M, maps.scores_M, cams_Mhw, *made, refined_Mhw=None)
