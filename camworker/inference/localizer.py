@@ -300,6 +300,10 @@ class Localizer:
             maps.target_counts_B,
         )
 
+    def pixels(self, batch: Sequence[PreprocessedImage]) -> torch.Tensor:
+        """Return the pixels of a batch on the device, see `Preprocessor.pixels`."""
+        return self._preprocessor.pixels(batch)
+
     def images(self, batch: Sequence[PreprocessedImage]) -> torch.Tensor:
         """Return the input of the network for a batch: normalized, in its precision, on its device."""
         return self._pixel_network.normalized(self._preprocessor.pixels(batch))

@@ -4,7 +4,7 @@ The formulas: camworker/README.md, Refined maps.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -16,9 +16,9 @@ from camworker.cam import upsample
 from camworker.errors import UsageError
 from camworker.refinement import ForegroundHead
 
-# The background that a head is to recognize is what surrounds objects of all kinds. 30 images are a lottery,
-# and 200 images of one kind of object give a head worse than none: its background never holds other objects.
 MIN_FOREGROUND_IMAGES: Final = 100
+# Of `effective_classes`. 200 images of one kind of object give a head that is worse than none, because its
+# background never holds other objects.
 MANY_CLASSES: Final = 30
 
 _FOREGROUND: Final = 1.5  # a map of more than this, relative to its mean, is the object
@@ -122,20 +122,18 @@ class ForegroundSums:
         """Number of channels of the deep map."""
         return len(self.sum_C) - self.fine
 
-    @property
-    def effective_classes(self) -> float:
-        """The number of classes, as many equally frequent ones would have the same chance of a repetition.
 
-        It is the inverse of the sum of the squared shares: 100 classes of one image each count 100, two
-        classes of 100 images and of one image count 1.02.
-        """
-        counts = np.array(list(self.class_counts.values()), np.float64)
-        return float(counts.sum() ** 2 / np.square(counts).sum()) if len(counts) else 0.0
+def effective_classes(counts: Collection[int]) -> float:
+    """Return the number of equally frequent classes among which a class is repeated as often as among these.
 
-    @property
-    def has_many_classes(self) -> bool:
-        """Whether the images are of so many kinds that a head can be fitted to them."""
-        return self.effective_classes >= MANY_CLASSES
+    It is the inverse of the sum of the squared shares: 100 classes of one image each count 100, two classes
+    of 100 images and of one image count 1.02. The classes that a network predicts for images of one kind are
+    few by this number: 64 classes of 200 raccoons count 17.
+
+    Args:
+        counts: Number of images of each class.
+    """
+    return sum(counts) ** 2 / sum(count**2 for count in counts) if counts else 0.0
 
 
 def fit_head(sums: ForegroundSums) -> ForegroundHead:

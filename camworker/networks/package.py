@@ -1,12 +1,12 @@
 """Network packages: networks with their weights, class names and preprocessing.
 
-A saved package is a folder, local or s3://, with two files: network.json and weights.safetensors.
+A saved package is a folder, local or s3://, with the files network.json and weights.safetensors, and with
+foreground.safetensors if it has a foreground head.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,12 +15,19 @@ import torch
 
 from camworker.classes import Classes
 from camworker.errors import CommitError, NetworkError
+from camworker.networks.foreground_file import (
+    FOREGROUND_FILE,
+    FittedForeground,
+    published_foreground,
+    read_foreground,
+)
 from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.networks.gap_check import check_gap_head
-from camworker.networks.registry import DEFAULT, create_network, default_pooling
+from camworker.networks.registry import DEFAULT, create_network, default_pooling, imagenet
 from camworker.networks.state_dicts import (
     PUBLISHED,
     State,
+    fingerprint_of,
     load_all,
     load_backbone,
     published_state,
@@ -47,6 +54,7 @@ class NetworkPackage:
         provenance: Where the weights come from, for people; JSON.
         map_size: Height and width of its map at the input size of the preprocessing, in cells; None if the
             check has not been run.
+        foreground: Its foreground head, whose numbers are not part of the fingerprint; None if it has none.
     """
 
     name: str
@@ -57,6 +65,7 @@ class NetworkPackage:
     fingerprint: str
     provenance: Mapping[str, object] = field(default_factory=dict)
     map_size: tuple[int, int] | None = None
+    foreground: FittedForeground | None = None
 
     def map_at(self, input_size: int) -> tuple[int, int]:
         """Return height and width of the map at an input size, in cells.
@@ -137,7 +146,7 @@ def build_for_training(
         classes: Number of classes.
         pooling: Default: that of the architecture.
         backbone_weights: "DEFAULT" for the published weights of the backbone, a file of weights, or None
-            for random ones.
+            for random ones. The folder of a package stands for its file.
 
     Raises:
         NetworkError: The weights of the backbone do not fit.
@@ -150,6 +159,8 @@ def build_for_training(
         if network.classifier.bias is not None:
             torch.nn.init.zeros_(network.classifier.bias)
     if backbone_weights is not None:
+        if is_package(backbone_weights):
+            backbone_weights = join_uri(backbone_weights, _WEIGHTS)
         published = backbone_weights == PUBLISHED
         load_backbone(network, published_state(name) if published else read_state(backbone_weights))
     return network
@@ -175,21 +186,29 @@ def save(package: NetworkPackage, folder: str | Path) -> None:
     # The description is written last: a folder without it is not a package.
     if store.exists(_DESCRIPTION) or not store.create(_WEIGHTS, safetensors.torch.save(state)):
         raise NetworkError(f"{folder} holds weights already: name another folder")
+    if package.foreground is not None:
+        store.create(FOREGROUND_FILE, package.foreground.to_bytes())
     store.create(_DESCRIPTION, json.dumps(description, indent=1).encode())
 
 
-def imagenet() -> Classes:
-    """Return the 1000 ILSVRC classes: torchvision's names, which are distinct, and their WordNet ids."""
-    from timm.data import ImageNetInfo
-    from torchvision.models import EfficientNet_B0_Weights
+def with_foreground(package: NetworkPackage, foreground: FittedForeground, source: str) -> NetworkPackage:
+    """Return a package with a foreground head.
 
-    names = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
-    return Classes(tuple(names), tuple(ImageNetInfo("imagenet-1k").label_names()))
+    Args:
+        package: The package.
+        foreground: The head.
+        source: Where the head comes from, for messages.
+
+    Raises:
+        NetworkError: The head reads other feature maps than the network has.
+    """
+    foreground.check_fits(package.network.taps, package.name, source)
+    return replace(package, foreground=foreground)
 
 
 def _load(network: str | None, weights: str | None, output_stride: int | None) -> NetworkPackage:
     connections = Connections()
-    if weights is not None and _is_package(weights, connections):
+    if weights is not None and is_package(weights, connections):
         package = _load_package(weights, join_uri(weights, _WEIGHTS), output_stride, connections)
         if network not in (None, package.name):
             raise NetworkError(
@@ -197,7 +216,7 @@ def _load(network: str | None, weights: str | None, output_stride: int | None) -
             )
         return package
     network = network or DEFAULT
-    if _is_package(network, connections):
+    if is_package(network, connections):
         return _load_package(network, weights or join_uri(network, _WEIGHTS), output_stride, connections)
     built = create_network(
         network, classes=1000, pooling=default_pooling(network), output_stride=output_stride
@@ -214,11 +233,20 @@ def _load(network: str | None, weights: str | None, output_stride: int | None) -
     return _filled(network, built, state, imagenet(), built.preprocessing, "softmax", {}, output_stride)
 
 
-def _is_package(folder: str, connections: Connections) -> bool:
+def is_package(folder: str, connections: Connections | None = None) -> bool:
+    """Return whether a folder, local or s3://, is a network package.
+
+    Raises:
+        NetworkError: It cannot be read.
+    """
+    return _exists(join_uri(folder, _DESCRIPTION), connections)
+
+
+def _exists(file: str, connections: Connections | None) -> bool:
     try:
-        return exists_uri(join_uri(folder, _DESCRIPTION), connections=connections)
+        return exists_uri(file, connections=connections)
     except OSError as error:
-        raise NetworkError(f"{folder} cannot be read: {error}") from error
+        raise NetworkError(f"{file} cannot be read: {error}") from error
 
 
 def _load_package(
@@ -244,7 +272,12 @@ def _load_package(
         raise NetworkError(f"{uri}: scoring is softmax or sigmoid and pooling avg or max")
     network = create_network(name, classes=len(classes), pooling=pooling, output_stride=output_stride)
     state = read_state(weights, connections)
-    return _filled(name, network, state, classes, preprocessing, scoring, provenance, output_stride)
+    package = _filled(name, network, state, classes, preprocessing, scoring, provenance, output_stride)
+    file = join_uri(folder, FOREGROUND_FILE)
+    # A head goes with the weights next to it.
+    if weights != join_uri(folder, _WEIGHTS) or not _exists(file, connections):
+        return package
+    return with_foreground(package, read_foreground(file, connections), file)
 
 
 def _channels(values: Iterable[float]) -> tuple[float, float, float]:
@@ -271,14 +304,9 @@ def _filled(
             f"{preprocessing.input_size}: it cannot be dilated",
             parameter="output_stride",
         )
-    fingerprint = _fingerprint(network)
-    return NetworkPackage(name, network, classes, preprocessing, scoring, fingerprint, provenance, map_size)
-
-
-def _fingerprint(network: GapNetwork) -> str:
-    """Return the SHA-256 of names, types, shapes and bytes of all tensors: of the content, not of a file."""
-    digest = hashlib.sha256()
-    for key, tensor in sorted(network.model.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    package = NetworkPackage(
+        name, network, classes, preprocessing, scoring, fingerprint_of(network), provenance, map_size
+    )
+    if name == DEFAULT and (published := published_foreground()).weights == package.fingerprint:
+        return with_foreground(package, published, f"the head of {name}")
+    return package

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from camworker.classes import Classes
 from camworker.errors import NetworkError
 from camworker.networks.gap import GapNetwork
 from camworker.networks.timm_torchvision import lite0, network_of_timm, network_of_torchvision
@@ -49,3 +50,12 @@ def create_network(
 def default_pooling(name: str) -> Pooling:
     """Return the pooling of a network: averages, except in the max-pooling ablation of Zhou et al. (-gmp)."""
     return "max" if name.endswith("-gmp") else "avg"
+
+
+def imagenet() -> Classes:
+    """Return the 1000 ILSVRC classes: torchvision's names, which are distinct, and their WordNet ids."""
+    from timm.data import ImageNetInfo
+    from torchvision.models import EfficientNet_B0_Weights
+
+    names = EfficientNet_B0_Weights.IMAGENET1K_V1.meta["categories"]
+    return Classes(tuple(names), tuple(ImageNetInfo("imagenet-1k").label_names()))

@@ -1,5 +1,6 @@
 """State dicts: read from files without running their code, downloaded, and loaded into networks."""
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -141,6 +142,15 @@ def _refuse(differing: Sequence[str], expected: State, state: State, origins: Ma
             f"the weights are not this network's: {len(differing)} tensors differ, "
             f"for example {origin} is {shape} and has to be {expected_shape}"
         )
+
+
+def fingerprint_of(network: GapNetwork) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes of all tensors: of the content, not of a file."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(network.model.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _unwrapped(state: object, uri: str) -> State:

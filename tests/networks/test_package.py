@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -11,6 +13,8 @@ import torchvision
 
 from camworker.classes import Classes
 from camworker.errors import NetworkError, UsageError
+from camworker.networks.foreground import MANY_CLASSES, effective_classes, fit_head
+from camworker.networks.foreground_file import write_foreground
 from camworker.networks.gap_check import check_gap_head
 from camworker.networks.package import NetworkPackage, Preprocessing, build_package, load, save
 from camworker.networks.registry import DEFAULT, create_network
@@ -255,3 +259,51 @@ def test_output_stride_without_dilation_is_refused(tmp_path):
     save(package, tmp_path)
     with pytest.raises(NetworkError, match=r"map of 7 rows with output stride 16 .*cannot be dilated"):
         load(str(tmp_path), output_stride=16)
+
+
+def test_the_default_network_has_a_foreground_head(default_package, tmp_path):
+    foreground = default_package.foreground
+    assert foreground.weights == default_package.fingerprint
+    assert foreground.taps == default_package.network.taps
+    assert (foreground.head.fine_C.shape, foreground.head.deep_C.shape) == ((40,), (112,))
+    # Another processor may differ in the last bits.
+    np.testing.assert_allclose(fit_head(foreground.sums).fine_C, foreground.head.fine_C, rtol=1e-9)
+    assert effective_classes(foreground.sums.class_counts.values()) > MANY_CLASSES
+    assert load(output_stride=16).foreground.head.fingerprint == foreground.head.fingerprint
+
+
+def test_a_foreground_head_is_part_of_a_package(default_package, tmp_path):
+    save(default_package, tmp_path / "p")
+    again = load(str(tmp_path / "p")).foreground
+    assert again.to_bytes() == default_package.foreground.to_bytes()
+    assert again.head.fingerprint == default_package.foreground.head.fingerprint
+
+
+def test_other_weights_do_not_get_the_head(saved):
+    assert load(str(saved)).foreground is None
+
+
+def test_a_head_belongs_to_the_weights_next_to_it(default_package, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "p")
+    write_foreground(
+        default_package.foreground, str(tmp_path / "p" / "foreground.safetensors"), replace=False
+    )
+    assert load(str(tmp_path / "p")).foreground is not None
+    shutil.copy(saved / "weights.safetensors", tmp_path / "others.safetensors")
+    assert load(str(tmp_path / "p"), str(tmp_path / "others.safetensors")).foreground is None
+
+
+def test_a_damaged_foreground_head_is_refused(spoil, tmp_path):
+    folder = spoil()
+    (tmp_path / "foreground.safetensors").write_bytes(b"no head")
+    assert "foreground.safetensors is not a foreground head" in refusal(folder)
+
+
+def test_a_foreground_head_of_other_taps_is_refused(default_package, spoil, tmp_path):
+    folder = spoil()
+    foreground = default_package.foreground
+    taps = replace(foreground.taps, fine=replace(foreground.taps.fine, node="model.blocks.1.0.add"))
+    (tmp_path / "foreground.safetensors").write_bytes(replace(foreground, taps=taps).to_bytes())
+    message = refusal(folder)
+    assert "the foreground head reads model.blocks.1.0.add (40 channels, stride 8)" in message
+    assert "efficientnet_lite0 has model.blocks.2.1.add (40 channels, stride 8)" in message
