@@ -89,7 +89,8 @@ def boxes_from_map(map_HW: NDArray[np.floating], rule: str = "cam20") -> Boxes:
       component's pixels, ordered by the number of pixels, ties in row order.
     - dtbox: the loose and the tight box, see `dtbox.dt_boxes`.
     - fine:T, for refined maps: the box of the largest component, as in cam20, of the mask
-      M > min(T * mean(M), 0.95 * max(M)). T is relative to the mean and may exceed 1.
+      M > min(T * mean(M), 0.95 * max(M)). T is relative to the mean and may exceed 1. The mean is that of the
+      map before it is upsampled: upsampling by a whole number, as from 28 to 224, does not change it.
     - maxboxacc:TAU (Choe et al., CVPR 2020): the largest contour of the score map, see
       `maxboxacc.largest_contour_box`, scaled to the map. This box can be empty.
 
@@ -115,7 +116,7 @@ def boxes_from_map(map_HW: NDArray[np.floating], rule: str = "cam20") -> Boxes:
         return _largest_contour(map_HW, threshold, (width, height))
     if name == "fine-multi":
         raise _needs_features(rule)
-    boxes_N4 = _boxes_above(np.ascontiguousarray(map_HW), name, threshold)
+    boxes_N4 = _boxes_above(np.ascontiguousarray(map_HW), name, threshold, map_HW.mean())
     return np.array([[0, 0, width, height]] if boxes_N4 is _NO_BOX else boxes_N4, np.float32)
 
 
@@ -179,11 +180,12 @@ def boxes_from_cams(
     else:
         buffer_HW = np.empty(size, np.float32)  # shared by all maps, so that it stays in the CPU cache
         maps = (cv2.resize(map_hw, size, buffer_HW, interpolation=cv2.INTER_LINEAR) for map_hw in maps_Mhw)
+        means_M = maps_Mhw.mean((1, 2)) if name in _FINE else np.zeros(len(maps_Mhw), np.float32)
         with_features = fine_BCHW if name == "fine-multi" else None
         features = [None if with_features is None else with_features[image] for image in image_M]
         boxes = [
-            _boxes_above(map_HW, name, threshold, fine_CHW)
-            for map_HW, fine_CHW in zip(maps, features, strict=True)
+            _boxes_above(map_HW, name, threshold, mean, fine_CHW)
+            for map_HW, mean, fine_CHW in zip(maps, means_M, features, strict=True)
         ]
     counts_M = np.array([len(map_boxes) for map_boxes in boxes])
     boxes_L4 = np.concatenate(boxes)
@@ -220,7 +222,11 @@ def _needs_features(rule: str) -> UsageError:
 
 
 def _boxes_above(
-    map_HW: NDArray[np.float32], name: str, threshold: float, fine_CHW: NDArray[np.float32] | None = None
+    map_HW: NDArray[np.float32],
+    name: str,
+    threshold: float,
+    mean: np.float32,
+    fine_CHW: NDArray[np.float32] | None = None,
 ) -> NDArray[np.int64]:
     """Return the boxes of a rule on components, in map pixels, or _NO_BOX without a positive value."""
     # Importing Numba takes a third of a second, which checking a rule does not need.
@@ -230,7 +236,7 @@ def _boxes_above(
     if not peak > 0:
         return _NO_BOX
     if name in _FINE:
-        level = np.minimum(np.float32(threshold) * map_HW.mean(), np.float32(_HIGHEST_LEVEL) * peak)
+        level = np.minimum(np.float32(threshold) * mean, np.float32(_HIGHEST_LEVEL) * peak)
     else:
         level = np.float32(threshold) * peak
     if not level < peak:  # a threshold next to 1 can round to 1; the peak itself stays in the mask

@@ -32,7 +32,9 @@ def defined(cam_hw: np.ndarray, frame: Frame, rule: str) -> list[list[float]]:
     if not map_HW.max() > 0:
         return [[0, 0, frame.width, frame.height]]
     name, _, threshold = rule.partition(":")
-    level = np.float32(threshold or 0.2) * (map_HW.mean() if name == "fine" else map_HW.max())
+    level = np.float32(threshold or 0.2) * (
+        cam_hw.astype(np.float32).mean() if name == "fine" else map_HW.max()
+    )
     if name == "fine":
         level = min(level, np.float32(0.95) * map_HW.max())
     regions = labelled(map_HW > level)
