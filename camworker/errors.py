@@ -7,8 +7,7 @@ CamworkerError            exit code 1
 ├── CommitError           3  a part cannot be committed, or another writer's part disagrees with the plan
 ├── LeaseHeldError        4  another run holds the output
 ├── CorruptedError        5  committed bytes are missing or altered
-├── ChangedError          1  an object was replaced after it was planned
-└── MapOverflowError      1  a class activation map holds a value that float16 cannot represent
+└── ChangedError          1  an object was replaced after it was planned
 ```
 
 The command line prints every error of this tree in one line and exits with its `exit_code`.
@@ -21,7 +20,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 Status = Literal[
-    "ok", "decode_error", "unsupported", "too_large", "read_error", "changed", "poison", "removed"
+    "ok",
+    "decode_error",
+    "unsupported",
+    "too_large",
+    "read_error",
+    "changed",
+    "poison",
+    "map_overflow",
+    "removed",
 ]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -78,10 +85,6 @@ class CorruptedError(CamworkerError):
 
 class ChangedError(CamworkerError):
     """The identity of an object differs from the planned one: it was replaced in the meantime."""
-
-
-class MapOverflowError(CamworkerError):
-    """A map holds a value outside the range of float16; writing it would store an infinity."""
 
 
 @dataclass(frozen=True, slots=True)

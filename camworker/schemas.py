@@ -20,6 +20,10 @@ Scoring = Literal["softmax", "sigmoid"]
 SCORINGS: Final[tuple[Scoring, ...]] = get_args(Scoring)
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 PRECISIONS: Final[tuple[Precision, ...]] = get_args(Precision)
+Refined = Literal[
+    "best", "all"
+]  # whose refined maps a row holds: of the best class, or of all ranked classes
+REFINED: Final[tuple[Refined, ...]] = get_args(Refined)
 
 MapColumn: TypeAlias = "pa.Array[Any] | pa.ChunkedArray[Any]"
 

@@ -1,18 +1,27 @@
 """`CamNetwork`: from the pixels of a batch to the scores and class activation maps of its classes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from camworker.cam import TEN_CROP_CELLS, best_and_target_maps, merge_views, views_of
-from camworker.frame import FrameSpec, Views
+from camworker.frame import FrameSpec
 from camworker.inference.pixel_network import PixelNetwork
+from camworker.networks.package import NetworkPackage
+from camworker.presets import Settings
 from camworker.schemas import CamShape, Scoring
+
+# From maps_Mhw, the index of the image of each, and the images' features at strides 8 and 16: refined maps.
+RefineOnDevice: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +32,25 @@ class ScoredMaps:
         labels_M: Index of each pair's class, int32.
         scores_M: Score of each pair, in 0..1, float32.
         maps_Mhw: Class activation map of each pair, signed and without bias, float32.
+        refined_Mhw: Refined map of each pair, uint8, if it was made on the device.
     """
 
     labels_M: NDArray[np.int32]
     scores_M: NDArray[np.float32]
     maps_Mhw: NDArray[np.float32]
+    refined_Mhw: NDArray[np.uint8] | None = None
+
+    def select(self, kept_M: NDArray[np.bool_]) -> "ScoredMaps":
+        """Return the pairs that are marked."""
+        return ScoredMaps(*(None if array is None else array[kept_M] for array in self._arrays))
+
+    def replaced(self, at_M: NDArray[np.bool_], other: "ScoredMaps") -> "ScoredMaps":
+        """Return these pairs with those of another in the places that are marked."""
+        return ScoredMaps(*map(partial(_replaced, at_M), self._arrays, other._arrays))
+
+    @property
+    def _arrays(self) -> tuple[Any, ...]:
+        return self.labels_M, self.scores_M, self.maps_Mhw, self.refined_Mhw
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +61,68 @@ class Maps:
         best: The K best classes of each image, best first.
         targets: The target classes of each image, by class index.
         target_counts_B: Number of target classes of each image, int64.
+        fine_BCHW: The feature map at stride 8, float32, if refined maps are made from it on the CPU.
+        deep_BCHW: The feature map at stride 16, float32, likewise.
     """
 
     best: ScoredMaps
     targets: ScoredMaps
     target_counts_B: NDArray[np.int64]
+    fine_BCHW: NDArray[np.float32] | None = None
+    deep_BCHW: NDArray[np.float32] | None = None
+
+    @property
+    def best_images(self) -> NDArray[np.int64]:
+        """The index of the image of each of the pairs `best`."""
+        images = len(self.target_counts_B)
+        return np.repeat(np.arange(images), len(self.best.labels_M) // max(1, images))
+
+    @property
+    def target_images(self) -> NDArray[np.int64]:
+        """The index of the image of each of the pairs `targets`."""
+        return np.repeat(np.arange(len(self.target_counts_B)), self.target_counts_B)
+
+    def largest_values(self) -> NDArray[np.float32]:
+        """Return the largest magnitude in the maps of each image, [B]; NaN if one is not a number."""
+        largest_B = np.zeros(len(self.target_counts_B), np.float32)
+        for images, maps in ((self.best_images, self.best), (self.target_images, self.targets)):
+            np.maximum.at(largest_B, images, np.abs(maps.maps_Mhw).max((1, 2)))
+        return largest_B
+
+    def select(self, kept_B: NDArray[np.bool_]) -> "Maps":
+        """Return the maps of the images that are marked."""
+        return Maps(
+            self.best.select(kept_B[self.best_images]),
+            self.targets.select(kept_B[self.target_images]),
+            self.target_counts_B[kept_B],
+            None if self.fine_BCHW is None else self.fine_BCHW[kept_B],
+            None if self.deep_BCHW is None else self.deep_BCHW[kept_B],
+        )
+
+    def replaced(self, at_B: NDArray[np.bool_], other: "Maps") -> "Maps":
+        """Return these maps with those of another batch for the images that are marked.
+
+        Args:
+            at_B: The images.
+            other: Maps of these images with the same number of classes, in order.
+        """
+        return Maps(
+            self.best.replaced(at_B[self.best_images], other.best),
+            self.targets.replaced(at_B[self.target_images], other.targets),
+            self.target_counts_B,
+            _replaced(at_B, self.fine_BCHW, other.fine_BCHW),
+            _replaced(at_B, self.deep_BCHW, other.deep_BCHW),
+        )
+
+
+def _replaced(
+    at: NDArray[np.bool_], array: NDArray[Any] | None, other: NDArray[Any] | None
+) -> NDArray[Any] | None:
+    if array is None or other is None:
+        return None
+    result = array.copy()
+    result[at] = other
+    return result
 
 
 class CamNetwork:
@@ -53,16 +133,28 @@ class CamNetwork:
         frame_spec: Which views of an image are evaluated, and their size.
         shape: Shape of the maps of an image's best classes.
         scoring: How logits become scores.
+        refine_on_device: Makes the refined maps of a batch where the network runs; None leaves them to the
+            caller, who gets the feature maps.
+        keep_features: Whether the caller gets the feature map at stride 8 in any case.
     """
 
     def __init__(
-        self, pixel_network: PixelNetwork, frame_spec: FrameSpec, shape: CamShape, scoring: Scoring
+        self,
+        pixel_network: PixelNetwork,
+        frame_spec: FrameSpec,
+        shape: CamShape,
+        scoring: Scoring,
+        refine_on_device: RefineOnDevice | None = None,
+        *,
+        keep_features: bool = False,
     ) -> None:
         self._pixel_network = pixel_network
         self._input_size = frame_spec.input_size
         self._views = views_of(frame_spec.views, frame_spec.input_size)
         self._shape = shape
         self._score = torch.sigmoid if scoring == "sigmoid" else partial(torch.softmax, dim=-1)
+        self._refine_on_device = refine_on_device
+        self._keep_features = keep_features
         self._weights_KC = pixel_network.network.weights_KC.detach()
 
     def __call__(self, pixels_BCHW: torch.Tensor, targets: Sequence[Sequence[int]]) -> Maps:
@@ -72,12 +164,10 @@ class CamNetwork:
             pixels_BCHW: Frames of images, uint8, on the device.
             targets: For each image the indices of its target classes, in order and distinct.
         """
-        features_VBCHW, logits_VBK = [], []
-        for view in self._views:
-            crop_BCHW = view.crop(pixels_BCHW, self._input_size)
-            features_BCHW, logits_BK = self._pixel_network.features_and_logits(crop_BCHW)
-            features_VBCHW.append(features_BCHW)
-            logits_VBK.append(logits_BK)
+        outputs_V = [
+            self._pixel_network.evaluate(view.crop(pixels_BCHW, self._input_size)) for view in self._views
+        ]
+        logits_VBK = [output.logits_BK for output in outputs_V]
         scores_BK = self._score(torch.stack(logits_VBK)).mean(0)
 
         # A single view is ranked by its logits: many sigmoids are 1 to the last digit.
@@ -89,16 +179,45 @@ class CamNetwork:
         targets_B = torch.split(targets_T, counts_B.tolist())
         best_maps_V, target_maps_V = zip(
             *(
-                best_and_target_maps(features_BCHW, self._weights_KC, best_BK, targets_B)
-                for features_BCHW in features_VBCHW
+                best_and_target_maps(output.features_BCHW, self._weights_KC, best_BK, targets_B)
+                for output in outputs_V
             ),
             strict=True,
         )
-        return Maps(
-            self._scored_maps(best_BK.flatten(), scores_BK.gather(1, best_BK).flatten(), best_maps_V),
-            self._scored_maps(targets_T, scores_BK[images_T, targets_T], target_maps_V),
-            counts_B,
+        best_maps_Mhw, target_maps_Mhw = (
+            merge_views(maps_V, self._views, self._input_size).flatten(0, -3)
+            for maps_V in (best_maps_V, target_maps_V)
         )
+        fine_BCHW, deep_BCHW = (
+            self._merged([tap for tap in taps_V if tap is not None])
+            for taps_V in zip(*((output.fine_BCHW, output.deep_BCHW) for output in outputs_V), strict=True)
+        )
+        refined_best = refined_targets = None
+        if self._refine_on_device is not None and fine_BCHW is not None:
+            best_images_M = torch.arange(len(best_BK), device=device).repeat_interleave(self._shape.k)
+            refined_Mhw = self._refine_on_device(
+                torch.cat([best_maps_Mhw, target_maps_Mhw]),
+                torch.cat([best_images_M, images_T]),
+                fine_BCHW,
+                deep_BCHW,
+            )
+            refined_best, refined_targets = refined_Mhw.tensor_split([len(best_maps_Mhw)])
+            fine_BCHW, deep_BCHW = fine_BCHW if self._keep_features else None, None
+        best_scores_M = scores_BK.gather(1, best_BK).flatten()
+        return Maps(
+            _scored_maps(best_BK.flatten(), best_scores_M, best_maps_Mhw, refined_best),
+            _scored_maps(targets_T, scores_BK[images_T, targets_T], target_maps_Mhw, refined_targets),
+            counts_B,
+            None if fine_BCHW is None else fine_BCHW.cpu().numpy(),
+            None if deep_BCHW is None else deep_BCHW.cpu().numpy(),
+        )
+
+    @cached_property
+    def in_float32(self) -> "CamNetwork":
+        """The same network, computing in float32, never compiled."""
+        twin = copy(self)
+        twin._pixel_network = self._pixel_network.in_float32()
+        return twin
 
     def no_maps(self) -> Maps:
         """Return the maps of a batch without images."""
@@ -106,25 +225,38 @@ class CamNetwork:
         none = ScoredMaps(np.empty(0, np.int32), np.empty(0, np.float32), np.empty((0, h, w), np.float32))
         return Maps(none, none, np.zeros(0, np.int64))
 
-    def _scored_maps(
-        self, labels_M: torch.Tensor, scores_M: torch.Tensor, maps_V: Sequence[torch.Tensor]
-    ) -> ScoredMaps:
-        maps = merge_views(maps_V, self._views, self._input_size)
-        return ScoredMaps(
-            labels_M.int().cpu().numpy(),
-            scores_M.cpu().numpy(),
-            maps.reshape(-1, *maps.shape[-2:]).cpu().numpy(),
-        )
+    def _merged(self, maps_V: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """Merge the maps of all views; None without any."""
+        return merge_views(maps_V, self._views, self._input_size) if maps_V else None
 
 
-def cam_shape(top_k: int, classes: int, map_size: tuple[int, int], views: Views) -> CamShape:
-    """Return the shape of the maps of a row.
+def _scored_maps(
+    labels_M: torch.Tensor,
+    scores_M: torch.Tensor,
+    maps_Mhw: torch.Tensor,
+    refined_Mhw: torch.Tensor | None,
+) -> ScoredMaps:
+    return ScoredMaps(
+        labels_M.int().cpu().numpy(),
+        scores_M.cpu().numpy(),
+        maps_Mhw.cpu().numpy(),
+        None if refined_Mhw is None else refined_Mhw.cpu().numpy(),
+    )
 
-    Args:
-        top_k: Number of classes to rank.
-        classes: Number of classes of the network.
-        map_size: Height and width of the map of one view, in cells.
-        views: Which views of an image are evaluated.
+
+@torch.inference_mode()
+def row_shapes(settings: Settings, package: NetworkPackage) -> tuple[CamShape, CamShape | None]:
+    """Return the shapes of a row's class activation maps and refined maps; None without refinement.
+
+    Raises:
+        NetworkError: The network has no usable maps at this input size.
     """
-    cells = (TEN_CROP_CELLS, TEN_CROP_CELLS) if views == "ten-crop" else map_size
-    return CamShape(min(top_k, classes), *cells)
+    size = settings.frame_spec.input_size
+    ten_crop = settings.frame_spec.views == "ten-crop"
+    cells = (TEN_CROP_CELLS, TEN_CROP_CELLS) if ten_crop else package.map_at(size)
+    cams = CamShape(min(settings.top_k, len(package.classes)), *cells)
+    if settings.refinement is None:
+        return cams, None
+    like = next(package.network.parameters())
+    _, fine_BCHW, _ = package.network.tapped_features(like.new_zeros(1, 3, size, size))
+    return cams, CamShape(cams.k if settings.refined == "all" else 1, *fine_BCHW.shape[2:])

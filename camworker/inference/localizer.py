@@ -8,22 +8,24 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from camworker.boxes.rules import boxes_from_cams, check_rule
 from camworker.errors import Failure, UsageError
-from camworker.frame import RESIZES, VIEWS, Frame, FrameSpec, Resize, Views
+from camworker.frame import FrameSpec, Resize, Views
 from camworker.images.decode import PreprocessedImage
-from camworker.inference.cam_network import CamNetwork, Maps, ScoredMaps, cam_shape
+from camworker.inference.cam_network import CamNetwork, Maps, row_shapes
 from camworker.inference.pixel_network import PixelNetwork, resolve_dtype
-from camworker.inference.predictions import AnyPrediction, ClassMaps, Predictions, to_float16
+from camworker.inference.predictions import AnyPrediction, Predictions
 from camworker.inference.preprocessor import ImageInFlight, Preprocessor
+from camworker.inference.refiner import Refiner, settle_overflow
 from camworker.ledger.recipe import Recipe
 from camworker.networks.package import NetworkPackage, load
-from camworker.schemas import CamShape, Precision
+from camworker.presets import LocalizerOptions, Options, Preset, check_refinement, load_for, resolve
+from camworker.refinement import Refine, Refinement
+from camworker.schemas import Precision, Refined
 
 
 class Localizer:
@@ -33,65 +35,63 @@ class Localizer:
         package: The network with its classes and preprocessing.
         device: The device of the network.
         dtype: The type in which the network computes its features.
-        box_rule: The rule that makes boxes from maps.
+        settings: The preset and the options, resolved for this network.
         frame_spec: How an image is fitted into the network's input, and which of its views are evaluated.
+        box_rule: The rule that makes boxes from maps.
         batch_size: The most images that the network is given at a time.
         map_size: Height and width of the map of one view, in cells.
         cam_shape: Shape of the maps of a row.
         refined_shape: Shape of the refined maps of a row; None without refinement.
-        taps: The feature maps of earlier stages that the network computes; None without refinement.
+        taps: The feature maps of earlier stages that are computed as well; None without refinement.
     """
 
     def __init__(
         self,
         package: NetworkPackage,
         *,
+        preset: Preset = "default",
         device: str | torch.device | None = None,
         precision: Precision = "auto",
         top_k: int = 5,
-        box_rule: str = "cam20",
         input_size: int | None = None,
-        resize: Resize = "squash",
-        views: Views = "single",
+        resize: Resize | None = None,
+        views: Views | None = None,
+        refine: Refine | Refinement | None = None,
+        refined: Refined = "best",
+        box_rule: str | None = None,
         batch_size: int | None = None,
     ) -> None:
         """Move a copy of a network to a device.
 
         Args:
             package: The network; it is not changed.
+            preset: Decides what is left out of input_size, resize, views, refine and box_rule, see
+                `camworker.presets`.
             device: Default: CUDA if it is available, else the CPU.
             precision: Precision of the network. "auto" is bfloat16 where the device computes in it, else
                 float16 on a GPU and float32 on a CPU.
             top_k: Number of classes to rank; at most the number of the network's classes is used.
-            box_rule: How boxes are made from maps, see `camworker.boxes.check_rule`.
-            input_size: Side of the network's square input, in pixels. Default: that of the package.
+            input_size: Side of the network's square input, in pixels.
             resize: How an image is fitted into the square, see `camworker.frame.Frame`.
             views: Which views of an image are evaluated, see `camworker.cam.views_of`.
+            refine: How class activation maps are refined, with constants of one's own or with the defaults.
+            refined: Whether a prediction holds the refined map of the best class or of all ranked classes.
+            box_rule: How boxes are made from maps, see `camworker.boxes.check_rule`.
             batch_size: The most images in the network at a time. Default: 64 on CUDA, 16 on the CPU.
 
         Raises:
             UsageError: A value cannot work.
             NetworkError: The network has no usable maps at this input size.
         """
-        input_size = package.preprocessing.input_size if input_size is None else input_size
-        for name, value in (("top_k", top_k), ("input_size", input_size), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise UsageError(
-                    f"the {name.replace('_', ' ')} is {value}: it has to be at least 1", parameter=name
-                )
-        for name, choice, known in (("resize", resize, RESIZES), ("views", views, VIEWS)):
-            if choice not in known:
-                raise UsageError(f"unknown {name} {choice!r}: choose from {', '.join(known)}", parameter=name)
+        options = Options(preset, input_size, resize, views, refine, refined, box_rule, top_k, batch_size)
+        self.settings = settings = resolve(options, package)
+        self.frame_spec, self.box_rule = settings.frame_spec, settings.box_rule
         self.package = package
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = resolve_dtype(precision, self.device)
-        self.box_rule = check_rule(box_rule)
-        self.frame_spec = FrameSpec(input_size, resize, views)
         self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
-        self.map_size = package.map_at(input_size)
-        self.cam_shape = cam_shape(top_k, len(package.classes), self.map_size, views)
-        self.refined_shape: CamShape | None = None
-
+        self.map_size = package.map_at(self.frame_spec.input_size)
+        self.cam_shape, self.refined_shape = row_shapes(settings, package)
         self._threads = threading.local()
         self._pixel_network = PixelNetwork(
             package.network,
@@ -99,54 +99,46 @@ class Localizer:
             device=self.device,
             dtype=self.dtype,
             batch_size=self.batch_size,
-            input_size=input_size,
+            input_size=self.frame_spec.input_size,
+            taps=settings.refinement is not None,
         )
         self.taps = self._pixel_network.taps
         self._preprocessor = Preprocessor(self.frame_spec, self.device)
-        self._cam_network = CamNetwork(self._pixel_network, self.frame_spec, self.cam_shape, package.scoring)
+        self._refiner = Refiner(
+            settings.refinement, settings.head, settings.box_rule, keep_all=refined == "all"
+        )
+        self._cam_network = CamNetwork(
+            self._pixel_network,
+            self.frame_spec,
+            self.cam_shape,
+            package.scoring,
+            self._refiner.on_device if self.device.type == "cuda" else None,
+            keep_features=self._refiner.needs_features,
+        )
 
     @classmethod
     def load(
         cls,
         network: str | Path | None = None,
         *,
-        device: str | torch.device | None = None,
-        precision: Precision = "auto",
-        top_k: int = 5,
-        box_rule: str = "cam20",
-        input_size: int | None = None,
-        resize: Resize = "squash",
-        views: Views = "single",
-        batch_size: int | None = None,
+        output_stride: int | None = None,
+        **options: Unpack[LocalizerOptions],
     ) -> "Localizer":
         """Load a network and return its localizer.
 
         Args:
             network: Name of a network or folder of a network package. Default: EfficientNet-Lite0.
-            device: See `Localizer`.
-            precision: See `Localizer`.
-            top_k: See `Localizer`.
-            box_rule: See `Localizer`.
-            input_size: See `Localizer`.
-            resize: See `Localizer`.
-            views: See `Localizer`.
-            batch_size: See `Localizer`.
+            output_stride: Input pixels per cell of the map; a smaller stride dilates the last stages.
+                Default: that of the preset, see `camworker.presets`.
+            **options: See `Localizer`.
 
         Raises:
             NetworkError: The network or its weights are refused.
             UsageError: A value cannot work.
         """
-        return cls(
-            load(None if network is None else str(network)),
-            device=device,
-            precision=precision,
-            top_k=top_k,
-            box_rule=box_rule,
-            input_size=input_size,
-            resize=resize,
-            views=views,
-            batch_size=batch_size,
-        )
+        name = None if network is None else str(network)
+        package, _ = load_for(options.get("preset", "default"), name, output_stride=output_stride)
+        return cls(package, **options)
 
     @classmethod
     def from_recipe(
@@ -164,13 +156,12 @@ class Localizer:
             recipe: The settings that decide the rows.
             network: What the network is loaded from, as for `camworker.networks.package.load`. Default: the
                 name in the recipe.
-            weights: Where the weights are, as for `camworker.networks.package.load`: a package's folder, a
-                file, or "DEFAULT".
+            weights: Where the weights are, likewise.
             device: See `Localizer`.
             batch_size: See `Localizer`.
 
         Raises:
-            CommitError: The weights are not those of the recipe.
+            CommitError: The weights, the foreground head or the taps are not those of the recipe.
             NetworkError: The network or its weights are refused.
         """
         package = load(
@@ -179,15 +170,18 @@ class Localizer:
             output_stride=recipe.output_stride,
             fingerprint=recipe.weights_fingerprint,
         )
+        check_refinement(recipe, package)
         return cls(
             package,
             device=device,
             precision=recipe.precision,
             top_k=recipe.top_k,
-            box_rule=recipe.box_rule,
             input_size=recipe.frame_spec.input_size,
             resize=recipe.frame_spec.resize,
             views=recipe.frame_spec.views,
+            refine=recipe.refinement or "none",
+            refined=recipe.refined,
+            box_rule=recipe.box_rule,
             batch_size=batch_size,
         )
 
@@ -195,11 +189,8 @@ class Localizer:
         """Compile the network into a file, or load what an earlier call compiled into it.
 
         The file is valid for the same network, options, processor and number of torch's threads. Once
-        compiled, the network rounds differently in the last digits of its precision.
-
-        Args:
-            file: Where the compiled network is, or is to be written.
-            streams: Number of threads that may call `forward` at a time.
+        compiled, the network rounds differently in the last digits of its precision. Up to `streams` threads
+        may then call `forward` at a time.
 
         Returns:
             None, or the reason why the network could not be compiled; it still works, only slower.
@@ -224,7 +215,6 @@ class Localizer:
 
         Raises:
             UsageError: There is not one list of labels per image, or a label is not a class of the network.
-            MapOverflowError: A map has values that float16 cannot represent.
         """
         labels = labels if labels is not None else [()] * len(images)
         if len(labels) != len(images):
@@ -282,27 +272,37 @@ class Localizer:
         return self._cam_network(self._preprocessor.pixels(images), targets)
 
     def postprocess(self, maps: Maps | None, batch: Sequence[PreprocessedImage | Failure]) -> Predictions:
-        """Round the maps of a batch as they are stored, and make their boxes.
+        """Round the maps of a batch as they are stored, refine them, and make their boxes.
+
+        An image with a map that float16 cannot hold is localized again in float32, unless that is the
+        precision of the network. If that does not help, it fails with the status "map_overflow".
 
         Args:
             maps: The result of `forward` for this batch.
             batch: The images.
         """
+        in_float32 = None if self.dtype == torch.float32 else self._forward_in_float32
+        maps, batch = settle_overflow(maps or self._cam_network.no_maps(), batch, in_float32)
         frames = [image.frame for image in batch if isinstance(image, PreprocessedImage)]
-        maps = maps or self._cam_network.no_maps()
-        images_G = np.arange(len(frames))
+        best, targets = self._refiner.class_maps(maps, frames)
         return Predictions(
             [image if isinstance(image, Failure) else None for image in batch],
             self.package.classes.names,
             np.array([(frame.width, frame.height) for frame in frames], np.int32).reshape(-1, 2),
-            self._class_maps(maps.best, frames, np.repeat(images_G, self.cam_shape.k)),
-            self._class_maps(maps.targets, frames, np.repeat(images_G, maps.target_counts_B)),
+            best,
+            targets,
             maps.target_counts_B,
         )
 
     def pixels(self, batch: Sequence[PreprocessedImage]) -> torch.Tensor:
         """Return the pixels of a batch on the device, see `Preprocessor.pixels`."""
         return self._preprocessor.pixels(batch)
+
+    @torch.inference_mode()
+    def _forward_in_float32(
+        self, images: Sequence[PreprocessedImage], targets: Sequence[Sequence[int]]
+    ) -> Maps:
+        return self._cam_network.in_float32(self._preprocessor.pixels(images), targets)
 
     def images(self, batch: Sequence[PreprocessedImage]) -> torch.Tensor:
         """Return the input of the network for a batch: normalized, in its precision, on its device."""
@@ -316,11 +316,3 @@ class Localizer:
             The features, [B, C, h, w], and the logits, [B, K]; both float32 on the device.
         """
         return self._pixel_network.features_and_logits(self._preprocessor.pixels(batch))
-
-    def _class_maps(
-        self, maps: ScoredMaps, frames: Sequence[Frame], images_M: NDArray[np.int64]
-    ) -> ClassMaps:
-        cams_Mhw = to_float16(maps.maps_Mhw)
-        boxes = boxes_from_cams(cams_Mhw, frames, images_M, self.box_rule)
-        made = (boxes.corners_L4, boxes.counts_M, boxes.fallback_L)
-        return ClassMaps(maps.labels_M, maps.scores_M, cams_Mhw, *made, refined_Mhw=None)

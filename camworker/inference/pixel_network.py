@@ -160,7 +160,7 @@ class PixelNetwork(nn.Module):
         # compiled.
         try:
             if not file.exists():
-                compile_features(file, self._in_float32() if device == "cpu" else self, pixels_BCHW)
+                compile_features(file, self.in_float32() if device == "cpu" else self, pixels_BCHW)
             compiled = load_compiled_features(file, device=device, dtype=self.dtype, streams=streams)
             with torch.inference_mode():
                 values, expected = self._output(compiled(pixels_BCHW)), self._output(self(pixels_BCHW))
@@ -208,7 +208,8 @@ class PixelNetwork(nn.Module):
     def _device(self) -> torch.device:
         return self.get_buffer("mean").device
 
-    def _in_float32(self) -> "PixelNetwork":
+    def in_float32(self) -> "PixelNetwork":
+        """Return a copy of the same network that computes in float32 and is not compiled."""
         size, _, side, _ = self._shape
         return PixelNetwork(
             *self._original,

@@ -7,7 +7,7 @@ from typing import Any, Final, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from camworker.errors import Failure, MapOverflowError, Status
+from camworker.errors import Failure, Status
 from camworker.frame import CORNERS
 
 BOX_DTYPE: Final = np.dtype(
@@ -201,19 +201,6 @@ class Predictions:
             )
             for g in range(images)
         ]
-
-
-def to_float16(maps: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Round maps to the precision in which they are stored.
-
-    Raises:
-        MapOverflowError: A value is outside the range of float16, or not a number.
-    """
-    with np.errstate(over="ignore"):
-        rounded = maps.astype(np.float16)
-    if not np.isfinite(rounded).all():
-        raise MapOverflowError("a class activation map has values that float16 cannot represent")
-    return rounded
 
 
 def _structured(

@@ -2,28 +2,33 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Self, TypeVar
 
 from camworker.classes import Classes
 from camworker.errors import CorruptedError, UsageError
 from camworker.frame import RESIZES, VIEWS, FrameSpec
+from camworker.refinement import Refinement
 from camworker.schemas import (
     POOLINGS,
     PRECISIONS,
+    REFINED,
     SCHEMA_VERSION,
     SCORINGS,
     Pooling,
     Precision,
+    Refined,
     Scoring,
 )
 
 # Raised whenever the same settings would give other rows than before.
-ALGORITHM: Final = 1
+ALGORITHM: Final = 2
 
 _Value = TypeVar("_Value", str, int)
 _Choice = TypeVar("_Choice", bound=str)
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,12 @@ class Recipe:
         scoring: How logits become the scores of a row.
         output_stride: Pixels per cell of the feature map, if it was changed by dilation; None for the
             network's own.
-        box_rule: How boxes are made from class activation maps, see `camworker.boxes.check_rule`.
+        refinement: How class activation maps are refined; None if they are not.
+        refined: Whose refined maps a row holds.
+        head: Fingerprint of the foreground head that the refinement uses; None without one.
+        taps: Names of the graph nodes whose output the refinement uses: that at stride 8, and that at stride
+            16 if there is one. Empty without refinement.
+        box_rule: How boxes are made from maps, see `camworker.boxes.check_rule`.
         top_k: Number of classes that a row ranks.
         precision: The precision in which the network runs.
         schema_version: Version of the columns, see `camworker.schemas.SCHEMA_VERSION`.
@@ -60,6 +70,10 @@ class Recipe:
     box_rule: str
     top_k: int
     precision: Precision
+    refinement: Refinement | None = None
+    refined: Refined = "best"
+    head: str | None = None
+    taps: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
     algorithm: int = ALGORITHM
 
@@ -87,6 +101,10 @@ class Recipe:
             "scoring": self.scoring,
             "output_stride": self.output_stride,
             "views": self.frame_spec.views,
+            "refinement": None if self.refinement is None else self.refinement.to_json(),
+            "refined": self.refined,
+            "head": self.head,
+            "taps": list(self.taps),
             "box_rule": self.box_rule,
             "top_k": self.top_k,
             "precision": self.precision,
@@ -102,12 +120,14 @@ class Recipe:
         """Return the recipe that recipe.json describes.
 
         Args:
-            content: The parsed JSON. A recipe without "output_stride" has the network's own.
+            content: The parsed JSON.
 
         Raises:
             UsageError: Another version of camworker wrote it, with other columns.
             CorruptedError: A setting is missing or has a value that no recipe can have.
         """
+        from camworker.boxes.rules import check_rule  # loads OpenCV
+
         settings = _mapping(content, "the recipe")
         version = _get(settings, "schema_version", int)
         if version != SCHEMA_VERSION:
@@ -116,18 +136,17 @@ class Recipe:
             )
         preprocessing = _mapping(settings.get("preprocessing"), "preprocessing")
         class_names = _texts(settings, "class_names")
-        class_ids = None if settings.get("class_ids") is None else _texts(settings, "class_ids")
-        stride = settings.get("output_stride")
+        class_ids = _optional(settings, "class_ids", _texts)
         try:
             classes = Classes(class_names, class_ids)
         except UsageError as error:
             raise CorruptedError(str(error)) from error
-        return cls(
+        recipe = cls(
             network=_get(settings, "network", str),
             weights_fingerprint=_get(settings, "weights", str),
             classes=classes,
             frame_spec=FrameSpec(
-                _get(preprocessing, "input_size", int),
+                _count(preprocessing, "input_size"),
                 _choice(preprocessing, "resize", RESIZES),
                 _choice(settings, "views", VIEWS),
             ),
@@ -135,13 +154,27 @@ class Recipe:
             std=_three(preprocessing, "std"),
             pooling=_choice(settings, "pooling", POOLINGS),
             scoring=_choice(settings, "scoring", SCORINGS),
-            output_stride=None if stride is None else _get(settings, "output_stride", int),
+            output_stride=_optional(settings, "output_stride", _count),
             box_rule=_get(settings, "box_rule", str),
-            top_k=_get(settings, "top_k", int),
+            top_k=_count(settings, "top_k"),
             precision=_choice(settings, "precision", PRECISIONS),
+            refinement=_optional(
+                settings, "refinement", lambda settings, name: Refinement.from_json(settings[name])
+            ),
+            refined=_choice(settings, "refined", REFINED),
+            head=_optional(settings, "head", lambda settings, name: _get(settings, name, str)),
+            taps=_texts(settings, "taps"),
             schema_version=version,
-            algorithm=_get(settings, "algorithm", int),
+            algorithm=_count(settings, "algorithm"),
         )
+        try:
+            check_rule(recipe.box_rule)
+        except UsageError as error:
+            raise CorruptedError(str(error)) from error
+        kind = None if recipe.refinement is None else recipe.refinement.kind
+        if (recipe.head is not None) != (kind == "foreground") or bool(recipe.taps) != bool(kind):
+            raise CorruptedError("head and taps do not fit the refinement")
+        return recipe
 
 
 def recipe_id(content: object) -> str:
@@ -167,6 +200,20 @@ def _get(settings: Mapping[str, object], name: str, kind: type[_Value]) -> _Valu
     return value
 
 
+def _count(settings: Mapping[str, object], name: str) -> int:
+    value = _get(settings, name, int)
+    if value < 1:
+        raise CorruptedError(f"{name} is {value}")
+    return value
+
+
+def _optional(
+    settings: Mapping[str, object], name: str, read: Callable[[Mapping[str, object], str], _Read]
+) -> _Read | None:
+    """Read a setting that can be null; that it is missing is an error all the same."""
+    return None if settings.get(name, "") is None else read(settings, name)
+
+
 def _choice(settings: Mapping[str, object], name: str, choices: Sequence[_Choice]) -> _Choice:
     for choice in choices:
         if settings.get(name) == choice:
@@ -183,7 +230,9 @@ def _texts(settings: Mapping[str, object], name: str) -> tuple[str, ...]:
 
 def _three(settings: Mapping[str, object], name: str) -> tuple[float, float, float]:
     match settings.get(name):
-        case [int() | float() as red, int() | float() as green, int() | float() as blue]:
+        case [int() | float() as red, int() | float() as green, int() | float() as blue] if all(
+            math.isfinite(value) for value in (red, green, blue)
+        ):
             return red, green, blue
     raise CorruptedError(f"{name} is {_shown(settings, name)}")
 

@@ -30,6 +30,7 @@ STATUS_TITLES: Final = {
     "read_error": "the image could not be read",
     "changed": "the file was replaced after it was planned",
     "poison": "the image crashed its decoder",
+    "map_overflow": "a class activation map exceeds the range of float16",
 }
 NOTHING: Final = "\u2013"  # stands for a number that does not exist
 

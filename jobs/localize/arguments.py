@@ -1,6 +1,7 @@
 """Arguments of `camworker localize`."""
 
 import argparse
+from typing import Final
 
 from camworker.frame import RESIZES, VIEWS
 from jobs.options import (
@@ -17,6 +18,11 @@ from jobs.options import (
     whole_number,
 )
 
+# The names in camworker.presets, camworker.refinement and camworker.schemas, which would load torch or pyarrow.
+_PRESETS: Final = ("paper", "default", "best")
+_REFINES: Final = ("none", "ridge", "foreground")
+_REFINED: Final = ("best", "all")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `camworker localize`."""
@@ -27,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Parquet manifest of image files",
     )
     parser.add_argument(
+        "-o",
         "--output",
         required=True,
         type=output_folder,
@@ -54,25 +61,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write rows with the status removed for images that are no longer listed",
     )
     recipe = parser.add_argument_group("recipe (these options decide the rows)")
+    recipe.add_argument(
+        "--preset",
+        choices=_PRESETS,
+        default="default",
+        help="paper: as Zhou et al. (2016), 224 pixels, cam20; default: refined maps; best: also larger maps, at "
+        "two to three times the cost. The options below replace single settings of a preset",
+    )
     add_network_options(recipe)
-    add_input_size_option(recipe)
-    recipe.add_argument(
-        "--resize",
-        choices=RESIZES,
-        default="squash",
-        help="how to fit an image to the input (default squash)",
-    )
-    recipe.add_argument(
-        "--views", choices=VIEWS, default="single", help="crops to evaluate per image (default single)"
-    )
+    add_input_size_option(recipe, default="the preset's")
+    recipe.add_argument("--resize", choices=RESIZES, help="how to fit an image to the input (default squash)")
+    recipe.add_argument("--views", choices=VIEWS, help="crops to evaluate per image (default single)")
     recipe.add_argument(
         "--output-stride",
         type=int,
         choices=(8, 16, 32),
-        help="pixels per cell of the map; a smaller stride dilates the last stages (default: the network's)",
+        help="pixels per cell of the map; a smaller stride dilates the last stages (default: the preset's)",
     )
     recipe.add_argument(
-        "--box-rule", default="cam20", metavar="RULE", help="cam20 (default), cam:T, cam20-multi or dtbox"
+        "--refine",
+        choices=_REFINES,
+        help="how to refine the maps: ridge needs nothing learned; foreground needs a package with a foreground "
+        "head (default: the preset's, as far as the network allows it)",
+    )
+    recipe.add_argument(
+        "--refined",
+        choices=_REFINED,
+        default="best",
+        help="store the refined map of the best class, or of all ranked classes (default best); those of known "
+        "labels are always stored",
+    )
+    recipe.add_argument(
+        "--box-rule",
+        metavar="RULE",
+        help="cam20, cam:T, cam20-multi or dtbox, on raw maps; fine:T or fine-multi:T, on refined maps (default: "
+        "the rule that goes with the refinement)",
     )
     recipe.add_argument(
         "--top-k", type=whole_number(1), default=5, metavar="K", help="classes per image (default 5)"

@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     out = normalize_location(args.output)
     _refuse_overlap(normalize_location(args.input), out)
     store = open_store(out)
-    request = _build_request(args, out, scratch)
+    request = _build_request(args, console, out, scratch)
 
     from camworker.inputs.item_queries import measure
     from camworker.ledger.ledger import Ledger
@@ -75,11 +75,14 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     return DONE if done else INCOMPLETE
 
 
-def _build_request(args: argparse.Namespace, out: str, scratch: Path) -> "LocalizeRequest":
+def _build_request(
+    args: argparse.Namespace, console: Console, out: str, scratch: Path
+) -> "LocalizeRequest":
     """Check the arguments, load the network and list the items.
 
     Args:
         args: The arguments of the command.
+        console: For what the network cannot do.
         out: The normalized location of the output.
         scratch: A folder for temporary files.
 
@@ -91,35 +94,34 @@ def _build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Locali
 
     check_location(args.input)  # before torch is imported, which takes seconds
 
-    from camworker.boxes.rules import check_rule
-    from camworker.frame import FrameSpec
-    from camworker.inference.cam_network import cam_shape
+    from camworker.inference.cam_network import row_shapes
     from camworker.inputs.item_queries import measure, select_items
-    from camworker.ledger.recipe import Recipe
-    from camworker.networks.package import load
+    from camworker.presets import Options, load_for, recipe_of, resolve
     from jobs.localize.request import LocalizeRequest
     from jobs.localize.worker import WorkerSettings
 
-    box_rule = check_rule(args.box_rule)
-    package = load(args.network, args.weights, output_stride=args.output_stride)
-    input_size = args.input_size or package.preprocessing.input_size
-    recipe = Recipe(
-        network=package.name,
-        weights_fingerprint=package.fingerprint,
-        classes=package.classes,
-        frame_spec=FrameSpec(input_size, args.resize, args.views),
-        mean=package.preprocessing.mean,
-        std=package.preprocessing.std,
-        pooling=package.network.pooling,
-        scoring=package.scoring,
-        output_stride=args.output_stride,
-        box_rule=box_rule,
-        top_k=args.top_k,
-        precision=args.precision,
+    options = Options(
+        args.preset,
+        args.input_size,
+        args.resize,
+        args.views,
+        args.refine,
+        args.refined,
+        args.box_rule,
+        args.top_k,
+        args.batch_size,
     )
+    package, output_stride = load_for(
+        args.preset, args.network, args.weights, output_stride=args.output_stride
+    )
+    resolved = resolve(options, package)
+    if args.preset == "best" and output_stride is None:
+        console.err("the network cannot be dilated: its maps keep their own output stride")
+    if resolved.no_refinement:
+        console.err(f"maps are not refined: {resolved.no_refinement}")
     settings = WorkerSettings(
         out=out,
-        recipe=recipe,
+        recipe=recipe_of(resolved, package, output_stride, args.precision),
         network=args.network,
         weights=args.weights,
         batch_size=args.batch_size,
@@ -138,11 +140,10 @@ def _build_request(args: argparse.Namespace, out: str, scratch: Path) -> "Locali
     )
     items = select_items(listing.items, limit=args.limit, sample=args.sample, seed=args.seed)
     request = LocalizeRequest(
-        recipe,
+        settings.recipe,
         settings,
         replace(listing, items=items),
-        cam_shape(args.top_k, len(package.classes), package.map_at(input_size), args.views),
-        None,
+        *row_shapes(resolved, package),
         shard_size=args.shard_size,
         retry_failed=args.retry_failed,
         remove_missing=args.remove_missing,

@@ -163,6 +163,7 @@ def _patch_side(request: "Request") -> int | None:
         precision="float32",
         input_size=settings.input_size,
         resize=settings.resize,
+        refine="none",
         batch_size=_IMAGES_FOR_SIDE,
     )
     good: list[PreprocessedImage] = []

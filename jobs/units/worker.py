@@ -63,6 +63,7 @@ class UnitsSettings:
             precision=self.precision,
             input_size=self.input_size,
             resize=self.resize,
+            refine="none",
             batch_size=self.batch_size,
         )
 

@@ -11,14 +11,15 @@ from camworker.errors import CorruptedError, UsageError
 from camworker.frame import FrameSpec
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import ALGORITHM, Recipe, recipe_id
+from camworker.refinement import Refinement
 from camworker.storage.memory import MemoryStore
 from support.recipes import make_recipe
 
 # recipe.json of an output of the demo's network, with two of its classes. Outputs hold such files: neither
 # the bytes nor the id may ever change.
 EXAMPLE = """{
- "schema_version": 1,
- "algorithm": 1,
+ "schema_version": 2,
+ "algorithm": 2,
  "network": "efficientnet_lite0",
  "weights": "ac73d8caead58befc6b7f487a945ef400c8f1514ec776b50fd6f4f8f65497ef2",
  "class_names": [
@@ -47,7 +48,19 @@ EXAMPLE = """{
  "scoring": "softmax",
  "output_stride": null,
  "views": "single",
- "box_rule": "cam20",
+ "refinement": {
+  "kind": "foreground",
+  "slope": 8.0,
+  "cam_exponent": 0.25,
+  "head_exponent": 0.5
+ },
+ "refined": "best",
+ "head": "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+ "taps": [
+  "blocks_2_1_add",
+  "blocks_4_2_add"
+ ],
+ "box_rule": "fine:0.625",
  "top_k": 5,
  "precision": "float32"
 }"""
@@ -65,9 +78,12 @@ RECIPE = Recipe(
     pooling="avg",
     scoring="softmax",
     output_stride=None,
-    box_rule="cam20",
+    box_rule="fine:0.625",
     top_k=5,
     precision="float32",
+    refinement=Refinement.of("foreground", "softmax"),
+    head="5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef",
+    taps=("blocks_2_1_add", "blocks_4_2_add"),
 )
 
 
@@ -87,6 +103,8 @@ def test_round_trip() -> None:
     assert Recipe.from_json(json.loads(EXAMPLE)) == RECIPE
     other = make_recipe(views="ten-crop", resize="crop", output_stride=8, precision="bfloat16")
     assert Recipe.from_json(json.loads(json.dumps(other.to_json()))) == other
+    ridge = replace(other, refinement=Refinement.of("ridge", "sigmoid"), refined="all", taps=("layer2",))
+    assert Recipe.from_json(json.loads(json.dumps(ridge.to_json()))) == ridge
 
 
 def test_the_id_does_not_depend_on_the_order_of_keys() -> None:
@@ -110,17 +128,16 @@ def test_the_id_does_not_depend_on_the_order_of_keys() -> None:
         {"top_k": 6},
         {"precision": "bfloat16"},
         {"algorithm": ALGORITHM + 1},
-        {"schema_version": 2},
+        {"schema_version": 3},
+        {"refinement": Refinement.of("foreground", "sigmoid")},
+        {"refinement": None},
+        {"refined": "all"},
+        {"head": "0" * 64},
+        {"taps": ("blocks_2_1_add",)},
     ],
 )
 def test_every_setting_changes_the_id(change: dict[str, Any]) -> None:
     assert replace(RECIPE, **change).id != EXAMPLE_ID
-
-
-def test_a_recipe_without_output_stride_has_the_networks_own() -> None:
-    older = content()
-    del older["output_stride"]
-    assert Recipe.from_json(older) == RECIPE
 
 
 def test_settings_hold_those_of_the_preprocessing() -> None:
@@ -131,7 +148,7 @@ def test_settings_hold_those_of_the_preprocessing() -> None:
     assert "preprocessing" not in settings
 
 
-@pytest.mark.parametrize("name", [name for name in content() if name not in ("output_stride", "class_ids")])
+@pytest.mark.parametrize("name", [*content()])
 def test_a_missing_setting_is_named(name: str) -> None:
     damaged = content()
     del damaged[name]
@@ -144,6 +161,18 @@ def test_a_missing_setting_is_named(name: str) -> None:
     [
         ({"top_k": "5"}, "top_k is '5'"),
         ({"top_k": True}, "top_k is True"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"output_stride": -16}, "output_stride is -16"),
+        ({"box_rule": "cam30"}, "unknown box rule 'cam30'"),
+        ({"box_rule": "maxboxacc:0.2"}, "maxboxacc"),
+        ({"refinement": "ridge"}, "the refinement is 'ridge'"),
+        ({"refinement": {"kind": "ridge", "slope": 6}}, "cam_exponent of the refinement is None"),
+        ({"refinement": None}, "head and taps do not fit the refinement"),
+        ({"head": None}, "head and taps do not fit the refinement"),
+        ({"head": 5}, "head is 5"),
+        ({"taps": []}, "head and taps do not fit the refinement"),
+        ({"taps": "blocks_2_1_add"}, "taps is 'blocks_2_1_add'"),
+        ({"refined": "some"}, "refined is 'some'"),
         ({"views": "two"}, "views is 'two'"),
         ({"class_names": "tench"}, "class_names is 'tench'"),
         ({"class_names": [1, 2]}, r"class_names is \[1, 2\]"),
@@ -158,8 +187,8 @@ def test_a_setting_of_another_kind_is_refused(changes: dict[str, Any], message: 
 
 
 def test_a_recipe_of_another_schema_is_refused() -> None:
-    with pytest.raises(UsageError, match="its schema version is 2, and this version of camworker reads 1"):
-        Recipe.from_json(content(schema_version=2))
+    with pytest.raises(UsageError, match="its schema version is 1, and this version of camworker reads 2"):
+        Recipe.from_json(content(schema_version=1))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +197,7 @@ def test_a_recipe_of_another_schema_is_refused() -> None:
         (b"{", CorruptedError, r"recipe\.json is not a recipe \(.*\): run camworker verify OUT"),
         (b"[]", CorruptedError, r"recipe\.json is not a recipe \(the recipe is not a JSON object\)"),
         (b"{}", CorruptedError, r"recipe\.json is not a recipe \(schema_version is missing\)"),
-        (b'{"schema_version": 2}', UsageError, r"recipe\.json cannot be read: its schema version is 2"),
+        (b'{"schema_version": 1}', UsageError, r"recipe\.json cannot be read: its schema version is 1"),
         (b"\xff", CorruptedError, r"recipe\.json is not a recipe"),
         (None, CorruptedError, r"recipe\.json is missing: run camworker verify OUT"),
     ],
