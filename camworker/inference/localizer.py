@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from camworker.errors import Failure, UsageError
-from camworker.frame import FrameSpec, Resize, Views
+from camworker.frame import Resize, Views
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.cam_network import CamNetwork, Maps, row_shapes
 from camworker.inference.pixel_network import PixelNetwork, resolve_dtype

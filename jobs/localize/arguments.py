@@ -18,7 +18,7 @@ from jobs.options import (
     whole_number,
 )
 
-# The names in camworker.presets, camworker.refinement and camworker.schemas, which would load torch or pyarrow.
+# Names from camworker.presets, camworker.refinement and camworker.schemas, which load torch or pyarrow.
 _PRESETS: Final = ("paper", "default", "best")
 _REFINES: Final = ("none", "ridge", "foreground")
 _REFINED: Final = ("best", "all")
@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=_PRESETS,
         default="default",
-        help="paper: as Zhou et al. (2016), 224 pixels, cam20; default: refined maps; best: also larger maps, at "
-        "two to three times the cost. The options below replace single settings of a preset",
+        help="paper: 224 pixels, raw maps and cam20, as Zhou et al. (2016); default: refined maps; best: also "
+        "larger maps, at two to three times the cost. The options below replace single settings of a preset",
     )
     add_network_options(recipe)
     add_input_size_option(recipe, default="the preset's")
@@ -81,21 +81,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--refine",
         choices=_REFINES,
-        help="how to refine the maps: ridge needs nothing learned; foreground needs a package with a foreground "
-        "head (default: the preset's, as far as the network allows it)",
+        help="how to refine the maps: ridge needs nothing learned, foreground a package with a foreground head "
+        "(default: the preset's, as far as the network allows it)",
     )
     recipe.add_argument(
         "--refined",
         choices=_REFINED,
         default="best",
-        help="store the refined map of the best class, or of all ranked classes (default best); those of known "
-        "labels are always stored",
+        help="store the refined map of the best class, or of all ranked classes (default best); those of "
+        "known labels are always stored",
     )
     recipe.add_argument(
         "--box-rule",
         metavar="RULE",
-        help="cam20, cam:T, cam20-multi or dtbox, on raw maps; fine:T or fine-multi:T, on refined maps (default: "
-        "the rule that goes with the refinement)",
+        help="cam20, cam:T, cam20-multi or dtbox, on raw maps; fine:T or fine-multi:T, on refined maps "
+        "(default: the rule that goes with the refinement)",
     )
     recipe.add_argument(
         "--top-k", type=whole_number(1), default=5, metavar="K", help="classes per image (default 5)"

@@ -75,9 +75,7 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
     return DONE if done else INCOMPLETE
 
 
-def _build_request(
-    args: argparse.Namespace, console: Console, out: str, scratch: Path
-) -> "LocalizeRequest":
+def _build_request(args: argparse.Namespace, console: Console, out: str, scratch: Path) -> "LocalizeRequest":
     """Check the arguments, load the network and list the items.
 
     Args:

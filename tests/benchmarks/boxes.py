@@ -26,7 +26,6 @@ from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.arrow import predictions_table
 from camworker.inference.cam_network import Maps
-from camworker.inference.predictions import to_float16
 from camworker.inputs.sources import open_source
 from camworker.ledger.parts import encode_part
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
@@ -47,7 +46,7 @@ def main() -> None:
     localizer = Localizer.load(device="cpu")
     items = open_source(args.folder, localizer.package.classes).items.slice(0, args.limit)
     batches = network_maps(localizer, items)
-    cams_Mhw = np.concatenate([to_float16(maps.best.maps_Mhw) for maps, _ in batches])
+    cams_Mhw = np.concatenate([maps.best.maps_Mhw.astype(np.float16) for maps, _ in batches])
     cv2.setNumThreads(1)
 
     finished = [localizer.postprocess(*batch) for batch in batches]

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from camworker.boxes.rules import boxes_from_cam
-from camworker.errors import MapOverflowError, UsageError
+from camworker.errors import UsageError
 from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.cam_network import Maps, ScoredMaps
 from camworker.inference.localizer import Localizer
-from camworker.inference.predictions import to_float16
 from support.factories import encode, tiny_package
 from support.row_tables import corners
 
@@ -70,18 +69,6 @@ def test_sigmoid_scoring():
     (row,) = localizer.localize([photo])
     np.testing.assert_array_equal(row.scores, maps.best.scores_M)
     assert abs(row.scores.sum() - 1) > 0.1  # not shares of one
-
-
-def test_maps_too_large_for_float16_are_an_error():
-    to_float16(np.array([65504.0, -65504.0], np.float32))
-    for value in (65520.0, -70000.0, np.inf, np.nan):
-        with pytest.raises(MapOverflowError):
-            to_float16(np.array([1, value], np.float32))
-    package = tiny_package()
-    with torch.no_grad():
-        package.network.classifier.weight *= 1e7
-    with pytest.raises(MapOverflowError, match="float16"):
-        Localizer(package, device="cpu", precision="float32").localize(colors(1))
 
 
 def test_two_localizers_of_one_package():

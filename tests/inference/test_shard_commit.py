@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from camworker.errors import CommitError, MapOverflowError
+from camworker.errors import CommitError
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.parts import adopt_part
 from camworker.ledger.plan import read_shard
@@ -50,9 +50,12 @@ def test_the_loser_of_a_race_adopts_the_winners_part(ledger, folder, tiny_locali
 
 def test_nothing_is_committed_when_the_network_fails(ledger, folder, tiny_localizer, monkeypatch):
     plan = plan_of(ledger, folder)
-    network = tiny_localizer._cam_network
-    monkeypatch.setattr(network, "_weights_KC", network._weights_KC * 1e9)
-    with pytest.raises(MapOverflowError):
+
+    def broken(*args):
+        raise RuntimeError("the network failed")
+
+    monkeypatch.setattr(tiny_localizer._cam_network, "_score", broken)
+    with pytest.raises(RuntimeError, match="the network failed"):
         run(ledger, plan, tiny_localizer)
     assert ledger.parts() == {}
 
