@@ -96,8 +96,8 @@ class Options:
         if self.views == "ten-crop" and self.kind in ("ridge", "foreground"):
             raise UsageError("maps of ten crops are not refined: choose single or flip", parameter="views")
         if self.box_rule is not None and uses_refined(check_rule(self.box_rule)):
-            preset = "none" if self.preset == "paper" else None
-            _check_fine_rule(self.box_rule, self.kind or preset or "ridge", None)
+            presets_own: Refine = "none" if self.preset == "paper" else "ridge"
+            _check_fine_rule(self.box_rule, self.kind or presets_own, None)
 
     @property
     def kind(self) -> Refine | None:

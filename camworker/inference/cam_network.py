@@ -5,7 +5,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from camworker.inference.pixel_network import PixelNetwork
 from camworker.networks.package import NetworkPackage
 from camworker.presets import Settings
 from camworker.schemas import CamShape, Scoring
+
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 # From maps_Mhw, the index of the image of each, and the images' features at strides 8 and 16: refined maps.
 RefineOnDevice: TypeAlias = Callable[
@@ -42,15 +44,20 @@ class ScoredMaps:
 
     def select(self, kept_M: NDArray[np.bool_]) -> "ScoredMaps":
         """Return the pairs that are marked."""
-        return ScoredMaps(*(None if array is None else array[kept_M] for array in self._arrays))
+        refined_Mhw = None if self.refined_Mhw is None else self.refined_Mhw[kept_M]
+        return ScoredMaps(self.labels_M[kept_M], self.scores_M[kept_M], self.maps_Mhw[kept_M], refined_Mhw)
 
     def replaced(self, at_M: NDArray[np.bool_], other: "ScoredMaps") -> "ScoredMaps":
         """Return these pairs with those of another in the places that are marked."""
-        return ScoredMaps(*map(partial(_replaced, at_M), self._arrays, other._arrays))
-
-    @property
-    def _arrays(self) -> tuple[Any, ...]:
-        return self.labels_M, self.scores_M, self.maps_Mhw, self.refined_Mhw
+        refined_Mhw = None
+        if self.refined_Mhw is not None and other.refined_Mhw is not None:
+            refined_Mhw = _replaced(at_M, self.refined_Mhw, other.refined_Mhw)
+        return ScoredMaps(
+            _replaced(at_M, self.labels_M, other.labels_M),
+            _replaced(at_M, self.scores_M, other.scores_M),
+            _replaced(at_M, self.maps_Mhw, other.maps_Mhw),
+            refined_Mhw,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +92,9 @@ class Maps:
     def largest_values(self) -> NDArray[np.float32]:
         """Return the largest magnitude in the maps of each image, [B]; NaN if one is not a number."""
         largest_B = np.zeros(len(self.target_counts_B), np.float32)
-        for images, maps in ((self.best_images, self.best), (self.target_images, self.targets)):
-            np.maximum.at(largest_B, images, np.abs(maps.maps_Mhw).max((1, 2)))
+        with np.errstate(invalid="ignore"):  # a maximum with NaN is NaN
+            for images, maps in ((self.best_images, self.best), (self.target_images, self.targets)):
+                np.maximum.at(largest_B, images, np.abs(maps.maps_Mhw).max((1, 2)))
         return largest_B
 
     def select(self, kept_B: NDArray[np.bool_]) -> "Maps":
@@ -106,20 +114,21 @@ class Maps:
             at_B: The images.
             other: Maps of these images with the same number of classes, in order.
         """
+        fine_BCHW = deep_BCHW = None
+        if self.fine_BCHW is not None and other.fine_BCHW is not None:
+            fine_BCHW = _replaced(at_B, self.fine_BCHW, other.fine_BCHW)
+        if self.deep_BCHW is not None and other.deep_BCHW is not None:
+            deep_BCHW = _replaced(at_B, self.deep_BCHW, other.deep_BCHW)
         return Maps(
             self.best.replaced(at_B[self.best_images], other.best),
             self.targets.replaced(at_B[self.target_images], other.targets),
             self.target_counts_B,
-            _replaced(at_B, self.fine_BCHW, other.fine_BCHW),
-            _replaced(at_B, self.deep_BCHW, other.deep_BCHW),
+            fine_BCHW,
+            deep_BCHW,
         )
 
 
-def _replaced(
-    at: NDArray[np.bool_], array: NDArray[Any] | None, other: NDArray[Any] | None
-) -> NDArray[Any] | None:
-    if array is None or other is None:
-        return None
+def _replaced(at: NDArray[np.bool_], array: NDArray[_Kind], other: NDArray[_Kind]) -> NDArray[_Kind]:
     result = array.copy()
     result[at] = other
     return result
@@ -217,6 +226,7 @@ class CamNetwork:
         """The same network, computing in float32, never compiled."""
         twin = copy(self)
         twin._pixel_network = self._pixel_network.in_float32()
+        twin._weights_KC = twin._pixel_network.network.weights_KC.detach()
         return twin
 
     def no_maps(self) -> Maps:

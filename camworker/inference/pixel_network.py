@@ -99,8 +99,9 @@ class PixelNetwork(nn.Module):
         self.network = copy.deepcopy(network).to(device)
         # torch's stub has no overload that takes both.
         self.network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.network.classifier is not None:
+        if self.network.classifier is not None and network.classifier is not None:
             self.network.classifier.float()
+            self.network.classifier.load_state_dict(network.classifier.state_dict())  # never rounded
         # Traced here and not in the first batch: tracing changes torch's modules for all threads of the
         # process while it lasts.
         self._tapped = None if self.taps is None else with_taps(self.network.features, self.taps)

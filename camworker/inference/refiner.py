@@ -14,7 +14,6 @@ from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.cam_network import Maps, ScoredMaps
 from camworker.inference.predictions import ClassMaps
-from camworker.inference.refine_on_device import refined_maps_on_device
 from camworker.refinement import ForegroundHead, Refinement
 
 _FLOAT16_END: Final = 65520.0  # the smallest magnitude that float16 rounds to infinity
@@ -106,6 +105,8 @@ class Refiner:
         deep_BCHW: torch.Tensor | None,
     ) -> torch.Tensor:
         """Refine maps rounded to float16, as on the CPU; maps that overflow are made again later."""
+        from camworker.inference.refine_on_device import refined_maps_on_device
+
         assert self._refinement is not None
         return refined_maps_on_device(
             _finite(cams_Mhw.half().float()),

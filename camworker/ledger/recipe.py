@@ -158,11 +158,9 @@ class Recipe:
             box_rule=_get(settings, "box_rule", str),
             top_k=_count(settings, "top_k"),
             precision=_choice(settings, "precision", PRECISIONS),
-            refinement=_optional(
-                settings, "refinement", lambda settings, name: Refinement.from_json(settings[name])
-            ),
+            refinement=_optional(settings, "refinement", _refinement),
             refined=_choice(settings, "refined", REFINED),
-            head=_optional(settings, "head", lambda settings, name: _get(settings, name, str)),
+            head=_optional(settings, "head", _text),
             taps=_texts(settings, "taps"),
             schema_version=version,
             algorithm=_count(settings, "algorithm"),
@@ -219,6 +217,14 @@ def _choice(settings: Mapping[str, object], name: str, choices: Sequence[_Choice
         if settings.get(name) == choice:
             return choice
     raise CorruptedError(f"{name} is {_shown(settings, name)}")
+
+
+def _text(settings: Mapping[str, object], name: str) -> str:
+    return _get(settings, name, str)
+
+
+def _refinement(settings: Mapping[str, object], name: str) -> Refinement:
+    return Refinement.from_json(_mapping(settings.get(name), name))
 
 
 def _texts(settings: Mapping[str, object], name: str) -> tuple[str, ...]:

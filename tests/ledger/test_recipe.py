@@ -64,9 +64,9 @@ EXAMPLE = """{
  "top_k": 5,
  "precision": "float32"
 }"""
-EXAMPLE_ID = "r33883198fb3d"
+EXAMPLE_ID = "r2b06a35f7dd3"
 # The same without class ids and with an output stride of 16.
-STRIDE_16_ID = "r3726b32669b2"
+STRIDE_16_ID = "r3248e595fa6a"
 
 RECIPE = Recipe(
     network="efficientnet_lite0",
@@ -165,7 +165,7 @@ def test_a_missing_setting_is_named(name: str) -> None:
         ({"output_stride": -16}, "output_stride is -16"),
         ({"box_rule": "cam30"}, "unknown box rule 'cam30'"),
         ({"box_rule": "maxboxacc:0.2"}, "maxboxacc"),
-        ({"refinement": "ridge"}, "the refinement is 'ridge'"),
+        ({"refinement": "ridge"}, "refinement is not a JSON object"),
         ({"refinement": {"kind": "ridge", "slope": 6}}, "cam_exponent of the refinement is None"),
         ({"refinement": None}, "head and taps do not fit the refinement"),
         ({"head": None}, "head and taps do not fit the refinement"),
