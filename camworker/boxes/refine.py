@@ -149,7 +149,8 @@ def encode_refined(maps_MHW: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return maps as they are stored: round(255 sqrt(M / max M)); all zeros for a map without a maximum."""
     peaks_M = maps_MHW.max((1, 2), keepdims=True, initial=0)
     roots_MHW = np.sqrt(maps_MHW / np.where(peaks_M > 0, peaks_M, 1))
-    return np.rint(255 * roots_MHW).astype(np.uint8)
+    rounded_MHW: NDArray[np.uint8] = np.rint(255 * roots_MHW).astype(np.uint8)
+    return rounded_MHW
 
 
 def decode_refined(maps_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -170,7 +171,7 @@ def _weighted_sum(features_BCHW: NDArray[np.float32], weights_C: NDArray[np.floa
 
 def _sigmoid(x: NDArray[np.float32], slope: float) -> NDArray[np.float32]:
     # Between -80 and 80 the exponential fits into float32, and beyond the result does not change.
-    y = np.clip(np.float32(-slope) * x, -80, 80)
+    y: NDArray[np.float32] = np.clip(np.float32(-slope) * x, -80, 80)
     np.exp(y, out=y)
     y += 1
     np.reciprocal(y, out=y)
