@@ -14,6 +14,7 @@ from camworker.frame import Frame
 from camworker.images.decode import PreprocessedImage
 from camworker.inference.cam_network import Maps, ScoredMaps
 from camworker.inference.predictions import ClassMaps
+from camworker.inference.refine_on_device import refined_maps_on_device
 from camworker.refinement import ForegroundHead, Refinement
 
 _FLOAT16_END: Final = 65520.0  # the smallest magnitude that float16 rounds to infinity
@@ -104,17 +105,11 @@ class Refiner:
         fine_BCHW: torch.Tensor,
         deep_BCHW: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Refine maps rounded to float16, as on the CPU; maps that overflow are made again later."""
-        from camworker.inference.refine_on_device import refined_maps_on_device
-
-        assert self._refinement is not None
+        """Refine maps rounded to float16, as on the CPU."""
+        assert self._refinement is not None  # otherwise `on_device` is None
+        rounded_Mhw = cams_Mhw.half().float()
         return refined_maps_on_device(
-            _finite(cams_Mhw.half().float()),
-            images_M,
-            _finite(fine_BCHW),
-            None if deep_BCHW is None else _finite(deep_BCHW),
-            self._refinement,
-            self._head,
+            rounded_Mhw, images_M, fine_BCHW, deep_BCHW, self._refinement, self._head
         )
 
 
@@ -152,7 +147,3 @@ def settle_overflow(
         reason = f"a class activation map holds {largest_B[n]:g}, which float16 cannot represent"
         settled[places[n]] = Failure("map_overflow", reason)
     return maps.select(kept_B), settled
-
-
-def _finite(values: torch.Tensor) -> torch.Tensor:
-    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=_PRESETS,
         default="default",
-        help="paper: 224 pixels, raw maps and cam20, as Zhou et al. (2016); default: refined maps; best: also "
-        "larger maps, at two to three times the cost. The options below replace single settings of a preset",
+        help="paper: 224 pixels, raw maps and cam20, as Zhou et al. (2016); default: refined maps; best: "
+        "larger maps too, at two to three times the cost. The options below replace settings of the preset",
     )
     add_network_options(recipe)
     add_input_size_option(recipe, default="the preset's")
@@ -81,8 +81,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--refine",
         choices=_REFINES,
-        help="how to refine the maps: ridge needs nothing learned, foreground a package with a foreground head "
-        "(default: the preset's, as far as the network allows it)",
+        help="how to refine the maps: ridge needs nothing learned, foreground a package with a foreground "
+        "head (default: the preset's, as far as the network allows it)",
     )
     recipe.add_argument(
         "--refined",
