@@ -1,4 +1,4 @@
-"""Export boxes as weak labels, in the formats of training and annotation tools."""
+"""Export boxes or masks as weak labels, in the formats of training and annotation tools."""
 
 import argparse
 import csv
@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from camworker.errors import UsageError
-from camworker.exports.provenance import FORMATS
+from camworker.exports.provenance import FORMATS, MASK_ENCODINGS, MaskEncoding
 from camworker.storage.uris import local_path, open_store
 from jobs.console import DONE, Console
-from jobs.options import add_out_argument, add_recipe_option, fraction, whole_number
+from jobs.options import add_out_argument, add_recipe_option, fraction, non_negative, whole_number
 from jobs.progress import ImageProgress
 
 if TYPE_CHECKING:
-    from camworker.exports.weak_labels import Counts
+    from camworker.exports.selection import Counts
     from camworker.ledger.recipe import Recipe
 
-HELP = "export boxes as weak labels: COCO, YOLO, Pascal VOC, Label Studio, Hugging Face"
+HELP = "export boxes or masks as weak labels: COCO, YOLO, Pascal VOC, Label Studio, Hugging Face, PNG"
 
 _IMAGES_BETWEEN_UPDATES: Final = 64
 
@@ -62,12 +62,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--box-rule", metavar="R", help="make new boxes from the stored maps (default: the stored boxes)"
     )
+    which.add_argument(
+        "--fallback",
+        choices=("drop", "keep"),
+        default="drop",
+        help="boxes over the whole image, where a map has no positive value: drop (default) or keep",
+    )
+    masks = parser.add_argument_group("masks")
+    masks.add_argument(
+        "--masks",
+        action="store_true",
+        help="make masks from the stored refined maps in place of boxes: coco, coco-results, yolo; "
+        "--format masks always does",
+    )
+    masks.add_argument(
+        "--mask-threshold",
+        type=non_negative,
+        metavar="T",
+        help="a mask is where the refined map exceeds T times its mean (default 1)",
+    )
+    masks.add_argument(
+        "--mask-encoding",
+        choices=MASK_ENCODINGS,
+        help="masks of coco as polygons (default), which every tool reads, or exactly as rle (run lengths)",
+    )
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
     """Run `camworker export` and return its exit code."""
     if args.targets and args.top_labels is not None:
         raise UsageError("known labels are not ranked: use either --targets or --top-labels")
+    masks = args.masks or args.format == "masks"
+    if args.mask_threshold is not None and not masks:
+        raise UsageError("--mask-threshold needs --masks")
+    if args.mask_encoding is not None and not (args.masks and args.format == "coco"):
+        raise UsageError("--mask-encoding needs --format coco --masks")
 
     from camworker.ledger.ledger import open_ledger
     from camworker.ledger.snapshot import Snapshot
@@ -77,7 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     _refuse_inside(to, args.output)
 
     from camworker.exports.export import export
-    from camworker.exports.weak_labels import LabelSelection
+    from camworker.exports.selection import LabelSelection
 
     selection = LabelSelection(
         classes=_classes(args.classes, snapshot.recipe),
@@ -85,15 +114,18 @@ def run(args: argparse.Namespace, console: Console) -> int:
         min_score=args.min_score,
         targets=args.targets,
         box_rule=args.box_rule,
+        keep_fallback=args.fallback == "keep",
+        mask_threshold=(1.0 if args.mask_threshold is None else args.mask_threshold) if masks else None,
     )
+    encoding: MaskEncoding = args.mask_encoding or "polygons"
     with ImageProgress(snapshot.planned) as progress:
 
         def show(counts: "Counts") -> None:
             if counts.images % _IMAGES_BETWEEN_UPDATES == 0:
                 progress.update(counts.seen, counts.failed.total())
 
-        counts = export(snapshot, args.format, Path(to), selection, show)
-    _print_counts(console, counts, to, snapshot.complete)
+        counts = export(snapshot, args.format, Path(to), selection, show, mask_encoding=encoding)
+    _print_counts(console, counts, "masks" if masks else "boxes", to, snapshot.complete)
     counts_by_name = {name: value for name, value in vars(counts).items() if name != "known_labels"}
     console.result(
         {
@@ -138,16 +170,19 @@ def _refuse_inside(to: str, out: str) -> None:
             raise UsageError(f"{to} is inside {inside}, where only localize writes: choose another path")
 
 
-def _print_counts(console: Console, counts: "Counts", to: str, complete: bool) -> None:
-    console.out(f"{counts.boxes} boxes of {counts.images} images in {to}")
+def _print_counts(console: Console, counts: "Counts", what: str, to: str, complete: bool) -> None:
+    console.out(f"{counts.boxes} {what} of {counts.images} images in {to}")
     failed = ", ".join(f"{count} {status}" for status, count in sorted(counts.failed.items()))
     unreadable = ", ".join(f"{count} {status}" for status, count in sorted(counts.unreadable.items()))
     left_out = (
         (counts.failed.total(), f"images that could not be localized ({failed})"),
-        (counts.empty_images, "images without a selected box"),
+        (counts.empty_images, "images without a selected box or mask"),
         (counts.unreadable.total(), f"images that cannot be read again ({unreadable})"),
         (counts.labels_of_other_classes, "labels of other classes"),
         (counts.labels_under_min_score, "labels under --min-score"),
+        (counts.labels_without_map, "labels without a stored refined map"),
+        (counts.labels_without_mask, "labels without a pixel in their mask"),
+        (counts.fallback_boxes, "boxes over the whole image, of maps without a positive value"),
         (counts.boxes_without_area, "boxes without area"),
     )
     for count, reason in left_out:

@@ -29,7 +29,7 @@ def weak_mask(map_hw: NDArray[np.floating], frame: Frame, threshold: float = 1.0
     Args:
         map_hw: Refined map M, not negative, [h, w].
         frame: The frame of the map's image.
-        threshold: How far above the mean of the map the mask begins, greater than 0.
+        threshold: How far above the mean of the map the mask begins, at least 0.
 
     Returns:
         bool [height, width] of the original image. Nothing is set if the map has no positive value, or if no

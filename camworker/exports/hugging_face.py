@@ -1,8 +1,8 @@
 """Hugging Face: Parquet files with the images inside, for `datasets.load_dataset`.
 
-The columns are image {bytes, path}, image_id, width, height and objects {bbox, category, score}. Boxes are x,
-y, width and height in pixels. A category is a position among the exported classes, whose names are in the
-metadata of the file.
+The columns are image {bytes, path}, image_id, width, height and objects {bbox, category, score, fallback}.
+Boxes are x, y, width and height in pixels; a fallback is one over the whole image. A category is a position
+among the exported classes, whose names are in the metadata of the file.
 """
 
 import json
@@ -31,6 +31,7 @@ class _Objects(TypedDict):
     bbox: list[list[float]]
     category: list[int]
     score: list[float]
+    fallback: list[bool]
 
 
 class _Row(TypedDict):
@@ -54,6 +55,7 @@ _SCHEMA: Final = pa.schema(
                     ("bbox", pa.list_(pa.list_(pa.float32()))),
                     ("category", pa.list_(pa.int64())),
                     ("score", pa.list_(pa.float32())),
+                    ("fallback", pa.list_(pa.bool_())),
                 ]
             ),
         ),
@@ -103,6 +105,7 @@ def _features(info: ExportInfo) -> dict[str, object]:
             "bbox": sequence(sequence(value("float32"))),
             "category": sequence({"names": list(info.names), "_type": "ClassLabel"}),
             "score": sequence(value("float32")),
+            "fallback": sequence(value("bool")),
         },
     }
 
@@ -133,6 +136,7 @@ def _row(image: LabelledImage, positions: dict[int, int]) -> _Row:
             "bbox": [[xmin, ymin, xmax - xmin, ymax - ymin] for xmin, ymin, xmax, ymax in image.boxes],
             "category": [positions[label] for label in image.labels],
             "score": image.scores,
+            "fallback": image.fallback,
         },
     }
 

@@ -16,6 +16,7 @@ from camworker.exports.provenance import ExportInfo
 from camworker.exports.weak_labels import LabelledImage
 
 _LOCAL_FILES_URL: Final = "/data/local-files/?d="
+_FALLBACK: Final = "the whole image, because the map has no positive value"
 
 
 def write_label_studio(images: Iterable[LabelledImage], info: ExportInfo, folder: Path) -> None:
@@ -63,9 +64,10 @@ def _task(image: LabelledImage, info: ExportInfo) -> dict[str, object]:
                 "rotation": 0,
                 "rectanglelabels": [info.classes[label]],
             },
+            **({"meta": {"text": [_FALLBACK]}} if fallback else {}),
         }
-        for number, (label, score, (xmin, ymin, xmax, ymax)) in enumerate(
-            zip(image.labels, image.scores, image.boxes, strict=True), start=1
+        for number, (label, score, (xmin, ymin, xmax, ymax), fallback) in enumerate(
+            zip(image.labels, image.scores, image.boxes, image.fallback, strict=True), start=1
         )
     ]
     prediction = {"model_version": info.recipe, "score": max(image.scores), "result": regions}

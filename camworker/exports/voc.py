@@ -2,7 +2,8 @@
 
 A half-open box covers the pixels xmin to xmax - 1 counted from 0, which are xmin + 1 to xmax counted from 1.
 Therefore the minima grow by one and the maxima stay. Corners are not rounded, as VOC's own files hold
-fractions too, and subtracting 1 from the minima gives the exact box back.
+fractions too, and subtracting 1 from the minima gives the exact box back. A box over the whole image that
+stands for a map without a positive value is marked as difficult.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +35,9 @@ def _annotation(image: LabelledImage, info: ExportInfo) -> Iterator[str]:
         f"  <size><width>{image.width}</width><height>{image.height}</height><depth>3</depth></size>\n"
         "  <segmented>0</segmented>\n"
     )
-    for label, (xmin, ymin, xmax, ymax) in zip(image.labels, image.boxes, strict=True):
+    for label, (xmin, ymin, xmax, ymax), fallback in zip(
+        image.labels, image.boxes, image.fallback, strict=True
+    ):
         corners = {"xmin": xmin + 1, "ymin": ymin + 1, "xmax": xmax, "ymax": ymax}
         box = "".join(f"<{name}>{_number(value)}</{name}>" for name, value in corners.items())
         yield (
@@ -42,7 +45,7 @@ def _annotation(image: LabelledImage, info: ExportInfo) -> Iterator[str]:
             f"    <name>{xml_text(info.classes[label])}</name>\n"
             "    <pose>Unspecified</pose>\n"
             "    <truncated>0</truncated>\n"
-            "    <difficult>0</difficult>\n"
+            f"    <difficult>{int(fallback)}</difficult>\n"
             f"    <bndbox>{box}</bndbox>\n"
             "  </object>\n"
         )

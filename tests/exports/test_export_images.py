@@ -14,7 +14,7 @@ import yaml
 
 from camworker.exports.export import export
 from camworker.exports.file_names import image_file_name
-from camworker.exports.weak_labels import LabelSelection
+from camworker.exports.selection import LabelSelection
 from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger

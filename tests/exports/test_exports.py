@@ -19,7 +19,7 @@ from camworker.errors import UsageError
 from camworker.exports.export import export
 from camworker.exports.file_names import check_xml_names, distinct_names
 from camworker.exports.provenance import FORMATS
-from camworker.exports.weak_labels import LabelSelection
+from camworker.exports.selection import LabelSelection
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.snapshot import Snapshot
 from camworker.storage.memory import MemoryStore

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from camworker.exports.weak_labels import Counts, LabelSelection, labelled_images
+from camworker.exports.selection import Counts, LabelSelection
+from camworker.exports.weak_labels import labelled_images
 from camworker.inference.localizer import Localizer
 from camworker.inference.predictions import FailedPrediction
 from camworker.inputs.sources import open_source

@@ -9,7 +9,8 @@ import pytest
 
 from camworker.exports.export import _FORMATS
 from camworker.exports.provenance import FORMATS
-from camworker.exports.weak_labels import Counts, LabelSelection, labelled_images
+from camworker.exports.selection import Counts, LabelSelection
+from camworker.exports.weak_labels import labelled_images
 from camworker.inference.localizer import Localizer
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from camworker.exports.export import export
-from camworker.exports.weak_labels import Counts, LabelSelection, labelled_images
+from camworker.exports.selection import Counts, LabelSelection
+from camworker.exports.weak_labels import labelled_images
 from camworker.inference.predictions import TARGET_BOX_DTYPE, FailedPrediction, Prediction, Target
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.snapshot import Snapshot
