@@ -20,9 +20,9 @@ class ExportInfo:
         box_rule: The rule that made the boxes; "mask" for boxes around masks.
         labels: A phrase that says which labels of each row were exported.
         min_score: Minimum score of the exported labels.
+        classes: Class index -> distinct class name, ascending by index, of the exported classes.
         mask_threshold: The threshold of the masks, see `camworker.boxes.masks.weak_mask`; None for boxes.
         mask_encoding: How COCO data sets hold masks.
-        classes: Class index -> distinct class name, ascending by index, of the exported classes.
     """
 
     recipe: str
@@ -30,9 +30,9 @@ class ExportInfo:
     box_rule: str
     labels: str
     min_score: float
-    mask_threshold: float | None
-    mask_encoding: MaskEncoding
     classes: dict[int, str]
+    mask_threshold: float | None = None
+    mask_encoding: MaskEncoding = "polygons"
 
     @property
     def description(self) -> str:

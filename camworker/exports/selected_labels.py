@@ -11,23 +11,9 @@ from numpy.typing import NDArray
 from camworker.boxes.refine import decode_refined
 from camworker.boxes.rules import boxes_from_cams, uses_refined
 from camworker.exports.selection import Counts, LabelSelection
-from camworker.frame import CORNERS, FrameSpec
+from camworker.frame import CORNERS
+from camworker.ledger.snapshot import Snapshot
 from camworker.schemas import CamShape, cam_maps, refined_u8
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMaps:
-    """What the maps of the rows look like.
-
-    Attributes:
-        spec: How the images lie in the network's input.
-        cams: Shape of the class activation maps of a row.
-        refined: Shape of the refined maps of a row; None without refinement.
-    """
-
-    spec: FrameSpec
-    cams: CamShape
-    refined: CamShape | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +73,14 @@ def needed_columns(selection: LabelSelection) -> list[str]:
 
 
 def select_labels(
-    rows: pa.Table, selection: LabelSelection, stored: StoredMaps, counts: Counts
+    snapshot: Snapshot, rows: pa.Table, selection: LabelSelection, counts: Counts
 ) -> SelectedLabels:
     """Select the labels of rows with predictions, and count what is left out.
 
     Args:
-        rows: Current rows with status "ok", each column in one chunk.
+        snapshot: What the recipe holds.
+        rows: Current rows of it with status "ok", each column in one chunk.
         selection: Which boxes or masks become labels.
-        stored: What the maps of the rows look like.
         counts: Updated with what is left out.
     """
     labels = _labels(rows, selection.targets)
@@ -110,7 +96,7 @@ def select_labels(
     counts.labels_under_min_score += int((ranked & wanted & ~scored).sum())
     kept = np.flatnonzero(ranked & wanted & scored)
     if selection.mask_threshold is not None:
-        kept, refined_Nhw = _refined(rows, labels, kept, selection.targets, stored, counts)
+        kept, refined_Nhw = _refined(snapshot, rows, labels, kept, selection.targets, counts)
         nothing_N4, none_N = np.zeros((len(kept), 4), np.float32), np.zeros(len(kept), np.bool_)
         return SelectedLabels(
             labels.row_P[kept], labels.label_P[kept], labels.score_P[kept], nothing_N4, none_N, refined_Nhw
@@ -118,7 +104,7 @@ def select_labels(
     if selection.box_rule is None:
         boxes = _stored_boxes(rows, kept, selection.targets)
     else:
-        boxes = _made_boxes(rows, labels, kept, selection.targets, selection.box_rule, stored, counts)
+        boxes = _made_boxes(snapshot, rows, labels, kept, selection.targets, selection.box_rule, counts)
     fits_N = np.full(len(boxes.parent_N), selection.keep_fallback) | ~boxes.fallback_N
     has_area_N = (boxes.corners_N4[:, 2:] > boxes.corners_N4[:, :2]).all(1)
     counts.fallback_boxes += int((~fits_N).sum())
@@ -163,46 +149,46 @@ def _stored_boxes(rows: pa.Table, kept: NDArray[np.int64], targets: bool) -> _Bo
 
 
 def _made_boxes(
+    snapshot: Snapshot,
     rows: pa.Table,
     labels: _Labels,
     kept: NDArray[np.int64],
     targets: bool,
     rule: str,
-    stored: StoredMaps,
     counts: Counts,
 ) -> _Boxes:
     """Return the boxes made by a rule from the maps of the kept labels."""
     if uses_refined(rule):
-        kept, refined_Phw = _refined(rows, labels, kept, targets, stored, counts)
+        kept, refined_Phw = _refined(snapshot, rows, labels, kept, targets, counts)
         maps_Phw = decode_refined(refined_Phw)
     elif targets:
         cams = _structs(_list_array(rows["targets"])).field("cam")
-        maps_Phw = cam_maps(cams, stored.cams.one)[kept, 0]
+        maps_Phw = cam_maps(cams, snapshot.cam_shape().one)[kept, 0]
     else:
-        maps_Phw = cam_maps(rows["cams"], stored.cams)[labels.row_P[kept], labels.index_P[kept]]
+        maps_Phw = cam_maps(rows["cams"], snapshot.cam_shape())[labels.row_P[kept], labels.index_P[kept]]
     row_R, image_P = np.unique(labels.row_P[kept], return_inverse=True)
     sizes_R2 = np.stack([rows["width"].to_numpy(), rows["height"].to_numpy()], axis=1)[row_R]
-    frames = [stored.spec.frame(width, height) for width, height in sizes_R2.tolist()]
+    frames = [snapshot.recipe.frame_spec.frame(width, height) for width, height in sizes_R2.tolist()]
     boxes = boxes_from_cams(maps_Phw, frames, image_P, rule)
     return _Boxes(np.repeat(kept, boxes.counts_M), boxes.corners_L4, boxes.fallback_L)
 
 
 def _refined(
+    snapshot: Snapshot,
     rows: pa.Table,
     labels: _Labels,
     kept: NDArray[np.int64],
     targets: bool,
-    stored: StoredMaps,
     counts: Counts,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Return the kept labels that have a refined map, and these maps [P, h, w]; count the others."""
-    assert stored.refined is not None  # `export` has refused the selection otherwise
+    shape = snapshot.refined_shape() or CamShape(1, 1, 1)  # of no map: all are null then
     if targets:
         column = _structs(_list_array(rows["targets"])).field("refined")
-        source_P, map_P, shape = kept, np.zeros(len(kept), np.int64), stored.refined.one
+        source_P, map_P, shape = kept, np.zeros(len(kept), np.int64), shape.one
     else:
         column = rows["refined"].chunk(0)
-        source_P, map_P, shape = labels.row_P[kept], labels.index_P[kept], stored.refined
+        source_P, map_P = labels.row_P[kept], labels.index_P[kept]
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     maps_Vkhw = refined_u8(column.drop_null(), shape)
     position = np.cumsum(valid) - 1  # of a value among those that are not null

@@ -14,7 +14,7 @@ from camworker.boxes.masks import weak_mask
 from camworker.boxes.refine import decode_refined
 from camworker.errors import Failure
 from camworker.exports.mask_encodings import RunLengths
-from camworker.exports.selected_labels import SelectedLabels, StoredMaps, needed_columns, select_labels
+from camworker.exports.selected_labels import SelectedLabels, needed_columns, select_labels
 from camworker.exports.selection import Counts, LabelSelection
 from camworker.frame import Frame
 from camworker.inputs.fetch import open_fetchers
@@ -96,9 +96,7 @@ def _images(
     with_bytes: bool,
 ) -> Iterator[LabelledImage]:
     """Yield the images of one part that have a selected label, numbered after the `before` earlier rows."""
-    spec = snapshot.recipe.frame_spec
-    stored = StoredMaps(spec, snapshot.cam_shape(), snapshot.refined_shape())
-    selected = select_labels(rows, selection, stored, counts)
+    selected = select_labels(snapshot, rows, selection, counts)
     row_M, labels_per_row_M = np.unique(selected.row_N, return_counts=True)
     counts.empty_images += rows.num_rows - len(row_M)
     images = rows.select(_IMAGE).take(row_M)
@@ -116,7 +114,7 @@ def _images(
         boxes = selected.corners_N4[used].tolist()
         masks: list[RunLengths] = []
         if selection.mask_threshold is not None:
-            frame = spec.frame(image["width"], image["height"])
+            frame = snapshot.recipe.frame_spec.frame(image["width"], image["height"])
             found = _masks(selected, used, frame, selection.mask_threshold)
             counts.labels_without_mask += len(used) - len(found)
             used, masks = np.array([*found], np.int64), [*found.values()]

@@ -102,6 +102,7 @@ def test_hugging_face(tmp_path, photographs, monkeypatch):
         assert [bbox[:2] for bbox in row["objects"]["bbox"]] == [box[:2] for box in expected.boxes]
         assert row["objects"]["category"] == expected.labels
         assert row["objects"]["score"] == expected.scores
+        assert row["objects"]["fallback"] == [False] * len(expected.labels)
     for raw, expected in zip(
         read.cast_column("image", datasets.Image(decode=False)), images.values(), strict=True
     ):

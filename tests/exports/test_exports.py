@@ -190,7 +190,7 @@ def test_class_names_that_xml_cannot_hold_are_refused(tmp_path):
         )
 
 
-@pytest.mark.parametrize("form", [form for form in FORMATS if form not in ("yolo", "hugging-face")])
+@pytest.mark.parametrize("form", [f for f in FORMATS if f not in ("yolo", "hugging-face", "masks")])
 def test_an_interrupted_export_leaves_nothing(tmp_path, form):
     target = tmp_path / "deep/to"
     drafts = []
@@ -283,3 +283,37 @@ def test_repeated_exports_are_equal_byte_for_byte(tmp_path):
     for form in ("coco", "coco-results"):
         first, second = (exported(ledger, form, tmp_path / f"{form}-{n}", ranks=2) for n in range(2))
         assert first.read_bytes() == second.read_bytes()
+
+
+def fallback_rows():
+    """A row whose first box is the one over the whole image, because its map has no positive value."""
+    row = seen((0, 0.9, (0, 0, 200, 100)), (1, 0.1, (1, 2, 3, 4)))
+    row.boxes["fallback"] = [True, False]
+    return {"a": row}
+
+
+def test_fallback_boxes_are_left_out_and_counted(tmp_path):
+    snapshot = Snapshot.load(ledger_of(fallback_rows()))
+    counts = export(snapshot, "coco", tmp_path / "boxes.json", LabelSelection(ranks=2))
+    assert (counts.boxes, counts.fallback_boxes, counts.empty_images) == (1, 1, 0)
+    counts = export(snapshot, "coco", tmp_path / "none.json", LabelSelection())
+    assert (counts.boxes, counts.fallback_boxes, counts.empty_images) == (0, 1, 1)
+    # The maps of these rows are zero.
+    counts = export(snapshot, "coco", tmp_path / "made.json", LabelSelection(ranks=2, box_rule="cam20"))
+    assert (counts.boxes, counts.fallback_boxes, counts.empty_images) == (0, 2, 1)
+
+
+def test_fallback_boxes_are_marked_if_they_are_kept(tmp_path):
+    ledger = ledger_of(fallback_rows())
+    read = read_coco(exported(ledger, "coco", tmp_path / "a.json", ranks=2, keep_fallback=True))
+    assert [a.get("fallback", False) for a in read.anns.values()] == [True, False]
+    path = exported(ledger, "coco-results", tmp_path / "b.json", ranks=2, keep_fallback=True)
+    assert [r.get("fallback", False) for r in json.loads(path.read_text())] == [True, False]
+    folder = exported(ledger, "voc", tmp_path / "voc", ranks=2, keep_fallback=True)
+    (path,) = (folder / "Annotations").iterdir()
+    assert [e.text for e in ET.parse(path).getroot().iter("difficult")] == ["1", "0"]
+    folder = exported(ledger, "label-studio", tmp_path / "tasks", ranks=2, keep_fallback=True)
+    (task,) = json.loads((folder / "tasks.json").read_text())
+    (prediction,) = task["predictions"]
+    assert ["meta" in region for region in prediction["result"]] == [True, False]
+    assert "no positive value" in prediction["result"][0]["meta"]["text"][0]

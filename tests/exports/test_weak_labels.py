@@ -142,11 +142,13 @@ def test_the_rule_of_the_recipe_gives_the_stored_boxes(folder, resize, views):
     labels = pa.array([[n % 3, (n + 1) % 3] for n in range(items.num_rows)], pa.list_(pa.int32()))
     items = items.set_column(items.schema.get_field_index("labels"), ITEMS.field("labels"), labels)
     run_generation(ledger, localizer, items, size=4)
-    for selection in ({"ranks": 3}, {"targets": True}, {"ranks": 2, "min_score": 0.33}):
-        stored, made = (
-            selected_boxes(ledger, **selection),
-            selected_boxes(ledger, **selection, box_rule="cam20"),
-        )
+    for selection in (
+        {"ranks": 3},
+        {"targets": True},
+        {"ranks": 2, "min_score": 0.33, "keep_fallback": True},
+    ):
+        stored = selected_boxes(ledger, **selection)
+        made = selected_boxes(ledger, **selection, box_rule="cam20")
         assert stored[0]
         assert made == stored
     assert selected_boxes(ledger, ranks=3, box_rule="cam:0.6")[0] != selected_boxes(ledger, ranks=3)[0]

@@ -41,13 +41,13 @@ def boxes_of(label, score, corners, rank):
     return make_boxes(label, score, np.array(corners, np.float32).reshape(-1, 4), rank)
 
 
-def known(label, score, *corners, cam=HOT):
-    """Return a known label with its map and boxes."""
+def known(label, score, *corners, cam=HOT, refined=None):
+    """Return a known label with its maps and boxes."""
     boxes = boxes_of(label, score, corners, 1)[list(TARGET_BOX_DTYPE.names)].astype(TARGET_BOX_DTYPE)
-    return Target(label, score, cam, boxes)
+    return Target(label, score, cam, boxes, refined)
 
 
-def seen(*ranked, size=(200, 100), targets=(), cams=None):
+def seen(*ranked, size=(200, 100), targets=(), cams=None, refined=None):
     """Return a row with status "ok"; `ranked` has (label, score, corners...) for each of up to two ranks."""
     ranked = [*ranked, (1, 0.01, (0, 0, 1, 1))][:2]
     return Prediction(
@@ -60,6 +60,7 @@ def seen(*ranked, size=(200, 100), targets=(), cams=None):
             [boxes_of(label, score, corners, n) for n, (label, score, *corners) in enumerate(ranked, 1)]
         ),
         targets=tuple(targets),
+        refined=refined,
     )
 
 
@@ -67,8 +68,11 @@ def commit(ledger, rows, generation=1, shard=0, **item):
     """Commit a part with these rows (predictions by image id)."""
     item = {"uri": "/in/a b.jpg", "identity": "1", "labels": [], "size": 1, **item}
     items = pa.Table.from_pylist([{**item, "image_id": image_id} for image_id in rows], ITEMS)
+    refined = [row.refined for row in rows.values() if row.refined is not None]
+    shape = CamShape(*refined[0].shape) if refined else None
+    table = with_shapes(predictions_table(items, generation, list(rows.values())), SHAPE, shape)
     buffer = io.BytesIO()
-    pq.write_table(with_shapes(predictions_table(items, generation, list(rows.values())), SHAPE), buffer)
+    pq.write_table(table, buffer)
     assert ledger.store.create(ledger.layout.part_key(generation, shard), buffer.getvalue())
 
 
