@@ -1,5 +1,6 @@
 """Other libraries read parts: maps are bytes, whose shape is in the metadata of the file."""
 
+import ast
 import io
 import json
 
@@ -12,12 +13,16 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
+from camworker.boxes.refine import decode_refined
 from camworker.dataset import latest
 from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.schemas import CamShape, cam_maps
 from camworker.storage.local import LocalStore
+from support.export_rows import commit, seen
 from support.factories import TINY_CLASSES, photograph, run_generation
+from support.infra_files import code_blocks
+from support.paths import ROOT
 from support.prediction_rows import WHOLE, broken, part, row
 from support.recipes import make_recipe
 
@@ -108,6 +113,34 @@ def test_duckdb(written):
     cams = np.frombuffer(b"".join(row for row in flat if row is not None), "<f2")
     assert np.array_equal(cams.reshape(-1, *shape_in_the_file(pattern)), good_cams(expected))
     assert [row is None for row in flat] == expected["cams"].is_null().to_pylist()
+
+
+def test_the_documented_lines_of_every_reader(tmp_path, monkeypatch):
+    """The Python examples in the documentation give the same maps, whichever library reads them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    ledger = Ledger(LocalStore("out"), RECIPE)
+    ledger.write_recipe(make_recipe())
+    rng = np.random.default_rng(0)
+    cams = rng.random((6, 2, 4, 4)).astype(np.float16)
+    refined = rng.integers(0, 256, (6, 1, 8, 8), np.uint8)
+    for shard in range(3):
+        images = {
+            f"{n}": seen((0, 0.9, WHOLE), cams=cams[n], refined=refined[n])
+            for n in (2 * shard, 2 * shard + 1)
+        }
+        commit(ledger, images | {f"bad {shard}": broken("bad")[1]}, shard=shard)
+    every_block = code_blocks(ROOT / "jobs/README.md", "python")
+    blocks = [block for block in every_block if "out/predictions" in block or "refined_shape" in block]
+    names, readers = {}, 0
+    for statement in ast.parse("\n".join(blocks)).body:
+        exec(compile(ast.Module([statement], []), "README.md", "exec"), names)
+        if ast.unparse(statement).startswith("cams = "):
+            readers += 1
+            assert {one.tobytes() for one in names["cams"]} == {one.tobytes() for one in cams}
+            assert names["cams"].shape == cams.shape
+    assert readers == 5
+    assert np.allclose(names["refined"], decode_refined(refined), rtol=1e-6)
 
 
 DUCKDB_LATEST = """

@@ -61,8 +61,8 @@ def without_specks(mask_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         component_of = hierarchy[0, :, 3]  # of a hole, the component around it; of a component, -1
         components, holes = np.flatnonzero(component_of < 0), np.flatnonzero(component_of >= 0)
         enclosed = np.zeros(len(contours), np.int64)
-        enclosed[components] = [_pixels(contours[number], inside=False) for number in components]
-        enclosed[holes] = [_pixels(contours[number], inside=True) for number in holes]
+        enclosed[components] = [_pixels(contours[number], inside=False) for number in components.tolist()]
+        enclosed[holes] = [_pixels(contours[number], inside=True) for number in holes.tolist()]
         pixels = enclosed.copy()
         np.subtract.at(pixels, component_of[holes], enclosed[holes])
         largest = pixels[components].max()

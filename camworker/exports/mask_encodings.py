@@ -35,7 +35,8 @@ class RunLengths:
         changes = np.flatnonzero(columns[1:] != columns[:-1]) + 1
         starts_on = np.zeros(int(columns[0]), np.int64)  # after an empty run that is off
         ends = np.concatenate([starts_on, changes, [columns.size]])
-        return cls(*mask_HW.shape, np.diff(ends, prepend=0))
+        height, width = mask_HW.shape
+        return cls(height, width, np.diff(ends, prepend=0))
 
     def pixels(self) -> NDArray[np.bool_]:
         """Decode the mask, [H, W]."""
@@ -130,7 +131,7 @@ def _join(a_N2: NDArray[np.int32], b_M2: NDArray[np.int32]) -> NDArray[np.int32]
 
 def _corners(contour: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the corners [N, 2] of the edges along a contour of the doubled mask."""
-    edges_N2 = (contour[:, 0] + 1) // 2
+    edges_N2: NDArray[np.int32] = (contour[:, 0] + 1) // 2
     following_N2, before_N2 = np.roll(edges_N2, -1, axis=0), np.roll(edges_N2, 1, axis=0)
     turns = ((edges_N2 != following_N2).any(1)) & ((following_N2 - edges_N2) != (edges_N2 - before_N2)).any(1)
     return edges_N2[turns]

@@ -158,6 +158,7 @@ def _made_boxes(
     counts: Counts,
 ) -> _Boxes:
     """Return the boxes made by a rule from the maps of the kept labels."""
+    maps_Phw: NDArray[np.floating]
     if uses_refined(rule):
         kept, refined_Phw = _refined(snapshot, rows, labels, kept, targets, counts)
         maps_Phw = decode_refined(refined_Phw)
@@ -187,7 +188,7 @@ def _refined(
         column = _structs(_list_array(rows["targets"])).field("refined")
         source_P, map_P, shape = kept, np.zeros(len(kept), np.int64), shape.one
     else:
-        column = rows["refined"].chunk(0)
+        column = cast("pa.Array[Any]", rows["refined"].chunk(0))
         source_P, map_P = labels.row_P[kept], labels.index_P[kept]
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     maps_Vkhw = refined_u8(column.drop_null(), shape)
