@@ -29,9 +29,8 @@ class RunLengths:
     @classmethod
     def of(cls, mask_HW: NDArray[np.bool_]) -> Self:
         """Encode a mask [H, W]."""
-        columns = cv2.transpose(mask_HW.view(np.uint8)).reshape(
-            -1
-        )  # NumPy's transpose takes six times as long
+        # NumPy's transpose takes six times as long as OpenCV's.
+        columns = cv2.transpose(mask_HW.view(np.uint8)).reshape(-1)
         changes = np.flatnonzero(columns[1:] != columns[:-1]) + 1
         starts_on = np.zeros(int(columns[0]), np.int64)  # after an empty run that is off
         ends = np.concatenate([starts_on, changes, [columns.size]])
@@ -40,9 +39,12 @@ class RunLengths:
 
     def pixels(self) -> NDArray[np.bool_]:
         """Decode the mask, [H, W]."""
-        on = np.arange(len(self.runs)) % 2 == 1
-        columns_WH = np.repeat(on, self.runs).reshape(self.width, self.height)
-        return np.ascontiguousarray(columns_WH.T)
+        columns_WH = np.zeros((self.width, self.height), np.uint8)
+        columns, ends = columns_WH.reshape(-1), np.cumsum(self.runs)
+        for start, end in zip(ends[:-1:2].tolist(), ends[1::2].tolist(), strict=True):
+            columns[start:end] = 1
+        pixels_HW: NDArray[np.uint8] = cv2.transpose(columns_WH)
+        return pixels_HW.view(np.bool_)
 
     @property
     def area(self) -> int:
@@ -101,7 +103,7 @@ def polygons(mask_HW: NDArray[np.bool_], tolerance: float = _TOLERANCE) -> list[
     double = (
         cv2.resize(part_HW, (2 * width, 2 * height), interpolation=cv2.INTER_NEAREST) if width else part_HW
     )
-    contours, hierarchy = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    contours, hierarchy = cv2.findContours(double, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return []
     rings: dict[int, list[NDArray[np.int32]]] = {}
