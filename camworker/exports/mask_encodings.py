@@ -133,10 +133,11 @@ def _join(a_N2: NDArray[np.int32], b_M2: NDArray[np.int32]) -> NDArray[np.int32]
 
 def _corners(contour: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return the corners [N, 2] of the edges along a contour of the doubled mask."""
-    edges_N2: NDArray[np.int32] = (contour[:, 0] + 1) // 2
+    edges_N2 = (contour[:, 0] + 1) // 2
     following_N2, before_N2 = np.roll(edges_N2, -1, axis=0), np.roll(edges_N2, 1, axis=0)
     turns = ((edges_N2 != following_N2).any(1)) & ((following_N2 - edges_N2) != (edges_N2 - before_N2)).any(1)
-    return edges_N2[turns]
+    corners_N2: NDArray[np.int32] = edges_N2[turns]
+    return corners_N2
 
 
 def _simplified(ring_N2: NDArray[np.int32], tolerance: float) -> NDArray[np.int32]:
