@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from camworker.boxes.iou import paired_iou
 from camworker.boxes.maxboxacc import SIDE, largest_contour_box, scaled_truth, score_map
 from camworker.frame import Frame
+from camworker.metrics.criteria import Criteria
 from camworker.metrics.ground_truth.masks import object_pixels, read_mask
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import Criteria, Matches, Targets
+from camworker.metrics.matching import Matches, Targets
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
 from camworker.storage.parquet import combine_chunks
 
@@ -79,6 +80,7 @@ def score_maps(
     sweep = None if rule is None else np.zeros((count, len(THRESHOLDS), 2), np.float32)
     pixels = None if truth.masks is None else np.zeros((count, 2, len(THRESHOLDS)), np.int64)
     pointing_hit, has_pointing_target = np.zeros((2, count), bool)
+    maps_Nhw = targets.maps(criteria.maps)
     boxes_N4 = criteria.comparable_corners(matches.boxes, truth)
     scaled = _scaled_boxes(matches, truth, width, height)
     for instance in range(count):
@@ -92,7 +94,7 @@ def score_maps(
                 pixels[instance] = pixel_histogram(np.zeros((SIDE, SIDE), np.float32), mask)
             continue
         row = matches.rows[instance]
-        cam_hw = targets.cams_Nhw[matches.target[instance]]
+        cam_hw = maps_Nhw[matches.target[instance]]
         frame = criteria.frame(width[row], height[row])
         if sweep is not None and len(corners):
             if rule == "maxboxacc":

@@ -4,7 +4,7 @@ An instance is an image and one label of its ground truth.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast, get_args
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -13,51 +13,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from camworker.boxes.iou import paired_iou
-from camworker.boxes.rules import boxes_from_cam
-from camworker.frame import CORNERS, Frame, FrameSpec
+from camworker.boxes.refine import decode_refined
+from camworker.boxes.rules import MapBoxes, boxes_from_cams
+from camworker.errors import UsageError
+from camworker.frame import CORNERS
+from camworker.metrics.criteria import MAP_COLUMNS, NO_REFINED_MAPS, Criteria, MapKind, map_kind
 from camworker.metrics.error_categories import error_categories
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.schemas import CamShape, cam_maps
+from camworker.schemas import CamShape, cam_maps, refined_u8
 from camworker.storage.parquet import combine_chunks
 
 COLUMNS: Final = ("image_id", "status", "width", "height", "labels", "scores", "boxes", "targets")
 TOP_K: Final = (1, 5)
 IOU: Final = 0.5
 
-# Which maps of known labels the threshold sweep, the pointing game and PxAP are about.
-MapKind = Literal["raw", "refined"]
-MAP_KINDS: Final[tuple[MapKind, ...]] = get_args(MapKind)
-
-_LAST_PIXEL: Final = np.array([0, 0, 1, 1], np.float32)  # from half-open corners to inclusive ones
-
 # Boxes of rows: row, label, rank (from 0, over all boxes of the row), xmin, ymin, xmax, ymax.
 Pairs: TypeAlias = pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """How predictions are compared with ground truth.
-
-    Attributes:
-        frame_spec: How images were fitted into the network's input; maps boxes of new maps to pixels.
-        cam_shape: Shape of the class activation maps of a row.
-        box_rule: Rule by which boxes are made anew from the stored maps; None to use the stored boxes.
-        inclusive: Whether IoU adds 1 to widths and heights, as the ILSVRC development kit does. Ground truth
-            whose file names the last pixel of a box is then compared by the corners in its file.
-    """
-
-    frame_spec: FrameSpec
-    cam_shape: CamShape
-    box_rule: str | None = None
-    inclusive: bool = False
-
-    def frame(self, width: float, height: float) -> Frame:
-        """Return the frame of an image of `width` x `height` pixels, as displayed."""
-        return self.frame_spec.frame(int(width), int(height))
-
-    def comparable_corners(self, corners: NDArray[np.floating], truth: Truth) -> NDArray[np.floating]:
-        """Return half-open true corners [..., 4] in the convention in which IoU is computed."""
-        return corners - _LAST_PIXEL if self.inclusive and truth.inclusive else corners
 
 
 @dataclass(frozen=True)
@@ -109,11 +80,25 @@ class Targets:
         rows: Index of each map's row, [N].
         labels: Class index of each map, [N].
         cams_Nhw: Class activation maps, float16 [N, h, w].
+        refined_Nhw: Refined maps as they are stored, uint8; None without refinement.
     """
 
     rows: NDArray[np.int64]
     labels: NDArray[np.int32]
     cams_Nhw: NDArray[np.float16]
+    refined_Nhw: NDArray[np.uint8] | None = None
+
+    def maps(self, kind: MapKind) -> NDArray[Any]:
+        """Return the maps from which boxes are made, [N, h, w].
+
+        Raises:
+            UsageError: The rows hold no refined maps.
+        """
+        if kind == "raw":
+            return self.cams_Nhw
+        if self.refined_Nhw is None:
+            raise UsageError(NO_REFINED_MAPS)
+        return decode_refined(self.refined_Nhw)
 
 
 def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets: Targets) -> Matches:
@@ -122,7 +107,7 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
     A row that failed is wrong in every respect. A box is compared only with true boxes of its own label.
 
     Args:
-        table: Rows with the columns COLUMNS, and cams if boxes are made anew; each image at most once.
+        table: Rows with the columns COLUMNS, and their maps if boxes are made anew; each image at most once.
         truth: The ground truth.
         criteria: How boxes are made and compared.
         targets: The maps of known labels of the table, see `read_targets`.
@@ -187,14 +172,15 @@ def match_predictions(table: pa.Table, truth: Truth, criteria: Criteria, targets
     )
 
 
-def read_targets(column: "pa.ChunkedArray[Any]", shape: CamShape) -> Targets:
-    """Read the maps of known labels from the column targets of rows whose maps have this shape."""
-    lists = _lists(column)
+def read_targets(column: "pa.ChunkedArray[Any]", criteria: Criteria) -> Targets:
+    """Read the maps of known labels from the column targets."""
+    lists, refined = _lists(column), criteria.refined_shape
     targets = cast("pa.StructArray", lists.flatten())
     return Targets(
         pc.list_parent_indices(lists).to_numpy(),
         targets.field("label").to_numpy(zero_copy_only=False),
-        cam_maps(targets.field("cam"), shape.one)[:, 0],
+        cam_maps(targets.field("cam"), criteria.cam_shape.one)[:, 0],
+        None if refined is None else refined_u8(targets.field("refined"), refined.one)[:, 0],
     )
 
 
@@ -205,23 +191,20 @@ def _predicted_pairs(
     width: NDArray[np.floating],
     height: NDArray[np.floating],
 ) -> Pairs:
-    """Return the (label, box) pairs of rows, best first."""
+    """Return the (label, box) pairs of rows, best first; of the best class only if rows hold no other map."""
     if criteria.box_rule is None:
         stored = _flatten(table["boxes"], "label")
         return stored[np.isin(stored["row"], rows)]
-    labels = combine_chunks(table["labels"])
-    maps = combine_chunks(table["cams"]).take(rows)
-    rows_with_maps = rows[maps.is_valid().to_numpy(zero_copy_only=False)]
-    cams = cam_maps(maps.drop_null(), criteria.cam_shape)
-    pairs: list[tuple[float, ...]] = []
-    for row, cams_khw in zip(rows_with_maps, cams, strict=True):
-        frame = criteria.frame(width[row], height[row])
-        rank = 0
-        for label, cam_hw in zip(labels[int(row)].as_py(), cams_khw, strict=True):
-            for box in boxes_from_cam(cam_hw, frame, criteria.box_rule):
-                pairs.append((row, rank, label, *box))
-                rank += 1
-    return _pairs_frame(pairs)
+    kind = map_kind(criteria.box_rule)
+    column = combine_chunks(table[MAP_COLUMNS[kind]]).take(rows)
+    rows = rows[column.is_valid().to_numpy(zero_copy_only=False)]
+    maps_Nkhw = _read_maps(column.drop_null(), criteria.shape(kind), kind)
+    ranked = _flatten(table["labels"], None)
+    ranked = ranked[(ranked["rank"] < maps_Nkhw.shape[1]) & np.isin(ranked["row"], rows)]
+    made = _make_boxes(maps_Nkhw.reshape(-1, *maps_Nkhw.shape[2:]), ranked, criteria, width, height)
+    pairs = ranked.iloc[np.repeat(np.arange(len(ranked)), made.counts_M)].reset_index(drop=True)
+    row = pairs["row"].to_numpy()
+    return pairs.assign(rank=np.arange(len(row)) - np.searchsorted(row, row), **_by_corner(made.corners_L4))
 
 
 def _first_target_boxes(
@@ -233,26 +216,38 @@ def _first_target_boxes(
     height: NDArray[np.floating],
 ) -> Pairs:
     """Return the first box of each known label's own map."""
+    target = known["target"].to_numpy()
+    pairs = known[["row", "label"]].assign(rank=0)
     if criteria.box_rule is None:
         structs = cast("pa.StructArray", _lists(table["targets"]).flatten())
-        first = cast(
-            "pa.StructArray", pc.list_element(structs.field("boxes"), 0).take(known["target"].to_numpy())
-        )
-        pairs = known[["row", "label"]].assign(rank=0)
-        for corner in CORNERS:
-            pairs[corner] = first.field(corner).to_numpy(zero_copy_only=False)
-        return pairs
-    boxes: list[tuple[float, ...]] = []
-    for row, label, target in known[["row", "label", "target"]].itertuples(index=False):
-        frame = criteria.frame(width[row], height[row])
-        box = boxes_from_cam(targets.cams_Nhw[target], frame, criteria.box_rule)[0]
-        boxes.append((row, 0, label, *box))
-    return _pairs_frame(boxes)
+        first = cast("pa.StructArray", pc.list_element(structs.field("boxes"), 0).take(target))
+        return pairs.assign(**{c: first.field(c).to_numpy(zero_copy_only=False) for c in CORNERS})
+    maps_Mhw = targets.maps(map_kind(criteria.box_rule))[target]
+    made = _make_boxes(maps_Mhw, pairs, criteria, width, height)
+    first_M = np.cumsum(made.counts_M) - made.counts_M
+    return pairs.assign(**_by_corner(made.corners_L4[first_M]))
 
 
-def _pairs_frame(pairs: list[tuple[float, ...]]) -> Pairs:
-    frame = pd.DataFrame(pairs, columns=["row", "rank", "label", *CORNERS])
-    return frame.astype({"row": np.int64, "rank": np.int64, "label": np.int32})
+def _make_boxes(
+    maps_Mhw: NDArray[Any],
+    pairs: pd.DataFrame,
+    criteria: Criteria,
+    width: NDArray[np.floating],
+    height: NDArray[np.floating],
+) -> MapBoxes:
+    """Make boxes by the criteria's rule from the maps of M pairs of a row and a label."""
+    rows, image_M = np.unique(pairs["row"].to_numpy(), return_inverse=True)
+    frames = [criteria.frame(width[row], height[row]) for row in rows]
+    return boxes_from_cams(maps_Mhw, frames, image_M, criteria.box_rule or "")
+
+
+def _read_maps(column: "pa.Array[Any]", shape: CamShape, kind: MapKind) -> NDArray[Any]:
+    """Return maps from which boxes are made, [N, k, h, w]."""
+    return cam_maps(column, shape) if kind == "raw" else decode_refined(refined_u8(column, shape))
+
+
+def _by_corner(corners_L4: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    return dict(zip(CORNERS, corners_L4.T, strict=True))
 
 
 def _overlaps(predicted: Pairs, true: pd.DataFrame, criteria: Criteria) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """`Metric`: what a metric is, what it needs of rows and ground truth, and why it may have no value.
 
-A metric is a numerator and a denominator that are added up over instances, and an aggregate that makes a value
-of the two sums. The metrics themselves are in `definitions`.
+A metric is a numerator and a denominator that are added up over instances, and an aggregate that makes a
+value of the two sums. The metrics themselves are in `definitions`.
 """
 
 from collections.abc import Callable

@@ -7,9 +7,9 @@ from typing import Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from camworker.metrics.criteria import MapKind
 from camworker.metrics.error_categories import ErrorKind
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import MapKind
 from camworker.metrics.metric import Estimate
 from camworker.metrics.tally import LISTED
 

@@ -14,18 +14,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from camworker.metrics.confidence import REPLICATES, poisson_weights, uniforms
+from camworker.metrics.criteria import MAP_COLUMNS, Criteria, map_kind
 from camworker.metrics.definitions import METRICS
 from camworker.metrics.error_categories import ERRORS
 from camworker.metrics.ground_truth.truth import Truth, hash_ids
 from camworker.metrics.map_scores import MapScores, SweepRule, score_maps
-from camworker.metrics.matching import (
-    COLUMNS,
-    IOU,
-    Criteria,
-    Matches,
-    match_predictions,
-    read_targets,
-)
+from camworker.metrics.matching import COLUMNS, IOU, Matches, match_predictions, read_targets
 from camworker.metrics.sums import DELTAS, MISSING_MAPS, Evaluation, Sum, mean_over_classes
 from camworker.storage.parquet import combine_chunks
 
@@ -51,7 +45,7 @@ class EvaluationConfig:
         sweep: Whose boxes are evaluated at every threshold; None for no sweep.
         select: Share of the images, drawn by the hash of their ids, that thresholds are chosen on; the
             metrics are reported on the rest. None to choose and report on all images.
-        raw_rule: Box rule by which boxes of the raw maps are evaluated as well, for comparison; None for none.
+        raw_rule: Box rule by which boxes of the raw maps are evaluated as well; None for no comparison.
     """
 
     criteria: Criteria
@@ -63,8 +57,8 @@ class EvaluationConfig:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns of predictions that are read."""
-        rules = {self.criteria.box_rule, self.raw_rule} - {None}
-        return (*COLUMNS, "cams") if rules else COLUMNS
+        rules = [rule for rule in (self.criteria.box_rule, self.raw_rule) if rule is not None]
+        return (*COLUMNS, *sorted({MAP_COLUMNS[map_kind(rule)] for rule in rules}))
 
 
 @dataclass
@@ -129,7 +123,7 @@ class Tally:
 def _tally(table: pa.Table, truth: Truth, config: EvaluationConfig) -> Tally:
     ids = combine_chunks(table["image_id"])
     hashes, truth_index = hash_ids(ids), truth.index_of(ids)
-    targets = read_targets(table["targets"], config.criteria.cam_shape)
+    targets = read_targets(table["targets"], config.criteria)
     matches = match_predictions(table, truth, config.criteria, targets)
     maps = score_maps(table, matches, targets, truth, config.criteria, config.sweep)
     statuses = Counter(cast(list[str], table["status"].to_pylist()))

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 from camworker.ledger.recipe import Recipe
 from camworker.metrics.definitions import MAX_BOX_ACC, MAX_BOX_ACC_V2, METRICS
 from camworker.metrics.metric import Estimate, Metric
-from camworker.metrics.published_results import HOW_MADE, PAPER, TEST_SET, is_whole_ilsvrc_validation
 from camworker.metrics.summary import FIXED_THRESHOLD, Summary, TruthFacts
 from camworker.reports.cards import Section
+from camworker.reports.published_results import HOW_MADE, PAPER, TEST_SET, is_whole_ilsvrc_validation
 from camworker.reports.render import write_page
 from camworker.reports.summary_charts import class_bars, summary_charts
 

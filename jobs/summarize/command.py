@@ -179,7 +179,7 @@ def _evaluate(args: argparse.Namespace, console: Console, ledger: "Ledger") -> _
 
 
 def _evaluation_config(args: argparse.Namespace, snapshot: "Snapshot") -> "EvaluationConfig":
-    from camworker.metrics.matching import Criteria
+    from camworker.metrics.criteria import Criteria
     from camworker.metrics.tally import EvaluationConfig
 
     recipe = snapshot.recipe

@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from camworker.boxes.iou import iou
 from camworker.boxes.maxboxacc import scaled_truth
 from camworker.frame import Frame
+from camworker.metrics.criteria import Criteria
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.map_scores import (
     MapScores,
@@ -23,7 +24,7 @@ from camworker.metrics.map_scores import (
     points_at,
     score_maps,
 )
-from camworker.metrics.matching import Criteria, match_predictions, read_targets
+from camworker.metrics.matching import match_predictions, read_targets
 from camworker.metrics.threshold_sweep import THRESHOLDS, Sweep
 from support.factories import encode
 from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, row, table, truth
@@ -36,7 +37,7 @@ FRAME = FOUR.frame(100, 100)
 
 
 def mapped(rows: Any, true: Truth, how: Criteria = FOUR, rule: Any = "maxboxacc") -> MapScores:
-    targets = read_targets(rows["targets"], how.cam_shape)
+    targets = read_targets(rows["targets"], how)
     return score_maps(rows, match_predictions(rows, true, how, targets), targets, true, how, rule)
 
 

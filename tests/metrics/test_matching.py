@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from camworker.frame import Frame
+from camworker.metrics.criteria import Criteria
 from camworker.metrics.error_categories import ERRORS
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import COLUMNS, Criteria, Matches, match_predictions, read_targets
+from camworker.metrics.matching import COLUMNS, Matches, match_predictions, read_targets
 from camworker.schemas import CamShape
 from support.prediction_rows import FAR, LEFT, WHOLE, broken, criteria, known, row, table, truth
 from support.recipes import make_recipe
@@ -17,7 +18,7 @@ from support.recipes import make_recipe
 
 def matched(rows: pa.Table, true: Truth, how: Criteria | None = None) -> Matches:
     how = how or criteria()
-    return match_predictions(rows, true, how, read_targets(rows["targets"], how.cam_shape))
+    return match_predictions(rows, true, how, read_targets(rows["targets"], how))
 
 
 def test_instances_are_ordered_by_row_and_label() -> None:
@@ -316,7 +317,7 @@ def test_targets_of_a_slice_are_those_of_its_rows() -> None:
         row("d", [(1, WHOLE)], known(1, FAR, cam=cams[3])),
     )
     for part in (rows, rows.slice(1), rows.slice(2, 1), rows.slice(1, 1), rows.slice(4)):
-        targets = read_targets(part["targets"], CamShape(1, 2, 2))
+        targets = read_targets(part["targets"], criteria())
         expected = [
             (n, target["label"], target["cam"])
             for n, r in enumerate(part.to_pylist())

@@ -16,8 +16,9 @@ from camworker.inference.predictions import (
     Target,
 )
 from camworker.metrics.compute import summarize_tally
+from camworker.metrics.criteria import Criteria
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import COLUMNS, Criteria
+from camworker.metrics.matching import COLUMNS
 from camworker.metrics.summary import RunSettings, Summary, TruthFacts
 from camworker.metrics.summary_json import to_json
 from camworker.metrics.tally import EvaluationConfig, Tally

@@ -11,8 +11,8 @@ from camworker.inference.localizer import Localizer
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.recipe import Recipe
 from camworker.metrics.compute import summarize_tally
+from camworker.metrics.criteria import Criteria
 from camworker.metrics.ground_truth.truth import Truth
-from camworker.metrics.matching import Criteria
 from camworker.metrics.summary import RunSettings, Summary, TruthFacts
 from camworker.metrics.tally import EvaluationConfig, Tally
 from camworker.schemas import PREDICTIONS, CamShape
