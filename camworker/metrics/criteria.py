@@ -16,6 +16,7 @@ MapKind = Literal["raw", "refined"]
 MAP_KINDS: Final[tuple[MapKind, ...]] = get_args(MapKind)
 MAP_COLUMNS: Final[dict[MapKind, str]] = {"raw": "cams", "refined": "refined"}
 
+RAW_RULE: Final = "cam20"  # makes the boxes with which those of refined maps are compared
 NO_REFINED_MAPS: Final = "these rows hold no refined maps: they were localized without refinement"
 _LAST_PIXEL: Final = np.array([0, 0, 1, 1], np.float32)  # from half-open corners to inclusive ones
 

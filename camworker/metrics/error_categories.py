@@ -1,5 +1,6 @@
 """Why a first (label, box) pair is wrong: the categories of localization errors."""
 
+from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -10,6 +11,15 @@ from camworker.frame import CORNERS
 
 ErrorKind = Literal["correct", "wrong_class", "several_instances", "part", "too_large", "too_small", "no_box"]
 ERRORS: Final[tuple[ErrorKind, ...]] = get_args(ErrorKind)
+ERROR_TITLES: Final[Mapping[ErrorKind, str]] = {
+    "correct": "correct class, IoU at least 0.5",
+    "wrong_class": "wrong class",
+    "several_instances": "box over several instances",
+    "part": "box over a part of the object",
+    "too_large": "box too large",
+    "too_small": "box too small",
+    "no_box": "no box: the image failed",
+}
 
 # Gao et al., "TS-CAM", ICCV 2021, section 4: intersection over the true box's area (IoG), over the predicted
 # box's area (IoP).

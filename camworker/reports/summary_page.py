@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from camworker.ledger.recipe import Recipe
 from camworker.metrics.definitions import MAX_BOX_ACC, MAX_BOX_ACC_V2, METRICS
+from camworker.metrics.error_categories import ERROR_TITLES
 from camworker.metrics.metric import Estimate, Metric
 from camworker.metrics.summary import FIXED_THRESHOLD, Summary, TruthFacts
 from camworker.reports.cards import Section
@@ -14,15 +15,6 @@ from camworker.reports.published_results import HOW_MADE, PAPER, TEST_SET, is_wh
 from camworker.reports.render import write_page
 from camworker.reports.summary_charts import class_bars, summary_charts
 
-ERROR_TITLES: Final = {
-    "correct": "correct class, IoU at least 0.5",
-    "wrong_class": "wrong class",
-    "several_instances": "box over several instances",
-    "part": "box over a part of the object",
-    "too_large": "box too large",
-    "too_small": "box too small",
-    "no_box": "no box: the image failed",
-}
 STATUS_TITLES: Final = {
     "decode_error": "the image file is damaged",
     "unsupported": "not an image in a supported format",

@@ -67,7 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--box-rule",
         metavar="RULE",
-        help="make boxes anew from the stored maps: cam20, cam:T, cam20-multi, dtbox or maxboxacc:TAU",
+        help="make boxes anew from the stored maps: cam20, cam:T, cam20-multi, dtbox or maxboxacc:TAU from "
+        "the raw ones, fine:T from the refined ones",
+    )
+    how.add_argument(
+        "--maps",
+        choices=("raw", "refined"),
+        default="raw",
+        help="which maps MaxBoxAcc, the pointing game and PxAP are about (default raw)",
     )
     how.add_argument(
         "--iou-convention",
@@ -147,6 +154,7 @@ def _open_ledgers(args: argparse.Namespace) -> "list[Ledger]":
 def _evaluate(args: argparse.Namespace, console: Console, ledger: "Ledger") -> _Evaluated:
     from camworker.ledger.snapshot import Snapshot
     from camworker.metrics.compute import summarize_tally
+    from camworker.metrics.criteria import map_kind
     from camworker.metrics.summary import RunSettings
     from jobs.summarize.tally_parts import TruthSource, tally_parts
 
@@ -154,6 +162,7 @@ def _evaluate(args: argparse.Namespace, console: Console, ledger: "Ledger") -> _
     recipe = snapshot.recipe
     snapshot.check()
     config = _evaluation_config(args, snapshot)
+    criteria = config.criteria
     source = TruthSource(
         args.truth, recipe.classes, args.truth_boxes, args.truth_classes, args.masks, args.exclude
     )
@@ -174,23 +183,45 @@ def _evaluate(args: argparse.Namespace, console: Console, ledger: "Ledger") -> _
         ranked_classes=max(5, recipe.top_k) if len(names) <= recipe.top_k else recipe.top_k,
         class_names=names,
         complete=snapshot.complete,
+        best_class_only=criteria.box_rule is not None
+        and criteria.shape(map_kind(criteria.box_rule)).k < criteria.cam_shape.k,
+        maps=criteria.maps,
     )
     return _Evaluated(snapshot, tally, truth, summarize_tally(tally, truth.facts, config, settings))
 
 
 def _evaluation_config(args: argparse.Namespace, snapshot: "Snapshot") -> "EvaluationConfig":
-    from camworker.metrics.criteria import Criteria
+    from camworker.metrics.criteria import RAW_RULE, Criteria, map_kind
     from camworker.metrics.tally import EvaluationConfig
 
-    recipe = snapshot.recipe
+    recipe, refined_shape = snapshot.recipe, snapshot.refined_shape()
+    new_rule = args.box_rule if args.box_rule != recipe.box_rule else None
+    if refined_shape is None:
+        for option, needed in (
+            (f"--box-rule {new_rule}", new_rule is not None and map_kind(new_rule) == "refined"),
+            ("--maps refined", args.maps == "refined"),
+        ):
+            if needed:
+                raise UsageError(
+                    f"recipe {snapshot.ledger.recipe} holds no refined maps for {option}: it was localized "
+                    "without refinement"
+                )
     criteria = Criteria(
         recipe.frame_spec,
         snapshot.cam_shape(),
-        box_rule=args.box_rule if args.box_rule != recipe.box_rule else None,
+        box_rule=new_rule,
         inclusive=args.iou_convention == "inclusive",
+        refined_shape=refined_shape,
+        maps=args.maps,
     )
-    sweep = _sweep_rule(args.box_rule, recipe.box_rule)
-    return EvaluationConfig(criteria, len(recipe.classes), sweep, args.select_threshold_on)
+    refined = map_kind(args.box_rule or recipe.box_rule) == "refined"
+    return EvaluationConfig(
+        criteria,
+        len(recipe.classes),
+        _sweep_rule(args.box_rule, recipe.box_rule),
+        args.select_threshold_on,
+        RAW_RULE if refined else None,
+    )
 
 
 def _sweep_rule(new_rule: str | None, stored_rule: str) -> "SweepRule | None":
