@@ -10,13 +10,13 @@ import pytest
 from camworker.frame import Frame, FrameSpec
 from camworker.ledger.recipe import Recipe
 from camworker.metrics.definitions import METRICS
+from camworker.metrics.error_categories import ERROR_TITLES
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.metric import Estimate
 from camworker.metrics.summary import Comparison, TruthFacts
 from camworker.reports.cards import Section, make_known_card
 from camworker.reports.published_results import is_whole_ilsvrc_validation
 from camworker.reports.summary_page import (
-    ERROR_TITLES,
     differing,
     threshold_sentence,
     verdict,
