@@ -12,7 +12,7 @@ from torch import nn
 from camworker.errors import NetworkError, UsageError
 from camworker.inference.compile import CompiledFeatures, compile_features, load_compiled_features
 from camworker.networks.gap import GapNetwork, Preprocessing
-from camworker.networks.taps import with_taps
+from camworker.networks.taps import TracedFeatures, with_taps
 from camworker.schemas import PRECISIONS, Precision
 
 # Root mean square, in standard deviations of the logits. On noise, correct bfloat16 graphs differ by about
@@ -104,7 +104,9 @@ class PixelNetwork(nn.Module):
             self.network.classifier.load_state_dict(network.classifier.state_dict())  # never rounded
         # Traced here and not in the first batch: tracing changes torch's modules for all threads of the
         # process while it lasts.
-        self._tapped = None if self.taps is None else with_taps(self.network.features, self.taps)
+        self._tapped: nn.Module | None = None
+        if self.taps is not None:
+            self._tapped = with_taps(TracedFeatures.of(self.network.features), self.taps)
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(name, torch.tensor(values, device=device).view(1, 3, 1, 1) * 255)
         self._shape = (batch_size, 3, input_size, input_size)

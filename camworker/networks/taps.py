@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from timm.layers import get_notrace_functions, get_notrace_modules
@@ -35,8 +35,6 @@ _ACTIVATIONS: Final = {
 _POINTWISE: Final = frozenset(_ARITHMETIC | _UNCHANGED | _ACTIVATIONS)
 _PADDING: Final = frozenset({"pad", "pad_same"})
 _ACTIVATION_LAYERS: Final = "torch.nn.modules.activation"
-
-Features = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -74,27 +72,57 @@ class Taps:
         return (self.fine,) if self.deep is None else (self.fine, self.deep)
 
 
+@dataclass(frozen=True)
+class TracedFeatures:
+    """The part of a network that maps images to the input of the pooling, as a graph.
+
+    Attributes:
+        root: The module that holds the layers.
+        graph: The graph.
+    """
+
+    root: nn.Module
+    graph: fx.Graph
+
+    @classmethod
+    def of(cls, features: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """Trace a module in eval mode, or a method of one.
+
+        Raises:
+            NetworkError: It is neither, or its code cannot be traced.
+        """
+        if isinstance(features, fx.GraphModule):
+            return cls(features, features.graph)
+        root, method = getattr(features, "__self__", features), getattr(features, "__name__", "forward")
+        if not isinstance(root, nn.Module):
+            raise NetworkError("its features are not computed by a method of a module")
+        # Foreign code raises nearly any error. Each means that it cannot be traced.
+        try:
+            return cls(root, _Tracer(method).trace(root))
+        except Exception as error:
+            raise NetworkError(f"its features cannot be traced: {first_line(error)}") from error
+
+
 @torch.inference_mode()
-def find_taps(features: Features, input_size: int, undilated: Features | None = None) -> Taps:
-    """Choose the taps of a network in eval mode.
+def find_taps(features: TracedFeatures, input_size: int, undilated: TracedFeatures | None = None) -> Taps:
+    """Choose the taps of a network.
 
     Args:
-        features: Maps images, [B, 3, H, W], to the input of the pooling: a module, or a method of one.
+        features: The network.
         input_size: Side of the input with which strides are measured, in pixels.
-        undilated: For a dilated network: the features of the same network as it is built without dilation, in
-            which the nodes are chosen; its parameters may be on the meta device.
+        undilated: For a dilated network: the same network as it is built without dilation, in which the nodes
+            are chosen; its parameters may be on the meta device.
 
     Raises:
-        NetworkError: The network cannot be traced, or no such node is at stride 8.
+        NetworkError: The network does not run, or has no such node at stride 8.
     """
-    # Foreign code is traced and run here, and it raises nearly any error. Each means that there are no taps.
     try:
-        graph = _Traced.of(features, input_size)
-        plain = graph if undilated is None else _Traced.of(undilated, input_size)
-    except Exception as error:
-        raise NetworkError(f"its features cannot be traced: {first_line(error)}") from error
+        measured = _Measured.of(features, input_size)
+        plain = measured if undilated is None else _Measured.of(undilated, input_size)
+    except Exception as error:  # Of foreign code, as above.
+        raise NetworkError(f"it does not run at input size {input_size}: {first_line(error)}") from error
     found = plain.last_at(FINE_STRIDE), plain.last_at(DEEP_STRIDE)
-    fine, deep = (None if name is None else graph.tap(name) for name in found)
+    fine, deep = (None if name is None else measured.tap(name) for name in found)
     if fine is None:
         raise NetworkError(
             f"no feature map at stride {FINE_STRIDE} has all of the computation pass through it"
@@ -102,21 +130,20 @@ def find_taps(features: Features, input_size: int, undilated: Features | None = 
     return Taps(fine, deep)
 
 
-def with_taps(features: Features, taps: Taps) -> fx.GraphModule:
+def with_taps(features: TracedFeatures, taps: Taps) -> fx.GraphModule:
     """Return a module that maps images to a tuple: the features, the fine map, and the deep map if any.
 
     The module shares all layers and parameters with the network. Of the channels of a tap only the first are
     kept, see `MAX_TAP_CHANNELS` and `MAX_DEEP_CHANNELS`.
 
     Args:
-        features: As in `find_taps`, in eval mode.
+        features: The network.
         taps: The taps.
     """
-    root, graph = _trace(features)
     tapped = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    result = tapped.graph_copy(graph, copies)
-    nodes = _named(graph)
+    result = tapped.graph_copy(features.graph, copies)
+    nodes = _named(features.graph)
     maps = []
     for tap, most in zip(taps.all, (MAX_TAP_CHANNELS, MAX_DEEP_CHANNELS), strict=False):
         node = copies[nodes[tap.node]]
@@ -126,7 +153,7 @@ def with_taps(features: Features, taps: Taps) -> fx.GraphModule:
             node = tapped.call_method("narrow", (node, 1, 0, most))
         maps.append(node)
     tapped.output((result, *maps))
-    return fx.GraphModule(root, tapped)
+    return fx.GraphModule(features.root, tapped)
 
 
 class _Tracer(fx.Tracer):
@@ -145,20 +172,6 @@ class _Tracer(fx.Tracer):
             len(list(m.parameters(recurse))) + len(list(m.buffers(recurse))) for recurse in (False, True)
         )
         return 0 < own == total
-
-
-def _trace(features: Features) -> tuple[nn.Module, fx.Graph]:
-    if isinstance(features, fx.GraphModule):
-        return features, features.graph
-    root, method = (features, "forward") if isinstance(features, nn.Module) else _owner(features)
-    return root, _Tracer(method).trace(root)
-
-
-def _owner(features: Features) -> tuple[nn.Module, str]:
-    root, method = getattr(features, "__self__", None), getattr(features, "__name__", "")
-    if not isinstance(root, nn.Module):
-        raise TypeError(f"{method or features} is not a method of a module")
-    return root, method
 
 
 def _named(graph: fx.Graph) -> dict[str, fx.Node]:
@@ -207,7 +220,7 @@ def _holds_floats(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class _Traced:
+class _Measured:
     """The graph of a network with the shapes of its values.
 
     Attributes:
@@ -225,8 +238,8 @@ class _Traced:
     cuts: list[fx.Node] = field(default_factory=list)
 
     @classmethod
-    def of(cls, features: Features, input_size: int) -> "_Traced":
-        root, graph = _trace(features)
+    def of(cls, features: TracedFeatures, input_size: int) -> Self:
+        root, graph = features.root, features.graph
         device = next(root.parameters()).device
         recorder = _Recorder(root, graph)
         recorder.run(torch.zeros(1, 3, input_size, input_size, device=device))
