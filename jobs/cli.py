@@ -10,11 +10,11 @@ from camworker import __version__
 from camworker.errors import CamworkerError, UsageError
 from jobs.console import INCOMPLETE, Console
 
-# Each name is a module or a package of jobs/ that defines HELP, add_arguments(parser) and
+# Each name is, with "_" for "-", a module or a package of jobs/ that defines HELP, add_arguments(parser) and
 # run(args, console), which returns the exit code.
 COMMANDS: Final = (
     *("demo", "localize", "summarize", "preview", "export", "status", "verify", "compact"),
-    *("finetune", "units", "networks", "package", "submit"),
+    *("finetune", "fit-foreground", "units", "networks", "package", "submit"),
 )
 
 # Importing torch and Ray creates several hundred thousand objects that live as long as the process. With
@@ -47,7 +47,7 @@ def make_parser() -> CommandParser:
     parser.add_argument("--version", action="version", version=f"camworker {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"jobs.{name}")
+        module = importlib.import_module(f"jobs.{name.replace('-', '_')}")
         command = subparsers.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)
         command.add_argument(

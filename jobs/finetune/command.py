@@ -83,7 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"default network) or from random weights (default: published for {DEFAULT_NETWORK})",
     )
     weights.add_argument(
-        "--backbone-weights", metavar="FILE", help="start from the weights in this file or s3:// object"
+        "--backbone-weights",
+        metavar="FILE",
+        help="start from the weights in this file or s3:// object, or in this network package, "
+        "whose foreground head is kept",
     )
     add_input_size_option(network)
     training = parser.add_argument_group("training")
@@ -142,8 +145,9 @@ def run(args: argparse.Namespace, console: Console) -> int:
         + (f", {examples.unlabelled} without a label left out" if examples.unlabelled else "")
     )
 
-    from camworker.networks.package import build_package, save
+    from camworker.networks.package import build_package, save, with_foreground
     from camworker.reports.training_page import training_page
+    from jobs.finetune.foreground import foreground_of_backbone, with_training_images
     from jobs.finetune.ray_train import ClusterOptions, run_training
 
     output = args.output if "://" in args.output else local_path(args.output)
@@ -162,6 +166,10 @@ def run(args: argparse.Namespace, console: Console) -> int:
         scoring="sigmoid" if args.multi_label else "softmax",
         provenance={"command": "finetune", **settings, "epoch": best + 1, "history": history},
     )
+    foreground = foreground_of_backbone(config)
+    if foreground and foreground.taps == package.network.taps:
+        fitted = with_training_images(package, foreground, config)
+        package = with_foreground(package, fitted, "the head of the backbone")
     # The package is written last, because it marks the end of the run. After a resumed run these files may
     # exist already, with equal content.
     store.create("held_back.parquet", _parquet(manifest(config.held_back, examples.classes)))
@@ -184,6 +192,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             **{key: value for key, value in history[best].items() if key not in ("epoch", "seconds")},
             "history": history,
             "fingerprint": package.fingerprint,
+            "foreground": package.foreground.head.fingerprint if package.foreground else None,
             "seconds": round(time.monotonic() - started, 3),
         }
     )

@@ -16,7 +16,14 @@ from camworker.errors import NetworkError, UsageError
 from camworker.networks.foreground import MANY_CLASSES, effective_classes, fit_head
 from camworker.networks.foreground_file import write_foreground
 from camworker.networks.gap_check import check_gap_head
-from camworker.networks.package import NetworkPackage, Preprocessing, build_package, load, save
+from camworker.networks.package import (
+    NetworkPackage,
+    Preprocessing,
+    build_for_training,
+    build_package,
+    load,
+    save,
+)
 from camworker.networks.registry import DEFAULT, create_network
 from support.factories import tiny_package
 
@@ -307,3 +314,11 @@ def test_a_foreground_head_of_other_taps_is_refused(default_package, spoil, tmp_
     message = refusal(folder)
     assert "the foreground head reads model.blocks.1.0.add (40 channels, stride 8)" in message
     assert "efficientnet_lite0 has model.blocks.2.1.add (40 channels, stride 8)" in message
+
+
+def test_a_backbone_may_be_that_of_a_package(saved):
+    torch.manual_seed(3)
+    network = build_for_training(DEFAULT, 7, backbone_weights=str(saved))
+    original = load(str(saved)).network.model.state_dict()
+    for key, tensor in network.model.state_dict().items():
+        assert torch.equal(tensor, original[key]) != key.startswith("classifier"), key
