@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from camworker.boxes.refine import decode_refined, refined_maps
+from camworker.boxes.refine import refined_values
 from camworker.cam import class_activation_maps
 from camworker.errors import Failure, NetworkError
 from camworker.images.decode import PreprocessedImage
@@ -90,14 +90,21 @@ class ForegroundCollector:
     """
 
     def __init__(self, package: NetworkPackage, *, batch_size: int | None = None) -> None:
-        self.localizer = Localizer(package, precision="float32", batch_size=batch_size)
+        input_size = package.preprocessing.input_size
+        self.localizer = Localizer(
+            package,
+            preset="paper",  # an image as the network was trained, and nothing refined
+            precision="float32",
+            input_size=input_size,
+            batch_size=batch_size,
+        )
         self._network = PixelNetwork(
             package.network,
             package.preprocessing,
             device=self.localizer.device,
             dtype=torch.float32,
             batch_size=self.localizer.batch_size,
-            input_size=package.preprocessing.input_size,
+            input_size=input_size,
             taps=True,
         )
 
@@ -157,16 +164,16 @@ class ForegroundCollector:
             for values in (output.fine_BCHW, output.deep_BCHW)
         )
         refinement = Refinement.of("ridge", package.scoring)
-        maps_Mhw = decode_refined(refined_maps(cams_Mhw, images_M, fine_BCHW, None, refinement, None))
+        maps_MHW = refined_values(cams_Mhw, images_M, fine_BCHW, None, refinement, None)
         sums: list[ForegroundSums | None] = []
         for image, own in enumerate(classes):
-            map_HW = maps_Mhw[images_M == image].max(0)
-            if not map_HW.any():
-                sums.append(None)
-                continue
+            map_HW = maps_MHW[images_M == image].max(0)
             deep_CHW = None if deep_BCHW is None else deep_BCHW[image]
             names = [package.classes.names[label] for label in own]
-            sums.append(ForegroundSums.of_image(fine_BCHW[image], deep_CHW, map_HW, names))
+            usable = map_HW.any() and np.isfinite(map_HW).all()
+            sums.append(
+                ForegroundSums.of_image(fine_BCHW[image], deep_CHW, map_HW, names) if usable else None
+            )
         return sums
 
 

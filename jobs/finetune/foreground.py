@@ -55,7 +55,7 @@ def with_training_images(
         decoders=os.cpu_count() or 1,
         isolate=True,  # A crashing decoder must not end the driver.
     )
-    fit = {"input": "training images", "images": collected.sums.images, "labels": "known"}
+    fit = {"input": "training images", "images": collected.sums.images, "classes": "known"}
     return fit_foreground(package, foreground.sums + collected.sums, (*foreground.fits, fit))
 
 

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
     fit = {
         "input": os.path.basename(args.input.rstrip("/")),
         "images": collected.sums.images,
-        "labels": "known" if args.image_labels else "of the input, or else predicted",
+        "classes": request.kind_of_classes,
         "camworker": __version__,
     }
     earlier = request.earlier

@@ -83,6 +83,12 @@ class FitRequest:
         """Whether the head is written as part of a new package."""
         return not self.target.endswith(_FILE_SUFFIX)
 
+    @property
+    def kind_of_classes(self) -> str:
+        """Where the classes of the images come from, for people."""
+        known = pc.greater(pc.list_value_length(self.items["labels"]), 0).to_pylist()
+        return "known" if all(known) else "known or predicted" if any(known) else "predicted"
+
     def cut(self, start: int, size: int) -> tuple[pa.Table, ReadPolicy]:
         """Return a worker's share of the images as a copy; a slice would be sent with the whole table."""
         items = self.items.take(np.arange(start, min(start + size, self.items.num_rows)))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from camworker.boxes.refine import decode_refined, refined_maps
+from camworker.boxes.refine import refined_values
 from camworker.errors import NetworkError
 from camworker.images.decode import decode, network_input
 from camworker.inputs import ReadPolicy
@@ -106,16 +106,8 @@ def test_the_map_is_that_of_the_known_classes_or_of_the_best(
             features_BCHW, fine_BCHW, deep_BCHW = network.tapped_features(images_BCHW)
             classes = own or [int(network.logits(features_BCHW).argmax())]
             cams_MHW = torch.einsum("kc,chw->khw", network.weights_KC[classes], features_BCHW[0]).numpy()
-        maps_MHW = decode_refined(
-            refined_maps(
-                cams_MHW,
-                np.zeros(len(classes), int),
-                fine_BCHW.numpy(),
-                None,
-                Refinement.of("ridge", "softmax"),
-                None,
-            )
-        )
+        images_M, ridge = np.zeros(len(classes), int), Refinement.of("ridge", "softmax")
+        maps_MHW = refined_values(cams_MHW, images_M, fine_BCHW.numpy(), None, ridge, None)
         if maps_MHW.any():
             names.update(f"class {label}" for label in classes)
             expected += ForegroundSums.of_image(
