@@ -125,11 +125,14 @@ def parse_foreground(data: bytes, source: str) -> FittedForeground:
         head = ForegroundHead(tensors["head.fine"], tensors["head.deep"], float(tensors["head.bias"].item()))
         images, positions = (int(count) for count in tensors["sums.counts"])
         sums = ForegroundSums(
-            len(head.fine_C),
-            positions,
-            *(tensors[f"sums.{name}"] for name in ("sum", "squares", "gram", "moments")),
-            images,
-            {str(name): int(count) for name, count in described["class_counts"].items()},
+            fine=len(head.fine_C),
+            positions=positions,
+            sum_C=tensors["sums.sum"],
+            squares_C=tensors["sums.squares"],
+            gram_DD=tensors["sums.gram"],
+            moments_D=tensors["sums.moments"],
+            images=images,
+            class_counts={str(name): int(count) for name, count in described["class_counts"].items()},
         )
         _check_shapes(head, sums, taps)
         return FittedForeground(

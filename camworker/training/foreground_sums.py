@@ -159,10 +159,8 @@ class ForegroundCollector:
         weights_MC = self._network.network.weights_KC[[label for own in classes for label in own]]
         features_MCHW = output.features_BCHW[torch.from_numpy(images_M)]
         cams_Mhw = class_activation_maps(features_MCHW, weights_MC[:, None])[:, 0].cpu().numpy()
-        fine_BCHW, deep_BCHW = (
-            None if values is None else values.cpu().numpy()
-            for values in (output.fine_BCHW, output.deep_BCHW)
-        )
+        fine_BCHW = cast(torch.Tensor, output.fine_BCHW).cpu().numpy()  # with taps it is never None
+        deep_BCHW = None if output.deep_BCHW is None else output.deep_BCHW.cpu().numpy()
         refinement = Refinement.of("ridge", package.scoring)
         maps_MHW = refined_values(cams_Mhw, images_M, fine_BCHW, None, refinement, None)
         sums: list[ForegroundSums | None] = []

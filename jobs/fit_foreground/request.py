@@ -86,7 +86,7 @@ class FitRequest:
     @property
     def kind_of_classes(self) -> str:
         """Where the classes of the images come from, for people."""
-        known = pc.greater(pc.list_value_length(self.items["labels"]), 0).to_pylist()
+        known = pc.list_value_length(self.items["labels"]).to_pylist()
         return "known" if all(known) else "known or predicted" if any(known) else "predicted"
 
     def cut(self, start: int, size: int) -> tuple[pa.Table, ReadPolicy]:
