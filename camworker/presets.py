@@ -4,7 +4,7 @@
 | --- | --- | --- | --- | --- |
 | paper | 224 | the network's | none | cam20 |
 | default | the network's | the network's | foreground, else ridge, else none | that of the refinement |
-| best | 9/7 of the network's | 16 if possible | as default | that of the refinement |
+| best | 9/7 of the network's | 16 if possible | as default | fine:0.55 with foreground, else as default |
 
 All of them squash an image into the input and evaluate a single view.
 """
@@ -17,7 +17,14 @@ from camworker.errors import CommitError, NetworkError, UsageError
 from camworker.frame import RESIZES, VIEWS, FrameSpec, Resize, Views
 from camworker.ledger.recipe import Recipe
 from camworker.networks.package import NetworkPackage, load
-from camworker.refinement import REFINES, ForegroundHead, Refine, Refinement, default_rule
+from camworker.refinement import (
+    FINER_FOREGROUND_RULE,
+    REFINES,
+    ForegroundHead,
+    Refine,
+    Refinement,
+    default_rule,
+)
 from camworker.schemas import REFINED, Precision, Refined
 
 if TYPE_CHECKING:
@@ -152,7 +159,8 @@ def resolve(options: Options, package: NetworkPackage) -> Settings:
         raise UsageError(
             "the network has no foreground head: choose ridge, or fit a head first", parameter="refine"
         )
-    box_rule = check_rule(options.box_rule or default_rule(refine))
+    finer = options.preset == "best" and refine == "foreground"
+    box_rule = check_rule(options.box_rule or (FINER_FOREGROUND_RULE if finer else default_rule(refine)))
     _check_fine_rule(box_rule, refine, reason)
     size = options.input_size or _preset_size(options.preset, package.preprocessing.input_size)
     refinement = None if refine == "none" else Refinement.of(refine, package.scoring)
