@@ -11,7 +11,7 @@ from typing import Final, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from camworker.errors import CorruptedError, UsageError
+from camworker.errors import CorruptedError
 from camworker.schemas import Scoring
 
 Refine = Literal["none", "ridge", "foreground"]
@@ -114,18 +114,6 @@ def default_rule(refine: Refine) -> str:
     """Return the box rule that goes with a kind of refinement."""
     rules: dict[Refine, str] = {"none": "cam20", "ridge": "fine:1", "foreground": "fine:0.625"}
     return rules[refine]
-
-
-def check_refine(refine: str) -> Refine:
-    """Return a kind of refinement.
-
-    Raises:
-        UsageError: It does not exist.
-    """
-    for known in REFINES:
-        if refine == known:
-            return known
-    raise UsageError(f"unknown refinement {refine!r}: choose from {', '.join(REFINES)}", parameter="refine")
 
 
 def _number(values: Mapping[str, object], name: str) -> float:

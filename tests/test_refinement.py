@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from camworker.errors import CorruptedError, UsageError
-from camworker.refinement import ForegroundHead, Refinement, check_refine, default_rule
+from camworker.errors import CorruptedError
+from camworker.refinement import ForegroundHead, Refinement, default_rule
 
 
 def test_constants_by_kind_and_scoring() -> None:
@@ -44,9 +44,6 @@ def test_the_rule_of_each_kind() -> None:
         "fine:1",
         "fine:0.625",
     ]
-    assert check_refine("ridge") == "ridge"
-    with pytest.raises(UsageError, match="'crf': choose from none, ridge, foreground"):
-        check_refine("crf")
 
 
 def test_the_fingerprint_is_that_of_the_numbers() -> None:
