@@ -8,24 +8,31 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from camworker.classes import Classes
 from camworker.errors import UsageError
 from camworker.exports.export import export
 from camworker.exports.selection import Counts, LabelSelection
 from camworker.exports.weak_labels import labelled_images
+from camworker.inference.localizer import Localizer
 from camworker.inference.predictions import FailedPrediction
+from camworker.inputs.sources import open_source
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.snapshot import Snapshot
 from camworker.metrics.ground_truth.masks import object_pixels
 from camworker.metrics.ground_truth.read import read_annotations
-from support.export_rows import IDS, NAMES, ROWS, exported, known, ledger_of, seen
+from camworker.schemas import ITEMS
+from camworker.storage.local import LocalStore
+from support.export_rows import IDS, NAMES, RECIPE, ROWS, exported, known, ledger_of, recipe, seen
+from support.factories import run_generation
+from support.tapped_network import discs, tapped_package
 
 WIDTH, HEIGHT = 200, 100
 BOX = (0, 0, 9, 9)
@@ -164,24 +171,60 @@ def segments(path: Path) -> list[tuple[int, np.ndarray]]:
     return read
 
 
-def test_yolo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "camworker.exports.weak_labels.open_fetchers", lambda images, policy: [lambda: b"x"] * images.num_rows
-    )
-    monkeypatch.setattr(Snapshot, "plan", lambda self, generation: type("Plan", (), {"policy": None}))
-    ledger = ledger_of(rows())
-    folder = exported(ledger, "yolo", tmp_path / "yolo", mask_threshold=1.0)
+@pytest.fixture(params=["squash", "crop"])
+def localized(tmp_path: Path, request: pytest.FixtureRequest) -> Ledger:
+    """Discs with two known labels each, localized by ridge maps of all labels; every image is 192 x 128."""
+    folder = discs(tmp_path / "in", 5)
+    for path in folder.iterdir():
+        Image.open(path).resize((192, 128)).save(path)
+    localizer = Localizer(
+        tapped_package(), device="cpu", precision="float32", top_k=3, refine="ridge", refined="all",
+        resize=request.param,
+    )  # fmt: skip
+    ledger = Ledger(LocalStore(tmp_path / "out"), RECIPE)
+    names = [f"class {number}" for number in range(40)]
+    ledger.write_recipe(recipe(names, top_k=3, input_size=128, resize=request.param, box_rule="fine:1"))
+    items = open_source(str(folder), Classes(tuple(names))).items
+    labels = pa.array([[n, n + 1] for n in range(items.num_rows)], pa.list_(pa.int32()))
+    items = items.set_column(items.schema.get_field_index("labels"), ITEMS.field("labels"), labels)
+    run_generation(ledger, localizer, items, size=3)
+    return ledger
+
+
+@pytest.mark.parametrize("choice", [{"ranks": 3}, {"targets": True}, {}])
+def test_the_fine_rule_of_the_recipe_gives_the_stored_boxes(localized: Ledger, choice: dict) -> None:
+    def boxes(**rule: str) -> list[object]:
+        selection = LabelSelection(**choice, **rule, keep_fallback=True)
+        return list(labelled_images(Snapshot.load(localized), selection, Counts()))
+
+    assert boxes(box_rule="fine:1") == boxes()
+    assert boxes(box_rule="fine:1.5") != boxes()
+    assert boxes(box_rule="cam20") != boxes()
+
+
+def test_yolo(tmp_path: Path, localized: Ledger) -> None:
+    folder = exported(localized, "yolo", tmp_path / "yolo", mask_threshold=1.0, ranks=3)
     assert "weak labels by camworker" in (folder / "data.yaml").read_text()
-    names = yaml.safe_load((folder / "data.yaml").read_text(encoding="utf-8"))["names"]
-    expected, _ = masks_of(ledger)
+    images = {
+        image.image_id: image
+        for image in labelled_images(
+            Snapshot.load(localized), LabelSelection(mask_threshold=1.0, ranks=3), Counts()
+        )
+    }
     with open(folder / "image_ids.csv", newline="") as file:
         for name, image_id in list(csv.reader(file))[1:]:
-            ((label, corners),) = segments(folder / "labels" / Path(name).with_suffix(".txt"))
-            assert names[label] == {"right.jpg": "cat"}.get(image_id, "dog")
-            drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
-            points = (corners * (WIDTH, HEIGHT)).round().astype(np.int32)
-            cv2.fillPoly(drawn, [points], 1)  # which also sets the pixels that edges and bridges pass through
-            assert share(drawn.astype(bool), expected[image_id][0]) > 0.93
+            image = images.pop(image_id)
+            with Image.open(folder / "images" / name) as copy:
+                assert copy.size == (image.width, image.height)
+            lines = segments(folder / "labels" / Path(name).with_suffix(".txt"))
+            assert [label for label, _ in lines] == image.labels
+            for (_, corners), mask in zip(lines, image.masks, strict=True):
+                drawn = np.zeros((image.height, image.width), np.uint8)
+                points = (corners * (image.width, image.height)).round().astype(np.int32)
+                cv2.fillPoly(drawn, [points], 1)  # also sets what edges and bridges pass through
+                assert drawn[mask.pixels()].mean() > 0.95
+                assert drawn.sum() < 1.2 * mask.area
+    assert not images
 
 
 def test_png_masks_are_ground_truth_of_the_same_images(tmp_path: Path) -> None:
