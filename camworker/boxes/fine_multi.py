@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 _STEPS: Final = 20  # levels at which the largest component is tried to be split
 _PART_AREA: Final = 0.2  # the least area of a part, of the area of the component that is split
-_PART_COSINE: Final = 0.7  # the least cosine between the mean features of two parts
+_PART_COSINE: Final = 0.95  # the least cosine between the mean features of two parts
 _JOINING_AREA: Final = 0.25  # the least area of another component, of the area of the largest one
 _JOINING_PEAK: Final = 0.8  # the least peak of another component, of the peak of the largest one
 
@@ -28,8 +28,12 @@ def similar_parts(
 
     The largest 8-connected component of map > level is split at the lowest of 20 equally spaced higher levels
     that leaves at least two components of it with at least 0.2 of its area each, if the mean features of
-    each of them have a cosine of at least 0.7 with those of the largest. Another component of map > level
+    each of them have a cosine of at least 0.95 with those of the largest. They are the cores of the parts:
+    every pixel of the component belongs to the part whose core is nearest. Another component of map > level
     joins with at least 0.25 of the area and 0.8 of the peak of the largest component.
+
+    The cosine and the nearest cores were chosen by measurement (docs: camworker/README.md, "Tried beyond the
+    reference method").
 
     Args:
         map_HW: The map, with a value above level, [H, W].
@@ -68,8 +72,28 @@ def _split(
         if len(parts) > 1:
             means_NC = np.stack([_mean_features(part.mask_HW, fine_CHW) for part in parts])
             means_NC /= np.maximum(np.linalg.norm(means_NC, axis=1, keepdims=True), 1e-12)
-            return parts if (means_NC @ means_NC[0] >= _PART_COSINE).all() else []
+            return _grown(component, parts) if (means_NC @ means_NC[0] >= _PART_COSINE).all() else []
     return []
+
+
+def _grown(component: _Component, cores: list[_Component]) -> list[_Component]:
+    """Return a part for each core: the pixels of the component that are nearest to it.
+
+    The cores are smaller than their objects, because they lie above a higher level. At the same distance the
+    larger core gets the pixel.
+    """
+    distances_NHW = [
+        cv2.distanceTransform((~core.mask_HW).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        for core in cores
+    ]
+    nearest_HW = np.argmin(distances_NHW, axis=0)
+    parts = []
+    for index in range(len(cores)):
+        mask_HW = component.mask_HW & (nearest_HW == index)
+        xs, ys = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
+        box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
+        parts.append(_Component(mask_HW, box, int(mask_HW.sum())))
+    return parts
 
 
 def _components(mask_HW: NDArray[np.bool_]) -> list[_Component]:

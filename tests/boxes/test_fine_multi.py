@@ -34,10 +34,10 @@ def two_with_a_bridge() -> np.ndarray:
 
 def test_parts_that_look_alike_have_a_box_each():
     map_HW = two_with_a_bridge()
-    parts = [[4, 10, 14, 20], [18, 10, 28, 18]]
+    parts = [[4, 10, 16, 20], [16, 10, 28, 18]]  # each has the half of the bridge that is nearer to it
     assert boxes_of(map_HW, features([1, 0], [1, 0])) == parts
-    assert boxes_of(map_HW, features([1, 0], [0.8, 0.6])) == parts  # a cosine of 0.8
-    assert boxes_of(map_HW, features([1, 0], [0.6, 0.8])) == [[4, 10, 28, 20]]
+    assert boxes_of(map_HW, features([1, 0], [0.96, 0.28])) == parts  # a cosine of 0.96
+    assert boxes_of(map_HW, features([1, 0], [0.8, 0.6])) == [[4, 10, 28, 20]]
     assert boxes_of(map_HW, features([1, 0], [1, 0]), "fine:1") == [[4, 10, 28, 20]]
 
 
@@ -70,8 +70,8 @@ def test_boxes_of_several_images():
     assert made.corners_L4.tolist() == [
         [0, 0, SIDE, SIDE],
         [4, 10, 28, 20],
-        [8, 10, 28, 20],
-        [36, 10, 56, 18],
+        [8, 10, 32, 20],
+        [32, 10, 56, 18],
     ]
 
 
