@@ -56,7 +56,7 @@ class LocalizerOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Choices:
     """What was asked for; None leaves a setting to the preset.
 
     Attributes:
@@ -135,7 +135,7 @@ class Settings:
     no_refinement: str | None = None
 
 
-def resolve(options: Options, package: NetworkPackage) -> Settings:
+def resolve(choices: Choices, package: NetworkPackage) -> Settings:
     """Return the settings that a preset and explicit options make for a network.
 
     An explicit option replaces the preset's single value; the box rule follows the refinement that results. A
@@ -143,39 +143,39 @@ def resolve(options: Options, package: NetworkPackage) -> Settings:
     refused.
 
     Args:
-        options: What was asked for.
+        choices: What was asked for.
         package: The network.
 
     Raises:
         UsageError: The network cannot do what was asked for.
     """
-    views = options.views or "single"
-    refine, reason = options.kind, None
+    views = choices.views or "single"
+    refine, reason = choices.kind, None
     if refine is None:
-        refine, reason = _preset_refinement(options.preset, views, package)
+        refine, reason = _preset_refinement(choices.preset, views, package)
     elif refine != "none" and (no_taps := package.network.no_taps_reason):
         raise UsageError(f"the network has no maps to refine with: {no_taps}", parameter="refine")
     elif refine == "foreground" and package.foreground is None:
         raise UsageError(
             "the network has no foreground head: choose ridge, or fit a head first", parameter="refine"
         )
-    finer = options.preset == "best" and refine == "foreground"
-    box_rule = check_rule(options.box_rule or (FINER_FOREGROUND_RULE if finer else default_rule(refine)))
+    finer = choices.preset == "best" and refine == "foreground"
+    box_rule = check_rule(choices.box_rule or (FINER_FOREGROUND_RULE if finer else default_rule(refine)))
     _check_fine_rule(box_rule, refine, reason)
-    size = options.input_size or _preset_size(options.preset, package.preprocessing.input_size)
+    size = choices.input_size or _preset_size(choices.preset, package.preprocessing.input_size)
     refinement = None if refine == "none" else Refinement.of(refine, package.scoring)
     return Settings(
-        FrameSpec(size, options.resize or "squash", views),
-        options.refine if isinstance(options.refine, Refinement) else refinement,
-        options.refined,
+        FrameSpec(size, choices.resize or "squash", views),
+        choices.refine if isinstance(choices.refine, Refinement) else refinement,
+        choices.refined,
         package.foreground.head if refine == "foreground" and package.foreground else None,
         box_rule,
-        options.top_k,
+        choices.top_k,
         reason,
     )
 
 
-def recipe_of(
+def build_recipe(
     settings: Settings, package: NetworkPackage, output_stride: int | None, precision: Precision
 ) -> Recipe:
     """Return the recipe of the rows that a network makes.

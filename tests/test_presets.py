@@ -18,11 +18,11 @@ from camworker.networks.package import NetworkPackage
 from camworker.networks.taps import Tap, Taps
 from camworker.presets import (
     PRESETS,
+    Choices,
     LocalizerOptions,
-    Options,
+    build_recipe,
     check_refinement,
     load_for,
-    recipe_of,
     resolve,
 )
 from camworker.refinement import REFINES, ForegroundHead, Refinement
@@ -75,7 +75,7 @@ FOREGROUND, RIDGE = (Refinement.of(kind, "softmax") for kind in ("foreground", "
 def test_presets(
     preset: Any, package: NetworkPackage, spec: FrameSpec, refinement: Refinement | None, rule: str
 ) -> None:
-    settings = resolve(Options(preset), package)
+    settings = resolve(Choices(preset), package)
     assert (settings.frame_spec, settings.refinement, settings.box_rule) == (spec, refinement, rule)
     assert (settings.head is HEAD) == (refinement is FOREGROUND)
     assert (settings.refined, settings.top_k) == ("best", 5)
@@ -84,13 +84,13 @@ def test_presets(
 
 
 def test_constants_follow_the_scoring() -> None:
-    settings = resolve(Options(), a_package(scoring="sigmoid"))
+    settings = resolve(Choices(), a_package(scoring="sigmoid"))
     assert settings.refinement == Refinement.of("foreground", "sigmoid") != FOREGROUND
 
 
 def test_constants_of_ones_own() -> None:
     own = Refinement("ridge", 5.0, 0.3, 0.0)
-    settings = resolve(Options(refine=own), a_package())
+    settings = resolve(Choices(refine=own), a_package())
     assert (settings.refinement, settings.box_rule, settings.head) == (own, "fine:1", None)
 
 
@@ -111,13 +111,13 @@ def test_constants_of_ones_own() -> None:
 def test_an_option_replaces_a_setting_and_the_rule_follows_the_refinement(
     options: dict[str, Any], refinement: Refinement | None, rule: str
 ) -> None:
-    settings = resolve(Options(**options), a_package())
+    settings = resolve(Choices(**options), a_package())
     assert (settings.refinement, settings.box_rule) == (refinement, rule)
     assert settings.frame_spec == FrameSpec(224, "squash", options.get("views", "single"))
 
 
 def test_options_replace_the_frame() -> None:
-    settings = resolve(Options("best", 320, "crop", "flip", refined="all", top_k=3), a_package())
+    settings = resolve(Choices("best", 320, "crop", "flip", refined="all", top_k=3), a_package())
     assert settings.frame_spec == FrameSpec(320, "crop", "flip")
     assert (settings.refined, settings.top_k) == ("all", 3)
 
@@ -134,7 +134,7 @@ def test_options_replace_the_frame() -> None:
 def test_what_a_network_cannot_do_is_refused(
     options: dict[str, Any], package: NetworkPackage, parameter: str, message: str
 ) -> None:
-    asked = Options(**options)
+    asked = Choices(**options)
     with pytest.raises(UsageError, match=message) as raised:
         resolve(asked, package)
     assert raised.value.parameter == parameter
@@ -163,7 +163,7 @@ def test_what_no_network_can_do_is_refused_before_one_is_loaded(
     options: dict[str, Any], parameter: str | None, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message) as raised:
-        Options(**options)
+        Choices(**options)
     assert raised.value.parameter == parameter
 
 
@@ -180,7 +180,7 @@ def test_settings_always_go_together(
 ) -> None:
     try:
         settings = resolve(
-            Options(preset, None, None, views, refine, box_rule=rule),
+            Choices(preset, None, None, views, refine, box_rule=rule),
             a_package(head=HEAD if head else None, taps=taps),
         )
     except UsageError:
@@ -198,20 +198,20 @@ def test_settings_always_go_together(
 
 def test_the_recipe_holds_what_was_resolved() -> None:
     package = a_package()
-    settings = resolve(Options("best", refined="all"), package)
-    recipe = recipe_of(settings, package, 16, "auto")
+    settings = resolve(Choices("best", refined="all"), package)
+    recipe = build_recipe(settings, package, 16, "auto")
     assert recipe.refinement == FOREGROUND
     assert (recipe.refined, recipe.head, recipe.taps) == ("all", HEAD.fingerprint, ("fine", "deep"))
     assert (recipe.output_stride, recipe.precision, recipe.frame_spec) == (16, "auto", FrameSpec(288))
     assert Recipe.from_json(recipe.to_json()) == recipe
-    raw = recipe_of(resolve(Options("paper"), package), package, None, "float32")
+    raw = build_recipe(resolve(Choices("paper"), package), package, None, "float32")
     assert (raw.refinement, raw.head, raw.taps, raw.output_stride) == (None, None, (), None)
     assert Recipe.from_json(raw.to_json()) == raw
 
 
 def test_another_head_or_other_taps_are_not_those_of_the_recipe() -> None:
     package = a_package()
-    recipe = recipe_of(resolve(Options(), package), package, None, "auto")
+    recipe = build_recipe(resolve(Choices(), package), package, None, "auto")
     check_refinement(recipe, package)
     other = ForegroundHead(np.array([1.0, 2.0]), np.array([3.0]), 0.25)
     for changed in (a_package(head=other), a_package(head=None)):
@@ -219,9 +219,9 @@ def test_another_head_or_other_taps_are_not_those_of_the_recipe() -> None:
             check_refinement(recipe, changed)
     with pytest.raises(CommitError, match="other taps"):
         check_refinement(replace(recipe, taps=("fine",)), package)
-    ridge = recipe_of(resolve(Options(refine="ridge"), package), package, None, "auto")
+    ridge = build_recipe(resolve(Choices(refine="ridge"), package), package, None, "auto")
     check_refinement(ridge, a_package(head=other))  # a ridge needs no head
-    raw = recipe_of(resolve(Options("paper"), package), package, None, "auto")
+    raw = build_recipe(resolve(Choices("paper"), package), package, None, "auto")
     check_refinement(raw, a_package(taps=False))
 
 

@@ -23,7 +23,7 @@ from camworker.inference.preprocessor import ImageInFlight, Preprocessor
 from camworker.inference.refiner import Refiner, settle_overflow
 from camworker.ledger.recipe import Recipe
 from camworker.networks.package import NetworkPackage, load
-from camworker.presets import LocalizerOptions, Options, Preset, check_refinement, load_for, resolve
+from camworker.presets import Choices, LocalizerOptions, Preset, check_refinement, load_for, resolve
 from camworker.refinement import Refine, Refinement
 from camworker.schemas import Precision, Refined
 
@@ -83,8 +83,8 @@ class Localizer:
             UsageError: A value cannot work.
             NetworkError: The network has no usable maps at this input size.
         """
-        options = Options(preset, input_size, resize, views, refine, refined, box_rule, top_k, batch_size)
-        self.settings = settings = resolve(options, package)
+        choices = Choices(preset, input_size, resize, views, refine, refined, box_rule, top_k, batch_size)
+        self.settings = settings = resolve(choices, package)
         self.frame_spec, self.box_rule = settings.frame_spec, settings.box_rule
         self.package = package
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 LEDGERS: Final = "ledger"
-PREDICTIONS: Final = "predictions"
+PREDICTIONS_FOLDER: Final = "predictions"
 
 _RECIPE_FOLDER: Final = re.compile(r"ledger/recipe=(r[0-9a-f]{12})/(.+)")
 _PART: Final = re.compile(r"part-(\d{4})-(\d{6})\.parquet")
@@ -42,7 +42,7 @@ class Layout:
     @property
     def parts_folder(self) -> str:
         """The folder of the parts."""
-        return f"{PREDICTIONS}/recipe={self.recipe}"
+        return f"{PREDICTIONS_FOLDER}/recipe={self.recipe}"
 
     @property
     def lease_folder(self) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from camworker.errors import CommitError, first_line
 from camworker.ledger.inventory import PartInventory, list_parts, planned_again, sha256_of
-from camworker.ledger.layout import PREDICTIONS, Layout, part_prefix
+from camworker.ledger.layout import PREDICTIONS_FOLDER, Layout, part_prefix
 from camworker.ledger.ledger import Ledger
 from camworker.ledger.parts import planned_metadata
 from camworker.ledger.plan import read_shard
@@ -149,7 +149,7 @@ def unexpected_recipes(store: Store, recipes: Iterable[str]) -> list[Problem]:
     known = tuple(f"{Layout(recipe).parts_folder}/" for recipe in recipes)
     return [
         Problem(entry.key, "belongs to no recipe of the ledger", _UNEXPECTED)
-        for entry in store.list(PREDICTIONS)
+        for entry in store.list(PREDICTIONS_FOLDER)
         if entry.key.endswith(".parquet") and not entry.key.startswith(known)
     ]
 

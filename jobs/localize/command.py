@@ -94,11 +94,11 @@ def _build_request(args: argparse.Namespace, console: Console, out: str, scratch
 
     from camworker.inference.cam_network import row_shapes
     from camworker.inputs.item_queries import measure, select_items
-    from camworker.presets import Options, load_for, recipe_of, resolve
+    from camworker.presets import Choices, build_recipe, load_for, resolve
     from jobs.localize.request import LocalizeRequest
     from jobs.localize.worker import WorkerSettings
 
-    options = Options(
+    choices = Choices(
         args.preset,
         args.input_size,
         args.resize,
@@ -112,14 +112,14 @@ def _build_request(args: argparse.Namespace, console: Console, out: str, scratch
     package, output_stride = load_for(
         args.preset, args.network, args.weights, output_stride=args.output_stride
     )
-    resolved = resolve(options, package)
+    resolved = resolve(choices, package)
     if args.preset == "best" and output_stride is None:
         console.err("the network cannot be dilated: its maps keep their own output stride")
     if resolved.no_refinement:
         console.err(f"maps are not refined: {resolved.no_refinement}")
     settings = WorkerSettings(
         out=out,
-        recipe=recipe_of(resolved, package, output_stride, args.precision),
+        recipe=build_recipe(resolved, package, output_stride, args.precision),
         network=args.network,
         weights=args.weights,
         batch_size=args.batch_size,

@@ -7,11 +7,14 @@ import pytest
 import torch
 from skimage import data
 
+from camworker.boxes.refine import decode_refined
 from camworker.boxes.rules import boxes_from_cam
 from camworker.frame import Frame
 from camworker.inference.localizer import Localizer
 from camworker.inference.predictions import FailedPrediction, Prediction
 from camworker.networks.package import load
+from camworker.refinement import Refinement
+from camworker.schemas import CamShape
 from support.factories import encode
 from support.row_tables import corners
 
@@ -35,7 +38,8 @@ SIZES = [(451, 300), (300, 512), (600, 400), (512, 512)]
 
 @pytest.fixture(scope="module", params=["squash", "crop"])
 def localizer(request, default_package) -> Localizer:
-    return Localizer(default_package, device="cpu", precision="float32", resize=request.param)
+    """The rows of the preset of the paper: boxes by cam20, from raw maps."""
+    return Localizer(default_package, preset="paper", device="cpu", precision="float32", resize=request.param)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,23 @@ def test_stored_boxes_come_from_stored_maps(localizer, rows):
             np.testing.assert_array_equal(boxes_from_cam(target.cam, frame, "cam20"), corners(target.boxes))
 
 
+def test_the_default_preset_tightens_the_box_around_the_cat(default_package, photos):
+    localizer = Localizer(default_package, device="cpu", precision="float32")
+    assert localizer.settings.refinement == Refinement.of("foreground", "softmax")
+    assert localizer.refined_shape == CamShape(1, 28, 28)
+    (row,) = localizer.localize(photos[:1], [[EGYPTIAN_CAT]])
+    ((xmin, ymin, xmax, ymax),) = corners(row.targets[0].boxes)
+    for x, y in ((180, 110), (265, 130)):  # her eyes
+        assert xmin < x < xmax
+        assert ymin < y < ymax
+    # Around her head and body, by hand: the box of the raw map is larger by a third.
+    assert (xmax - xmin) * (ymax - ymin) < 0.75 * 451 * 300
+    frame = Frame(row.width, row.height, 224)
+    for refined, boxes in ((row.refined[0], row.boxes[:1]), (row.targets[0].refined, row.targets[0].boxes)):
+        box = boxes_from_cam(decode_refined(refined), frame, "fine:0.625")
+        np.testing.assert_array_equal(box, corners(boxes))
+
+
 def test_maps_and_bias_are_the_logits(localizer, photos):
     batch = [localizer.preprocess(photo) for photo in photos]
     maps = localizer.forward(batch, [[3], [], [999, 1], []])
@@ -113,7 +134,7 @@ def test_targets(rows):
     for row in rows:
         for target in row.targets:
             assert (target.cam.dtype, target.cam.shape) == (np.float16, (7, 7))
-            assert target.boxes.dtype.names == ("label", "score", "xmin", "ymin", "xmax", "ymax")
+            assert target.boxes.dtype.names == ("label", "score", "xmin", "ymin", "xmax", "ymax", "fallback")
             assert target.boxes["label"].tolist() == [target.label]
             assert target.boxes["score"].tolist() == [np.float32(target.score)]
             assert 0 < target.score < 1
@@ -156,13 +177,11 @@ def test_failures_keep_their_positions(localizer, photos):
 
 
 def test_the_batch_size_does_not_matter(default_package, rows, photos, localizer):
-    single = Localizer(
-        default_package, device="cpu", precision="float32", resize=localizer.frame_spec.resize, batch_size=1
-    ).localize(photos)
+    options = {"preset": "paper", "device": "cpu", "precision": "float32"}
+    options["resize"] = localizer.frame_spec.resize
+    single = Localizer(default_package, **options, batch_size=1).localize(photos)
     # A failure between them shifts places inside a batch.
-    threes = Localizer(
-        default_package, device="cpu", precision="float32", resize=localizer.frame_spec.resize, batch_size=3
-    ).localize([photos[0], b"", *photos[1:]])
+    threes = Localizer(default_package, **options, batch_size=3).localize([photos[0], b"", *photos[1:]])
     del threes[1]
     for row, *others in zip(rows, single, threes, strict=True):
         for other in others:

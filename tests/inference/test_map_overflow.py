@@ -1,4 +1,4 @@
-"""Maps that float16 cannot hold: the image is localized in float32, or its row says so; others are unaffected."""
+"""Maps that float16 cannot hold: the image is localized in float32, or its row says so. Others stay."""
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ from camworker.errors import CommitError, UsageError
 from camworker.frame import FrameSpec
 from camworker.inference.localizer import Localizer
 from camworker.networks.package import NetworkPackage
-from camworker.presets import Options, recipe_of, resolve
+from camworker.presets import Choices, build_recipe, resolve
 from camworker.refinement import ForegroundHead, Refinement
 from camworker.schemas import CamShape, refined_u8
 from support.factories import photograph, plan_of, read, run
@@ -202,8 +202,8 @@ def test_a_part_with_refined_maps(package, tmp_path, ledger):
 
 def test_a_recipe_gives_the_same_localizer(package, images, monkeypatch):
     monkeypatch.setattr("camworker.inference.localizer.load", lambda *args, **kwargs: package)
-    settings = resolve(Options(refined="all", top_k=3, views="flip"), package)
-    recipe = recipe_of(settings, package, None, "float32")
+    settings = resolve(Choices(refined="all", top_k=3, views="flip"), package)
+    recipe = build_recipe(settings, package, None, "float32")
     again = Localizer.from_recipe(recipe, device="cpu", batch_size=4)
     assert again.settings.refinement == settings.refinement
     assert again.frame_spec == FrameSpec(128, "squash", "flip")
