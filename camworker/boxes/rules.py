@@ -232,15 +232,9 @@ def _boxes_above(
     # Importing Numba takes a third of a second, which checking a rule does not need.
     from camworker.boxes.connected_components import PIXELS, components_above
 
-    peak = map_HW.max()
-    if not peak > 0:
+    level = _level(map_HW, name, threshold, mean)
+    if level is None:
         return _NO_BOX
-    if name in _FINE:
-        level = np.minimum(np.float32(threshold) * mean, np.float32(_HIGHEST_LEVEL) * peak)
-    else:
-        level = np.float32(threshold) * peak
-    if not level < peak:  # a threshold next to 1 can round to 1; the peak itself stays in the mask
-        level = np.nextafter(peak, np.float32(0))
     if fine_CHW is not None:
         return similar_parts(map_HW, level, fine_CHW)
     components_N5: NDArray[np.int64] = components_above(map_HW, level)
@@ -251,6 +245,26 @@ def _boxes_above(
         order = np.argsort(-pixels_N, kind="stable")
         chosen = order[pixels_N[order] * 10 >= pixels_N.max()]
     return components_N5[chosen, :4]
+
+
+def _level(map_HW: NDArray[np.float32], name: str, threshold: float, mean: np.float32) -> np.float32 | None:
+    """Return the level above which pixels are in the mask; None for a map without a positive value."""
+    if name in _FINE:
+        relative = np.float32(threshold) * mean
+        # A lower bound of the peak decides nearly always, and takes a fraction of the time.
+        bound = map_HW[4::8, 4::8].max(initial=0)
+        if bound > 0 and relative < np.float32(_HIGHEST_LEVEL) * bound:
+            return relative
+    peak = map_HW.max()
+    if not peak > 0:
+        return None
+    level: np.float32
+    if name in _FINE:
+        level = np.minimum(relative, np.float32(_HIGHEST_LEVEL) * peak)
+    else:
+        level = np.float32(threshold) * peak
+    # A threshold next to 1 can round to 1; the peak itself stays in the mask.
+    return level if level < peak else np.nextafter(peak, np.float32(0))
 
 
 def _largest_contour(cam_hw: NDArray[np.floating], tau: float, size: tuple[int, int]) -> Boxes:
