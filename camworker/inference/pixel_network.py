@@ -15,7 +15,7 @@ from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.networks.taps import TracedFeatures, with_taps
 from camworker.schemas import PRECISIONS, Precision
 
-# Root mean square, in standard deviations of the logits. On noise, correct bfloat16 graphs differ by about
+# Root mean square, in standard deviations of what is compared. On noise, correct bfloat16 graphs differ by about
 # 0.1 (rounding order); a wrong graph differs by about 1.
 _TOLERANCE: Final = 0.3
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -166,22 +166,19 @@ class PixelNetwork(nn.Module):
                 compile_features(file, self.in_float32() if device == "cpu" else self, pixels_BCHW)
             compiled = load_compiled_features(file, device=device, dtype=self.dtype, streams=streams)
             with torch.inference_mode():
-                values, expected = self._output(compiled(pixels_BCHW)), self._output(self(pixels_BCHW))
-            compared = {
-                "logits": (values.logits_BK, expected.logits_BK),
-                "map at stride 8": (values.fine_BCHW, expected.fine_BCHW),
-                "map at stride 16": (values.deep_BCHW, expected.deep_BCHW),
-            }
-            differences = {
-                name: float((value - other).square().mean().sqrt() / other.std())
-                for name, (value, other) in compared.items()
-                if value is not None and other is not None
-            }
+                features_BCHW, *tapped = compiled(pixels_BCHW)
+                own_BCHW, *own_tapped = self(pixels_BCHW)
+                if len(tapped) != len(own_tapped):
+                    return f"it computes {1 + len(tapped)} maps, not {1 + len(own_tapped)}"
+                pairs = [(self.network.logits(features_BCHW), self.network.logits(own_BCHW))]
+                pairs += zip(tapped, own_tapped, strict=True)
+                differences = [float((got - own).square().mean().sqrt() / own.std()) for got, own in pairs]
         except Exception as error:
             return _reason(error)
-        for name, difference in differences.items():
+        names = ("logits", "map at stride 8", "map at stride 16")
+        for name, difference in zip(names, differences, strict=False):
             if not difference <= _TOLERANCE:
-                return f"its {name} would differ by {difference:.2g} of the standard deviation"
+                return f"its {name} would differ by {difference:.2g} of their standard deviation"
         self._compiled = compiled
         return None
 

@@ -7,6 +7,7 @@ import pytest
 from camworker.inference.localizer import Localizer
 from jobs.localize.compile_cache import compile_if_worthwhile
 from support.factories import tiny_package
+from support.tapped_network import tapped_package
 
 
 class Recorded(Localizer):
@@ -70,6 +71,10 @@ def test_every_setting_has_its_own_entry() -> None:
     for localizer in localizers:
         compile_if_worthwhile(localizer, "on", 1, 1)
     assert len({localizer.call[0] for localizer in localizers}) == 4
+    tapped = [Recorded(tapped_package(), device="cpu", refine=refine) for refine in ("none", "ridge")]
+    for localizer in tapped:
+        compile_if_worthwhile(localizer, "on", 1, 1)
+    assert tapped[0].call[0] != tapped[1].call[0]
     again = recorded(top_k=2, box_rule="cam:0.5")
     compile_if_worthwhile(again, "on", 1, 1)
     assert again.call[0] == localizers[0].call[0]

@@ -16,8 +16,8 @@ from camworker.networks.graph_surgery import cut, trace
 from camworker.networks.registry import DEFAULT, NETWORK_NAMES, create_network
 from camworker.networks.taps import Tap, Taps, TracedFeatures, at_stride, find_taps, with_taps
 
-# Name -> node, channels and side of the map at stride 8, and the same at stride 16; the sides at the input size
-# of the network's published weights.
+# Name -> node, channels and side of the map at stride 8, and the same at stride 16; the sides at the input
+# size of the network's published weights.
 EXPECTED = {
     DEFAULT: ("model.blocks.2.1.add", 40, 28, "model.blocks.4.2.add", 112, 14),
     "alexnet-gap": ("backbone.features.4", 192, 27, "backbone.features.11", 256, 13),
