@@ -64,6 +64,8 @@ def run(args: argparse.Namespace, console: Console) -> int:
         images=rows.num_rows,
         failed=Counter(cast(list[str], failures["status"].to_pylist())),
         truth=truth is not None,
+        box_rule=snapshot.recipe.box_rule,
+        refined=snapshot.recipe.refined if snapshot.recipe.refinement is not None else None,
     )
     console.out(f"open {path}")
     console.result({"recipe": snapshot.ledger.recipe, "page": str(path), "shown": len(cards)})
@@ -107,9 +109,11 @@ def _cards(snapshot: "Snapshot", truth: "Truth | None", image_ids: list[str]) ->
             continue
         cards[image_id] = make_card(
             photo.row,
-            photo.cams_khw,
+            photo.maps,
+            photo.targets,
             photo.photo_HW3,
             photo.frame,
+            snapshot.recipe.box_rule,
             truth.boxes_of(image_id).tolist() if truth else (),
             snapshot.recipe.classes.names,
         )

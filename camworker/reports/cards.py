@@ -1,14 +1,19 @@
 """Cards of the pages: the photograph of one image, its heat maps, and the boxes on them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, NotRequired, TypedDict
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camworker.frame import Frame
+from camworker.boxes.refine import decode_refined
+from camworker.boxes.rules import boxes_from_cams, uses_refined
+from camworker.frame import CORNERS, Frame
+from camworker.metrics.criteria import RAW_RULE
 from camworker.reports.heat_map import data_uri, heat_map, thumbnail
+
+_FALLBACK: Final = " (no positive value: the box covers the whole image)"
 
 
 class BoxRecord(TypedDict):
@@ -19,6 +24,7 @@ class BoxRecord(TypedDict):
     ymin: float
     xmax: float
     ymax: float
+    fallback: bool
 
 
 class TargetRecord(TypedDict):
@@ -49,14 +55,15 @@ class DrawnBox:
     """A box on a picture.
 
     Attributes:
-        kind: The class of its rectangle in the style sheet.
+        kind: The class of its rectangle in the style sheet. "raw" is a box of a raw map next to a refined one;
+            "fallback" is a predicted box over the whole image, because its map has no positive value.
         xmin: Left side in pixels of the original image.
         ymin: Top in pixels of the original image.
         xmax: Right side in pixels of the original image.
         ymax: Bottom in pixels of the original image.
     """
 
-    kind: Literal["predicted", "true"]
+    kind: Literal["predicted", "raw", "fallback", "true"]
     xmin: float
     ymin: float
     xmax: float
@@ -90,15 +97,21 @@ class Card:
 
     Attributes:
         image_id: The title of the card.
-        pictures: The photograph and the heat maps; empty if the photograph cannot be read.
+        groups: The pictures. The first group is the photograph, each other one the heat maps of a class: the
+            raw map, and next to it the refined map if there is one. Empty if the photograph cannot be read.
         error: Why there are no pictures.
         note: A line of text under the title.
     """
 
     image_id: str
-    pictures: tuple[Picture, ...]
+    groups: tuple[tuple[Picture, ...], ...]
     error: str | None = None
     note: str | None = None
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """The pictures of all groups."""
+        return [picture for group in self.groups for picture in group]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,76 +122,137 @@ class Section:
     cards: Sequence[Card]
 
 
+@dataclass(frozen=True, slots=True)
+class MapsOfClass:
+    """The maps of one class of an image.
+
+    Attributes:
+        cam_hw: The class activation map.
+        refined_hw: The refined map as it is stored, uint8; None if there is none.
+    """
+
+    cam_hw: NDArray[np.float16]
+    refined_hw: NDArray[np.uint8] | None
+
+    @property
+    def decoded(self) -> NDArray[np.float32] | None:
+        """The values of the refined map."""
+        return None if self.refined_hw is None else decode_refined(self.refined_hw)
+
+    def boxes(self, frame: Frame, rule: str) -> list[BoxRecord]:
+        """Return the boxes that a rule makes of the raw or of the refined map.
+
+        Raises:
+            ValueError: The rule is for refined maps, and there is none.
+        """
+        map_hw = self.decoded if uses_refined(rule) else self.cam_hw
+        if map_hw is None:
+            raise ValueError(f"no refined map for {rule}")
+        made = boxes_from_cams(map_hw[None], [frame], np.zeros(1, np.int64), rule)
+        pairs = zip(made.corners_L4.tolist(), made.fallback_L.tolist(), strict=True)
+        return [BoxRecord(**dict(zip(CORNERS, box, strict=True)), fallback=fallback) for box, fallback in pairs]
+
+
 def make_card(
     row: PredictionRecord,
-    cams: NDArray[np.float16],
+    maps: Sequence[MapsOfClass],
+    targets: Sequence[MapsOfClass],
     photo_HW3: NDArray[np.uint8],
     frame: Frame,
+    rule: str,
     true_boxes: Iterable[Sequence[float]] = (),
     names: Sequence[str] = (),
 ) -> Card:
-    """Make the card of a row: the photograph and a heat map for each top-k class and each other target class.
+    """Make the card of a row: the photograph and the maps of each top-k class and each other target class.
 
     Args:
         row: A prediction row with status "ok".
-        cams: The maps of the top-k classes, [k, h, w].
+        maps: The maps of the top-k classes.
+        targets: The maps of the target classes.
         photo_HW3: The decoded image, RGB.
         frame: The frame of the image.
+        rule: The rule that made the boxes of the row.
         true_boxes: Boxes (xmin, ymin, xmax, ymax) that are drawn on every picture.
         names: All class names of the network, for the captions of target classes.
     """
     photo_HW3 = thumbnail(photo_HW3, frame)
     true = tuple(DrawnBox("true", *map(float, box)) for box in true_boxes)
-
-    def predicted(rank: int) -> tuple[DrawnBox, ...]:
-        return tuple(_predicted(box) for box in row["boxes"] if box["rank"] == rank)
-
-    pictures = [_picture(photo_HW3, frame, "photograph", None, predicted(1) + true)]
-    for rank, (name, score) in enumerate(zip(row["names"], row["scores"], strict=True), start=1):
-        heat_HW3 = heat_map(photo_HW3, cams[rank - 1], frame)
-        pictures.append(_picture(heat_HW3, frame, name, score, predicted(rank) + true))
-    for target in row["targets"]:
+    by_rank = [[box for box in row["boxes"] if box["rank"] == rank + 1] for rank in range(len(maps))]
+    groups = [(_picture(photo_HW3, frame, "photograph", None, _drawn(by_rank[0]) + true),)]
+    for name, score, of_class, boxes in zip(row["names"], row["scores"], maps, by_rank, strict=True):
+        groups.append(_map_pictures(photo_HW3, frame, name, score, of_class, boxes, rule, true))
+    for target, of_class in zip(row["targets"], targets, strict=True):
         if target["label"] not in row["labels"]:
-            cam = np.frombuffer(target["cam"], "<f2").reshape(cams.shape[1:])
-            boxes = tuple(_predicted(box) for box in target["boxes"])
-            caption = f"known: {names[target['label']]}"
-            heat_HW3 = heat_map(photo_HW3, cam, frame)
-            pictures.append(_picture(heat_HW3, frame, caption, target["score"], boxes + true))
-    return Card(row["image_id"], tuple(pictures))
+            name = f"known: {names[target['label']]}"
+            groups.append(
+                _map_pictures(
+                    photo_HW3, frame, name, target["score"], of_class, target["boxes"], rule, true
+                )
+            )
+    return Card(row["image_id"], tuple(groups))
 
 
 def make_known_card(
     image_id: str,
-    caption: str,
-    cam_hw: NDArray[np.floating],
+    name: str,
+    maps: MapsOfClass,
     photo_HW3: NDArray[np.uint8],
     frame: Frame,
-    box: Sequence[float],
+    rule: str,
+    box: BoxRecord,
     true_boxes: Iterable[Sequence[float]],
     note: str,
 ) -> Card:
-    """Make the card of one known label: the photograph and the label's heat map, both with the boxes.
+    """Make the card of one known label: the photograph and the label's maps, all with their boxes.
 
     Args:
         image_id: The title of the card.
-        caption: The caption of the heat map.
-        cam_hw: The label's class activation map.
+        name: The name of the label.
+        maps: The maps of the label. A refined map is shown only if the rule is for refined maps.
         photo_HW3: The decoded image, RGB.
         frame: The frame of the image.
-        box: The predicted box, in pixels of the original image.
+        rule: The rule that made the box.
+        box: The predicted box.
         true_boxes: The true boxes, in pixels of the original image.
         note: The line of text under the title.
     """
     photo_HW3 = thumbnail(photo_HW3, frame)
-    drawn = (
-        DrawnBox("predicted", *map(float, box)),
-        *(DrawnBox("true", *map(float, true)) for true in true_boxes),
+    true = tuple(DrawnBox("true", *map(float, true)) for true in true_boxes)
+    if not uses_refined(rule):
+        maps = replace(maps, refined_hw=None)
+    groups = (
+        (_picture(photo_HW3, frame, "photograph", None, _drawn([box]) + true),),
+        _map_pictures(photo_HW3, frame, name, None, maps, [box], rule, true),
     )
-    pictures = (
-        _picture(photo_HW3, frame, "photograph", None, drawn),
-        _picture(heat_map(photo_HW3, cam_hw, frame), frame, caption, None, drawn),
+    return Card(image_id, groups, note=note)
+
+
+def _map_pictures(
+    photo_HW3: NDArray[np.uint8],
+    frame: Frame,
+    name: str,
+    score: float | None,
+    maps: MapsOfClass,
+    boxes: Sequence[BoxRecord],
+    rule: str,
+    true: tuple[DrawnBox, ...],
+) -> tuple[Picture, ...]:
+    """Return the heat map of the raw map, and that of the refined map if there is one.
+
+    Each has the boxes that were made of it: next to a refined map, the raw map has its box by RAW_RULE.
+    """
+    own, refined_hw = _drawn(boxes), maps.decoded
+    if refined_hw is None:
+        heat_HW3 = heat_map(photo_HW3, maps.cam_hw, frame)
+        return (_picture(heat_HW3, frame, name, score, own + true),)
+    on_raw, on_refined = own, ()
+    if uses_refined(rule):
+        on_raw, on_refined = _drawn(maps.boxes(frame, RAW_RULE), "raw"), own
+    raw_HW3, refined_HW3 = (heat_map(photo_HW3, map_hw, frame) for map_hw in (maps.cam_hw, refined_hw))
+    return (
+        _picture(raw_HW3, frame, f"{name}, raw map", score, on_raw + true),
+        _picture(refined_HW3, frame, f"{name}, refined map", None, on_refined + true),
     )
-    return Card(image_id, pictures, note=note)
 
 
 def _picture(
@@ -188,8 +262,15 @@ def _picture(
     score: float | None,
     boxes: tuple[DrawnBox, ...],
 ) -> Picture:
+    if any(box.kind == "fallback" for box in boxes):
+        caption += _FALLBACK
     return Picture(data_uri(pixels_HW3), frame.width, frame.height, caption, score, boxes)
 
 
-def _predicted(box: BoxRecord) -> DrawnBox:
-    return DrawnBox("predicted", box["xmin"], box["ymin"], box["xmax"], box["ymax"])
+def _drawn(
+    boxes: Iterable[BoxRecord], kind: Literal["predicted", "raw"] = "predicted"
+) -> tuple[DrawnBox, ...]:
+    return tuple(
+        DrawnBox("fallback" if box["fallback"] else kind, box["xmin"], box["ymin"], box["xmax"], box["ymax"])
+        for box in boxes
+    )

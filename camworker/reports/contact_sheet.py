@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
+from camworker.boxes.rules import uses_refined
+from camworker.metrics.criteria import RAW_RULE
 from camworker.reports.cards import Section
 from camworker.reports.render import write_page
 
@@ -25,6 +27,8 @@ def write_contact_sheet(
     images: int,
     failed: Mapping[str, int],
     truth: bool,
+    box_rule: str,
+    refined: Literal["best", "all"] | None,
 ) -> Path:
     """Write contact_sheet.html into a folder and return its path.
 
@@ -36,6 +40,9 @@ def write_contact_sheet(
         images: Number of images in the output, failed ones included.
         failed: Number of failed images by status.
         truth: Whether true boxes are drawn.
+        box_rule: The rule that made the boxes.
+        refined: Whether the rows hold the refined map of the best class only or of all; None without
+            refinement.
     """
     return write_page(
         folder,
@@ -46,4 +53,8 @@ def write_contact_sheet(
         images=images,
         failed=failed,
         truth=truth,
+        box_rule=box_rule,
+        refined=refined,
+        on_refined=uses_refined(box_rule),
+        raw_rule=RAW_RULE,
     )

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from camworker.boxes.rules import boxes_from_cam
 from camworker.errors import UsageError
-from camworker.frame import CORNERS
 from camworker.ledger.recipe import Recipe
 from camworker.ledger.snapshot import Snapshot
 from camworker.metrics.summary import Summary
@@ -107,30 +105,28 @@ def _cards(
     labels: dict[str, list[tuple[int, float]]] = {}
     for iou, _, image_id, label in examples:
         labels.setdefault(image_id, []).append((label, iou))
-    rule = None if box_rule == snapshot.recipe.box_rule else box_rule
+    new = box_rule != snapshot.recipe.box_rule
     cards = {}
     for photo in photographs(snapshot, list(labels)):
         image_id = photo.row["image_id"]
         for label, iou in labels[image_id]:
             name = snapshot.recipe.classes.names[label]
-            cards[image_id, label] = _card(photo, name, label, iou, rule, truth.boxes[image_id, label])
+            true_N4 = truth.boxes[image_id, label]
+            cards[image_id, label] = _card(photo, name, label, iou, box_rule, true_N4, new=new)
     return cards
 
 
 def _card(
-    photo: Photograph, name: str, label: int, iou: float, rule: str | None, true_N4: NDArray[np.float32]
+    photo: Photograph, name: str, label: int, iou: float, rule: str, true_N4: NDArray[np.float32], *, new: bool
 ) -> Card:
+    """Return the card of a label with the box that was judged, which was made anew by the rule or is stored."""
     row = photo.row
     note = f"{name}: IoU {iou:.2f}. First class: {row['names'][0]}, {row['scores'][0]:.2f}."
     if photo.photo_HW3 is None:
         return Card(row["image_id"], (), photo.error, note)
-    target = next(target for target in row["targets"] if target["label"] == label)
-    cam_hw = np.frombuffer(target["cam"], "<f2").reshape(photo.cams_khw.shape[1:])
-    if rule is None:
-        first = target["boxes"][0]
-        box = [first[corner] for corner in CORNERS]
-    else:
-        box = boxes_from_cam(cam_hw, photo.frame, rule)[0].tolist()
+    index = next(n for n, target in enumerate(row["targets"]) if target["label"] == label)
+    maps = photo.targets[index]
+    box = (maps.boxes(photo.frame, rule) if new else row["targets"][index]["boxes"])[0]
     return make_known_card(
-        row["image_id"], f"map of {name}", cam_hw, photo.photo_HW3, photo.frame, box, true_N4.tolist(), note
+        row["image_id"], name, maps, photo.photo_HW3, photo.frame, rule, box, true_N4.tolist(), note
     )
