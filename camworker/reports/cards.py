@@ -55,8 +55,8 @@ class DrawnBox:
     """A box on a picture.
 
     Attributes:
-        kind: The class of its rectangle in the style sheet. "raw" is a box of a raw map next to a refined one;
-            "fallback" is a predicted box over the whole image, because its map has no positive value.
+        kind: The class of its rectangle in the style sheet. "raw" is a box of a raw map next to a refined map,
+            "fallback" a predicted box over the whole image, because its map has no positive value.
         xmin: Left side in pixels of the original image.
         ymin: Top in pixels of the original image.
         xmax: Right side in pixels of the original image.
@@ -150,7 +150,9 @@ class MapsOfClass:
             raise ValueError(f"no refined map for {rule}")
         made = boxes_from_cams(map_hw[None], [frame], np.zeros(1, np.int64), rule)
         pairs = zip(made.corners_L4.tolist(), made.fallback_L.tolist(), strict=True)
-        return [BoxRecord(**dict(zip(CORNERS, box, strict=True)), fallback=fallback) for box, fallback in pairs]
+        return [
+            BoxRecord(**dict(zip(CORNERS, box, strict=True)), fallback=fallback) for box, fallback in pairs
+        ]
 
 
 def make_card(
@@ -185,9 +187,7 @@ def make_card(
         if target["label"] not in row["labels"]:
             name = f"known: {names[target['label']]}"
             groups.append(
-                _map_pictures(
-                    photo_HW3, frame, name, target["score"], of_class, target["boxes"], rule, true
-                )
+                _map_pictures(photo_HW3, frame, name, target["score"], of_class, target["boxes"], rule, true)
             )
     return Card(row["image_id"], tuple(groups))
 
@@ -219,7 +219,7 @@ def make_known_card(
     photo_HW3 = thumbnail(photo_HW3, frame)
     true = tuple(DrawnBox("true", *map(float, true)) for true in true_boxes)
     if not uses_refined(rule):
-        maps = replace(maps, refined_hw=None)
+        name, maps = f"map of {name}", replace(maps, refined_hw=None)
     groups = (
         (_picture(photo_HW3, frame, "photograph", None, _drawn([box]) + true),),
         _map_pictures(photo_HW3, frame, name, None, maps, [box], rule, true),
@@ -271,6 +271,10 @@ def _drawn(
     boxes: Iterable[BoxRecord], kind: Literal["predicted", "raw"] = "predicted"
 ) -> tuple[DrawnBox, ...]:
     return tuple(
-        DrawnBox("fallback" if box["fallback"] else kind, box["xmin"], box["ymin"], box["xmax"], box["ymax"])
+        DrawnBox("fallback" if box["fallback"] else kind, *(float(corner) for corner in _corners(box)))
         for box in boxes
     )
+
+
+def _corners(box: BoxRecord) -> tuple[float, float, float, float]:
+    return box["xmin"], box["ymin"], box["xmax"], box["ymax"]

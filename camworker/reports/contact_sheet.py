@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 from camworker.boxes.rules import uses_refined
 from camworker.metrics.criteria import RAW_RULE
 from camworker.reports.cards import Section
 from camworker.reports.render import write_page
+from camworker.schemas import Refined
 
 
 class FailureRecord(TypedDict):
@@ -28,7 +29,7 @@ def write_contact_sheet(
     failed: Mapping[str, int],
     truth: bool,
     box_rule: str,
-    refined: Literal["best", "all"] | None,
+    refined: Refined | None,
 ) -> Path:
     """Write contact_sheet.html into a folder and return its path.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from camworker.ledger.recipe import Recipe
-from camworker.metrics.definitions import MAX_BOX_ACC, MAX_BOX_ACC_V2, METRICS
+from camworker.metrics.definitions import GT_KNOWN_AT, MAX_BOX_ACC, MAX_BOX_ACC_V2, METRICS
 from camworker.metrics.error_categories import ERROR_TITLES
 from camworker.metrics.metric import Estimate, Metric
 from camworker.metrics.summary import FIXED_THRESHOLD, Summary, TruthFacts
@@ -86,6 +86,7 @@ def write_summary(
         sections=[section for section in sections if section.cards],
         fixed_threshold=FIXED_THRESHOLD,
         metrics=METRICS,
+        gt_known_at=GT_KNOWN_AT,
         error_titles=ERROR_TITLES,
         status_titles=STATUS_TITLES,
         percent=percent,
@@ -104,7 +105,9 @@ def describe_recipe(recipe: Recipe) -> str:
     spec, stride = recipe.frame_spec, recipe.output_stride
     return (
         f"{recipe.network}, input {spec.input_size} ({spec.resize}), "
-        f"views {spec.views}, precision {recipe.precision}" + (f", output stride {stride}" if stride else "")
+        f"views {spec.views}, precision {recipe.precision}"
+        + (f", output stride {stride}" if stride else "")
+        + (f", maps refined by {recipe.refinement.kind}" if recipe.refinement else "")
     )
 
 

@@ -117,9 +117,16 @@ def _cards(
 
 
 def _card(
-    photo: Photograph, name: str, label: int, iou: float, rule: str, true_N4: NDArray[np.float32], *, new: bool
+    photo: Photograph,
+    name: str,
+    label: int,
+    iou: float,
+    rule: str,
+    true_N4: NDArray[np.float32],
+    *,
+    new: bool,
 ) -> Card:
-    """Return the card of a label with the box that was judged, which was made anew by the rule or is stored."""
+    """Return the card of a label with the box that was judged: the stored one, or a new one by the rule."""
     row = photo.row
     note = f"{name}: IoU {iou:.2f}. First class: {row['names'][0]}, {row['scores'][0]:.2f}."
     if photo.photo_HW3 is None:

@@ -36,7 +36,8 @@ def test_photographs_have_their_rows_and_maps(output: Ledger, folder: Path) -> N
             for table in Snapshot.load(output).iter_latest()
             if name in table["image_id"].to_pylist()
         )
-        np.testing.assert_array_equal(photo.cams_khw, stored)
+        np.testing.assert_array_equal([maps.cam_hw for maps in photo.maps], stored)
+        assert all(maps.refined_hw is None for maps in (*photo.maps, *photo.targets))
         assert photo.error is None
 
 

@@ -101,7 +101,8 @@ def test_every_image_is_shown_with_the_box_that_was_judged(output: Ledger, tmp_p
         row = rows[IMAGES[n]]
         cam_hw = np.frombuffer(row["targets"][0]["cam"], "<f2").reshape(8, 4)
         box = boxes_from_cam(cam_hw, Frame(20 + n, 40, 32), rule)[0].tolist()
-        assert shown.count(_rect("predicted", box)) == 2
+        kind = "fallback" if row["targets"][0]["boxes"][0]["fallback"] else "predicted"
+        assert shown.count(_rect(kind, box)) == 2
         assert shown.count(_rect("true", [0.0, 0.0, 20.0 + n, 40.0])) == 2
         iou = (box[2] - box[0]) * (box[3] - box[1]) / ((20 + n) * 40)  # the truth is the whole image
         assert f"{NAMES[n % 3]}: IoU {iou:.2f}." in shown

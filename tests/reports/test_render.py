@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from camworker.frame import Frame
-from camworker.reports.cards import Card, Section, make_card, make_known_card
+from camworker.reports.cards import BoxRecord, Card, MapsOfClass, Section, make_card, make_known_card
 from camworker.reports.contact_sheet import write_contact_sheet
 from camworker.reports.heat_map import heat_map
 
 HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'
-FACTS = {"recipe": "r0123456789ab", "images": 2, "failed": {"decode_error": 1}, "truth": True}
+FACTS = {
+    **{"recipe": "r0123456789ab", "images": 2, "failed": {"decode_error": 1}, "truth": True},
+    **{"box_rule": "cam20", "refined": None},
+}
 
 
 class Page(HTMLParser):
@@ -49,8 +52,10 @@ def a_row(width: int, height: int, name: str = "cat") -> dict:
 
 def a_card(name: str = "cat") -> object:
     photo = np.full((80, 60, 3), 128, np.uint8)
-    cams = np.ones((1, 2, 2), np.float16)
-    return make_card(a_row(60, 80, name), cams, photo, Frame(60, 80, 32), [(0, 0, 10, 10)], ("cat", HOSTILE))
+    maps = [MapsOfClass(np.ones((2, 2), np.float16), None)]
+    frame = Frame(60, 80, 32)
+    names = ("cat", HOSTILE)
+    return make_card(a_row(60, 80, name), maps, maps, photo, frame, "cam20", [(0, 0, 10, 10)], names)
 
 
 def test_a_contact_sheet_escapes_names_and_loads_nothing(tmp_path: Path) -> None:
@@ -102,9 +107,9 @@ def test_a_map_without_a_positive_value_is_cold_everywhere() -> None:
 def test_the_card_of_a_known_label_has_its_map_and_its_boxes() -> None:
     photo = np.zeros((640, 960, 3), np.uint8)
     frame = Frame(960, 640, 32)
-    card = make_known_card(
-        "a", "map of cat", np.ones((2, 2)), photo, frame, (1, 2, 3, 4), [(5, 6, 7, 8)], "n"
-    )
+    maps = MapsOfClass(np.ones((2, 2), np.float16), None)
+    box: BoxRecord = {"xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4, "fallback": False}
+    card = make_known_card("a", "cat", maps, photo, frame, "cam20", box, [(5, 6, 7, 8)], "n")
     assert [picture.caption for picture in card.pictures] == ["photograph", "map of cat"]
     assert card.note == "n"
     for picture in card.pictures:

@@ -14,7 +14,7 @@ from camworker.metrics.error_categories import ERROR_TITLES
 from camworker.metrics.ground_truth.truth import Truth
 from camworker.metrics.metric import Estimate
 from camworker.metrics.summary import Comparison, TruthFacts
-from camworker.reports.cards import Section, make_known_card
+from camworker.reports.cards import MapsOfClass, Section, make_known_card
 from camworker.reports.published_results import is_whole_ilsvrc_validation
 from camworker.reports.summary_page import (
     differing,
@@ -31,11 +31,12 @@ from support.summary_pages import Page, write
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     card = make_known_card(
         HOSTILE,
-        f"map of {HOSTILE}",
-        np.ones((2, 2)),
+        HOSTILE,
+        MapsOfClass(np.ones((2, 2), np.float16), None),
         np.zeros((20, 20, 3), np.uint8),
         Frame(20, 20, 32),
-        (0, 0, 20, 10),
+        "cam20",
+        {"xmin": 0, "ymin": 0, "xmax": 20, "ymax": 10, "fallback": False},
         [(1, 2, 3, 4)],
         HOSTILE,
     )
