@@ -30,6 +30,7 @@ from camworker.metrics.ground_truth.masks import object_pixels
 from camworker.metrics.ground_truth.read import read_annotations
 from camworker.schemas import ITEMS
 from camworker.storage.local import LocalStore
+from jobs.cli import main
 from support.export_rows import IDS, NAMES, RECIPE, ROWS, exported, known, ledger_of, recipe, seen
 from support.factories import run_generation
 from support.tapped_network import discs, tapped_package
@@ -311,3 +312,20 @@ def test_the_box_around_a_mask_of_one_component_is_that_of_the_fine_rule(thresho
     rule = LabelSelection(box_rule=f"fine:{threshold:f}")
     (box,) = labelled_images(Snapshot.load(ledger_of({"a": rows()["right.jpg"]})), rule, Counts())
     assert np.abs(np.array(mask.boxes) - np.array(box.boxes)).max() <= WIDTH / 32
+
+
+def test_the_command(localized: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "out")
+    options = ["--masks", "--mask-threshold", "1.2", "--mask-encoding", "rle", "--top-labels", "2", "--json"]
+    assert main(["export", out, "--format", "coco", "--to", str(tmp_path / "a.json"), *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["boxes"], result["labels_without_mask"]) == (5, 10, 0)
+    data = json.loads((tmp_path / "a.json").read_text())
+    assert data["info"]["mask_threshold"] == 1.2
+    assert all(isinstance(annotation["segmentation"], dict) for annotation in data["annotations"])
+    assert main(["export", out, "--format", "masks", "--targets", "--to", str(tmp_path / "masks")]) == 0
+    masks, counts = masks_of(localized, targets=True)
+    assert capsys.readouterr().out.splitlines()[0] == (
+        f"{counts.boxes} masks of {len(masks)} images in {tmp_path / 'masks'}"
+    )
+    assert len(list((tmp_path / "masks").glob("*/*.png"))) == counts.boxes > 0
