@@ -30,7 +30,7 @@ from support.run_records import make_run_record
 
 SHAPE = CamShape(1, 2, 2)
 OK = row("", [(0, WHOLE)], cams=np.zeros((1, 2, 2)))[1]
-FAILURES = ["decode_error", "unsupported", "too_large", "changed", "poison"]
+FAILURES = ["decode_error", "unsupported", "too_large", "changed", "poison", "map_overflow"]
 
 
 @pytest.fixture
