@@ -1,7 +1,8 @@
 """Compute the sums of a foreground head over images, which need no boxes and no labels."""
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, TypeGuard, cast
@@ -17,6 +18,7 @@ from camworker.images.decode import PreprocessedImage
 from camworker.inference.localizer import Localizer
 from camworker.inference.pixel_network import PixelNetwork
 from camworker.inference.prefetch import preprocessed_batches
+from camworker.inference.preprocessor import ImageInFlight
 from camworker.inputs import ReadPolicy
 from camworker.networks.foreground import ForegroundSums, fit_head
 from camworker.networks.foreground_file import FittedForeground
@@ -115,6 +117,7 @@ class ForegroundCollector:
         connections: Connections | None = None,
         *,
         decoders: int,
+        streams: int = 1,
         on_batch: Callable[[Sequence[str]], None] = lambda statuses: None,
         isolate: bool = False,
     ) -> CollectedForeground:
@@ -125,6 +128,7 @@ class ForegroundCollector:
             policy: Which files may be read.
             connections: Connections to share between calls.
             decoders: Number of threads that decode images.
+            streams: Number of threads that run a batch each through the network.
             on_batch: Called with the statuses of each batch.
             isolate: Decode images in a child process, so that a crashing decoder ends no worker.
         """
@@ -132,19 +136,22 @@ class ForegroundCollector:
         batches = preprocessed_batches(
             items, self.localizer, policy, connections, decode_threads=decoders, isolate=isolate
         )
-        with closing(batches):
-            for rows, received in batches:
-                batch = self.localizer.preprocess_on_device(received)
-                labels = cast("list[list[int]]", rows["labels"].to_pylist())
-                good = [(image, own) for image, own in zip(batch, labels, strict=True) if _is_good(image)]
-                of_images = self._sums_of(*zip(*good, strict=True)) if good else []
-                for of_image in of_images:
-                    sums = sums if of_image is None else sums + of_image
-                outcomes = iter(NO_MAP if of_image is None else "ok" for of_image in of_images)
-                statuses = [image.status if isinstance(image, Failure) else next(outcomes) for image in batch]
+        with closing(batches), ThreadPoolExecutor(streams) as pool:
+            for outcomes in _in_order(pool, streams, self._outcomes, batches):
+                for outcome in outcomes:
+                    sums = sums + outcome if isinstance(outcome, ForegroundSums) else sums
+                statuses = ["ok" if isinstance(each, ForegroundSums) else each for each in outcomes]
                 images.update(statuses)
                 on_batch(statuses)
         return CollectedForeground(sums, images)
+
+    def _outcomes(self, rows: pa.Table, received: Sequence[ImageInFlight]) -> list[ForegroundSums | str]:
+        """Return the sums of each image of a batch, or why there are none."""
+        batch = self.localizer.preprocess_on_device(received)
+        labels = cast("list[list[int]]", rows["labels"].to_pylist())
+        good = [(image, own) for image, own in zip(batch, labels, strict=True) if _is_good(image)]
+        sums = iter(self._sums_of(*zip(*good, strict=True)) if good else [])
+        return [image.status if isinstance(image, Failure) else next(sums) or NO_MAP for image in batch]
 
     @torch.inference_mode()
     def _sums_of(
@@ -177,3 +184,19 @@ class ForegroundCollector:
 
 def _is_good(image: PreprocessedImage | Failure) -> TypeGuard[PreprocessedImage]:
     return isinstance(image, PreprocessedImage)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor,
+    streams: int,
+    function: Callable[[pa.Table, Sequence[ImageInFlight]], list[ForegroundSums | str]],
+    batches: Iterable[tuple[pa.Table, Sequence[ImageInFlight]]],
+) -> Iterator[list[ForegroundSums | str]]:
+    """Yield the results of a function for each batch, in order, a few of which run at a time."""
+    running: deque[Future[list[ForegroundSums | str]]] = deque()
+    for batch in batches:
+        running.append(pool.submit(function, *batch))
+        if len(running) > streams:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from camworker.inference.prefetch import divide_threads
 from camworker.inputs import ReadPolicy
 from camworker.networks.package import load
 from camworker.storage.uris import Connections
@@ -44,10 +45,12 @@ class FitWorker:
     def __init__(self, settings: FitSettings, cores: int) -> None:
         import torch
 
-        torch.set_num_threads(cores)
+        # One thread for each batch, and several batches at a time: the network rounds differently with other
+        # numbers of threads, and the head must not depend on the number of cores.
+        torch.set_num_threads(1)
         package = load(settings.network, settings.weights, fingerprint=settings.fingerprint)
-        self._cores = cores
         self._collector = ForegroundCollector(package, batch_size=settings.batch_size)
+        self._threads = divide_threads(cores, gpu=self._collector.localizer.device.type == "cuda")
         self._connections = Connections()
         self.progress = WorkerProgress()
 
@@ -71,7 +74,8 @@ class FitWorker:
             items,
             policy,
             self._connections,
-            decoders=self._cores,
+            decoders=self._threads.decode_threads,
+            streams=self._threads.inference_streams,
             on_batch=self.progress.count_batch,
             isolate=isolate,
         )
