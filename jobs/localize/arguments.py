@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="known labels of the images (Parquet or CSV: image_id, label), which get maps and boxes too",
     )
+    images.add_argument(
+        "--truth",
+        metavar="PATH",
+        help="ground truth, as for summarize, which then measures the rows; without --image-labels, the "
+        "labels of a truth in Parquet or CSV are the known labels",
+    )
     add_selection_options(images)
     add_id_column_option(images)
     add_local_root_option(images)

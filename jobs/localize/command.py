@@ -1,10 +1,13 @@
 """The run of `camworker localize`."""
 
 import argparse
+import json
 import os
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +35,11 @@ def run(args: argparse.Namespace, console: Console) -> int:
             "removing rows needs the whole listing: leave --limit and --sample out",
             parameter="remove_missing",
         )
+    if args.truth:
+        if args.dry_run:
+            raise UsageError("a dry run writes no rows that could be measured", parameter="truth")
+        if args.image_labels is None and args.truth.endswith((".csv", ".parquet")):
+            args.image_labels = args.truth  # the maps of the known labels are what most metrics measure
     with tempfile.TemporaryDirectory(prefix="camworker-") as scratch:
         return _run(args, console, Path(scratch))
 
@@ -71,8 +79,26 @@ def _run(args: argparse.Namespace, console: Console, scratch: Path) -> int:
             done = _localize(args, console, request, ledger, workers, summary)
     summary.seconds = round(time.monotonic() - started, 3)
     summary.print(console)
-    console.result(asdict(summary))
-    return DONE if done else INCOMPLETE
+    code = DONE if done else INCOMPLETE
+    measured: dict[str, object] = {}
+    if args.truth and done:
+        code, measured = _summarize(args, console, request.recipe.id)
+    console.result(asdict(summary) | measured)
+    return code
+
+
+def _summarize(args: argparse.Namespace, console: Console, recipe: str) -> tuple[int, dict[str, object]]:
+    """Measure the rows against --truth by `camworker summarize`; return its exit code and its JSON."""
+    from jobs.cli import main
+
+    command = ["summarize", args.output, "--recipe", recipe, "--truth", args.truth]
+    console.out(f"\n$ camworker {' '.join(command)}")
+    if not console.as_json:
+        return main(command), {}
+    with redirect_stdout(StringIO()) as captured:
+        code = main([*command, "--json"])
+    lines = captured.getvalue().splitlines()
+    return code, {"summary": json.loads(lines[-1]) if lines else None}
 
 
 def _build_request(args: argparse.Namespace, console: Console, out: str, scratch: Path) -> "LocalizeRequest":
@@ -90,7 +116,10 @@ def _build_request(args: argparse.Namespace, console: Console, out: str, scratch
     from camworker.inputs import ReadPolicy
     from camworker.inputs.sources import check_location, list_source
 
-    check_location(args.input)  # before torch is imported, which takes seconds
+    # Before torch is imported, which takes seconds.
+    check_location(args.input)
+    if args.truth:
+        check_location(args.truth)
 
     from camworker.inference.cam_network import row_shapes
     from camworker.inputs.item_queries import measure, select_items

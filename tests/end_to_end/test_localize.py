@@ -56,6 +56,16 @@ def localize(source: Path, out: Path, *options: str | Path) -> Finished:
     return camworker("localize", source, "--output", out, *fixed, *options)
 
 
+def test_rows_are_measured_against_truth(folder: Path, first: tuple[Path, Finished], tmp_path: Path) -> None:
+    out, _ = first
+    truth = tmp_path / "truth.csv"
+    truth.write_text("image_id,label,xmin,ymin,xmax,ymax\n0000.jpg,tabby,0,0,5,5\n0001.jpg,espresso,0,0,4,4\n")
+    done = localize(folder, out, "--image-labels", folder / "labels.csv", "--truth", truth)
+    assert done.json["processed"] == 0
+    assert done.json["summary"]["instances_with_boxes"] == 2
+    assert done.json["summary"]["gt_known_localization_accuracy"] is not None
+
+
 def test_every_planned_image_has_one_row(folder: Path, first: tuple[Path, Finished]) -> None:
     out, done = first
     assert done.code == 0, done.err
