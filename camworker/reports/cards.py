@@ -55,8 +55,8 @@ class DrawnBox:
     """A box on a picture.
 
     Attributes:
-        kind: The class of its rectangle in the style sheet. "raw" is a box of a raw map next to a refined map,
-            "fallback" a predicted box over the whole image, because its map has no positive value.
+        kind: The class of its rectangle in the style sheet. "raw" is a box of a raw map next to a refined
+            one, "fallback" a predicted box over the whole image, because its map has no positive value.
         xmin: Left side in pixels of the original image.
         ymin: Top in pixels of the original image.
         xmax: Right side in pixels of the original image.

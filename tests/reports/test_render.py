@@ -16,8 +16,12 @@ from camworker.reports.heat_map import heat_map
 
 HOSTILE = '<script>alert("x")</script><img src=//x.example/y>'
 FACTS = {
-    **{"recipe": "r0123456789ab", "images": 2, "failed": {"decode_error": 1}, "truth": True},
-    **{"box_rule": "cam20", "refined": None},
+    "recipe": "r0123456789ab",
+    "images": 2,
+    "failed": {"decode_error": 1},
+    "truth": True,
+    "box_rule": "cam20",
+    "refined": None,
 }
 
 
