@@ -255,15 +255,19 @@ def _scored_maps(
 
 
 @torch.inference_mode()
-def row_shapes(settings: Settings, package: NetworkPackage) -> tuple[CamShape, CamShape | None]:
+def row_shapes(
+    settings: Settings, package: NetworkPackage, map_size: tuple[int, int]
+) -> tuple[CamShape, CamShape | None]:
     """Return the shapes of a row's class activation maps and refined maps; None without refinement.
 
-    Raises:
-        NetworkError: The network has no usable maps at this input size.
+    Args:
+        settings: How images are localized.
+        package: The network.
+        map_size: Height and width of its map of one view, in cells.
     """
     size = settings.frame_spec.input_size
     ten_crop = settings.frame_spec.views == "ten-crop"
-    cells = (TEN_CROP_CELLS, TEN_CROP_CELLS) if ten_crop else package.map_at(size)
+    cells = (TEN_CROP_CELLS, TEN_CROP_CELLS) if ten_crop else map_size
     cams = CamShape(min(settings.top_k, len(package.classes)), *cells)
     if settings.refinement is None:
         return cams, None

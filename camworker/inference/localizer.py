@@ -91,7 +91,7 @@ class Localizer:
         self.dtype = resolve_dtype(precision, self.device)
         self.batch_size = batch_size or (64 if self.device.type == "cuda" else 16)
         self.map_size = package.map_at(self.frame_spec.input_size)
-        self.cam_shape, self.refined_shape = row_shapes(settings, package)
+        self.cam_shape, self.refined_shape = row_shapes(settings, package, self.map_size)
         self._threads = threading.local()
         self._pixel_network = PixelNetwork(
             package.network,

@@ -170,7 +170,7 @@ def _build_request(args: argparse.Namespace, console: Console, out: str, scratch
         settings.recipe,
         settings,
         replace(listing, items=items),
-        *row_shapes(resolved, package),
+        *row_shapes(resolved, package, package.map_at(resolved.frame_spec.input_size)),
         shard_size=args.shard_size,
         retry_failed=args.retry_failed,
         remove_missing=args.remove_missing,
