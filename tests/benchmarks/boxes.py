@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--limit", type=int, default=400, help="number of images (default 400)")
     args = parser.parse_args()
-    localizer = Localizer.load(device="cpu")
+    localizer = Localizer.load(preset="paper", device="cpu")
     items = open_source(args.folder, localizer.package.classes).items.slice(0, args.limit)
     batches = network_maps(localizer, items)
     cams_Mhw = np.concatenate([maps.best.maps_Mhw.astype(np.float16) for maps, _ in batches])

@@ -154,12 +154,13 @@ def _without_network() -> Any:
 
     torch.set_num_threads(1)
     noise_CHW = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 224, 224), np.uint8))
-    localizer = Localizer.load(device="cpu", precision="float32")
+    localizer = Localizer.load(preset="paper", device="cpu", precision="float32")
     seen = localizer.forward([PreprocessedImage(noise_CHW, Frame(224, 224, 224))], [()])
     assert seen is not None
 
     def forward(batch: list[Any], labels: list[Any]) -> Maps:
-        best = [np.concatenate([getattr(seen.best, name)] * len(batch)) for name in ScoredMaps.__slots__]
+        names = ("labels_M", "scores_M", "maps_Mhw")
+        best = [np.concatenate([getattr(seen.best, name)] * len(batch)) for name in names]
         return Maps(ScoredMaps(*best), seen.targets, np.zeros(len(batch), np.int64))
 
     localizer.forward = forward  # type: ignore[method-assign]

@@ -48,7 +48,7 @@ def main() -> None:
     items = open_source(args.folder, classes, image_labels=args.truth).items
     items = select(items, limit=None, sample=args.sample, seed=0)
     localizers = [
-        Localizer(packages[stride], precision="float32", input_size=size, views=views)
+        Localizer(packages[stride], preset="paper", precision="float32", input_size=size, views=views)
         for views, size, stride in CANDIDATES
     ]
     seconds: list[list[float]] = [[] for _ in CANDIDATES]
