@@ -34,10 +34,11 @@ CLASSES = 8
 NOWHERE = np.zeros((2, 2))
 
 
-def known(label: int, *corners: Corners, cam: Any = NOWHERE) -> Target:
-    """Return a known label with its map and the boxes of that map."""
+def known(label: int, *corners: Corners, cam: Any = NOWHERE, refined: Any = None) -> Target:
+    """Return a known label with its maps and the boxes of one of them."""
     boxes = make_boxes(label, 0.5, np.array(corners, np.float32), 1)
-    return Target(label, 0.5, np.asarray(cam, np.float16), boxes[list(TARGET_BOX_DTYPE.names)])
+    stored = None if refined is None else np.asarray(refined, np.uint8)
+    return Target(label, 0.5, np.asarray(cam, np.float16), boxes[list(TARGET_BOX_DTYPE.names)], stored)
 
 
 def row(
@@ -47,6 +48,7 @@ def row(
     size: tuple[int, int] = (100, 100),
     score: float = 0.5,
     cams: Any = None,
+    refined: Any = None,
 ) -> Row:
     """Return a row of (label, box) pairs; all boxes of a label have its rank."""
     labels = list(dict.fromkeys(label for label, _ in ranked))
@@ -62,6 +64,7 @@ def row(
         np.zeros((0, 0, 0), np.float16) if cams is None else np.asarray(cams, np.float16),
         np.concatenate(boxes),
         targets,
+        None if refined is None else np.asarray(refined, np.uint8),
     )
 
 
@@ -83,7 +86,7 @@ def part(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2), generation: int = 
 
 def table(*rows: Row, shape: tuple[int, int, int] = (1, 2, 2)) -> pa.Table:
     """Return the columns of a part that the metrics read."""
-    return part(*rows, shape=shape).select([*COLUMNS, "cams"])
+    return part(*rows, shape=shape).select([*COLUMNS, "cams", "refined"])
 
 
 def truth(*rows: tuple[str, int, Corners | None], **facts: Any) -> Truth:
@@ -109,10 +112,10 @@ def figures(
 
 
 def summary_of(
-    tally: Tally, true: Truth, what: EvaluationConfig | None = None, ranked_classes: int = 5
+    tally: Tally, true: Truth, what: EvaluationConfig | None = None, ranked_classes: int = 5, **about: Any
 ) -> Summary:
     """Return the summary of a tally of this truth."""
-    settings = RunSettings("r0123456789ab", "cam20", ranked_classes, tuple("abcdefgh"))
+    settings = RunSettings("r0123456789ab", "cam20", ranked_classes, tuple("abcdefgh"), **about)
     return summarize_tally(tally, TruthFacts.from_truth(true, tally.seen), what or config(), settings)
 
 
