@@ -15,8 +15,8 @@ from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.networks.taps import TracedFeatures, with_taps
 from camworker.schemas import PRECISIONS, Precision
 
-# Root mean square, in standard deviations of what is compared. On noise, correct bfloat16 graphs differ by about
-# 0.1 (rounding order); a wrong graph differs by about 1.
+# Root mean square, in standard deviations of what is compared. On noise, correct bfloat16 graphs differ by
+# about 0.1 (rounding order); a wrong graph differs by about 1.
 _TOLERANCE: Final = 0.3
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
