@@ -25,9 +25,9 @@ from support.prediction_rows import (
     truth,
 )
 
-# Stored as 255 sqrt(M): M is 1 in the upper left quarter and (51 / 255)^2 = 0.04 in the upper right one. Its
-# mean is (4 * 1 + 4 * 0.04) / 16 = 0.26, so that fine:1 gives the quarter, and fine:0.1 (above 0.026) the upper
-# half. The raw map STEP gives the upper half by cam20, and its first cell by cam:0.5.
+# Stored as 255 sqrt(M): M is 1 in the upper left quarter and (51 / 255)^2 = 0.04 in the upper right one. The
+# mean is (4 * 1 + 4 * 0.04) / 16 = 0.26: fine:1 gives the quarter, and fine:0.1 (above 0.026) the upper half.
+# The raw map STEP gives the upper half by cam20, and its first cell by cam:0.5.
 REFINED = np.zeros((4, 4))
 REFINED[:2, :2], REFINED[:2, 2:] = 255, 51
 QUARTER = (0, 0, 50, 50)
