@@ -9,9 +9,12 @@ import pytest
 
 from camworker import errors
 from camworker.errors import CamworkerError, UsageError
-from camworker.schemas import PRECISIONS
+from camworker.presets import PRESETS
+from camworker.refinement import REFINES
+from camworker.schemas import PRECISIONS, REFINED
 from jobs import cli, options, status
 from jobs.cli import COMMANDS
+from jobs.localize import arguments
 from support.cli_runner import camworker, camworker_here, photographs
 
 
@@ -47,6 +50,18 @@ BAD_USAGE = {
     "an unknown box rule": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--box-rule", "cam99"],
         "unknown box rule 'cam99': choose from cam20",
+    ),
+    "a rule on refined maps without any": (
+        ["localize", "{photos}", "-o", "{tmp}/out", "--refine", "none", "--box-rule", "fine:1"],
+        "box rule fine:1 needs refined maps, and there are none (--box-rule)",
+    ),
+    "a rule on refined maps in the preset of the paper": (
+        ["localize", "{photos}", "-o", "{tmp}/out", "--preset", "paper", "--box-rule", "fine:1"],
+        "box rule fine:1 needs refined maps, and there are none (--box-rule)",
+    ),
+    "refined maps of ten crops": (
+        ["localize", "{photos}", "-o", "{tmp}/out", "--views", "ten-crop", "--refine", "ridge"],
+        "maps of ten crops are not refined: choose single or flip (--views)",
     ),
     "an input too small for a map": (
         ["localize", "{photos}", "--output", "{tmp}/out", "--input-size", "64"],
@@ -104,6 +119,19 @@ def test_the_parser_loads_no_heavy_library() -> None:
 
 def test_the_precisions_are_those_of_the_library() -> None:
     assert options._PRECISIONS == PRECISIONS
+
+
+def test_the_choices_of_localize_are_those_of_the_library() -> None:
+    assert arguments._PRESETS == PRESETS
+    assert arguments._REFINES == REFINES
+    assert arguments._REFINED == REFINED
+
+
+def test_localize_leaves_to_the_preset_what_is_not_given() -> None:
+    args = cli.make_parser().parse_args(["localize", "in", "-o", "out"])
+    assert (args.preset, args.output, args.refined) == ("default", "out", "best")
+    for name in ("input_size", "resize", "views", "output_stride", "refine", "box_rule"):
+        assert getattr(args, name) is None
 
 
 NEEDS_RAY = ("a cluster that is not there", "more workers than cores")
