@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from camworker.errors import NetworkError, UsageError
 from camworker.inference.compile import CompiledFeatures, compile_features, load_compiled_features
 from camworker.networks.gap import GapNetwork, Preprocessing
+from camworker.networks.mixed_precision import lower_precision
 from camworker.networks.taps import TracedFeatures, with_taps
 from camworker.schemas import PRECISIONS, Precision
 
@@ -61,7 +62,9 @@ class PixelNetwork(nn.Module):
     """A copy of a network with its preprocessing: uint8 pixels to features and logits, both float32.
 
     Only the features are computed in `dtype`: the head is a product of small matrices, which is cheap in
-    float32. Normalization is part of the compiled graph, where it costs no extra pass over memory.
+    float32. With taps everything up to the fine map is in float32 too, see `lower_precision`, except where
+    OpenVINO computes in bfloat16. Normalization is part of the compiled graph, where it costs no extra pass
+    over memory.
 
     Args:
         network: The network; it is not changed.
@@ -97,16 +100,19 @@ class PixelNetwork(nn.Module):
         if taps and self.taps is None:
             raise NetworkError(f"the network has no maps to refine with: {network.no_taps_reason}")
         self.network = copy.deepcopy(network).to(device)
-        # torch's stub has no overload that takes both.
-        self.network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(memory_format=torch.channels_last)
+        # Traced here and not in the first batch: tracing changes torch's modules for all threads of the
+        # process while it lasts.
+        self._tapped: fx.GraphModule | None = None
+        if self.taps is not None:
+            self._tapped = with_taps(TracedFeatures.of(self.network.features), self.taps)
+        if self._tapped is None:
+            self.network.to(dtype)
+        elif dtype != torch.float32:
+            lower_precision(self.network, dtype, self._tapped)
         if self.network.classifier is not None and network.classifier is not None:
             self.network.classifier.float()
             self.network.classifier.load_state_dict(network.classifier.state_dict())  # never rounded
-        # Traced here and not in the first batch: tracing changes torch's modules for all threads of the
-        # process while it lasts.
-        self._tapped: nn.Module | None = None
-        if self.taps is not None:
-            self._tapped = with_taps(TracedFeatures.of(self.network.features), self.taps)
         for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(name, torch.tensor(values, device=device).view(1, 3, 1, 1) * 255)
         self._shape = (batch_size, 3, input_size, input_size)
@@ -115,14 +121,16 @@ class PixelNetwork(nn.Module):
 
     def normalized(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the input of the wrapped network for uint8 pixels."""
-        return ((pixels_BCHW.float() - self.get_buffer("mean")) / self.get_buffer("std")).to(self.dtype)
+        return self._scaled(pixels_BCHW).to(self.dtype)
 
     def forward(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the features of any number of images, then the maps of earlier stages; never compiled."""
-        images_BCHW = self.normalized(pixels_BCHW)
         if self._tapped is None:
-            return (self.network.features(images_BCHW).float(),)
-        return tuple(map_BCHW.float() for map_BCHW in self._tapped(images_BCHW))
+            return (self.network.features(self.normalized(pixels_BCHW)).float(),)
+        return tuple(map_BCHW.float() for map_BCHW in self._tapped(self._scaled(pixels_BCHW)))
+
+    def _scaled(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        return (pixels_BCHW.float() - self.get_buffer("mean")) / self.get_buffer("std")
 
     def features_and_logits(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the features, [B, C, h, w], and the logits, [B, K], of a batch, see `evaluate`."""

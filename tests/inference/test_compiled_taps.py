@@ -61,7 +61,10 @@ def test_the_maps_are_those_of_the_layers():
 def test_all_maps_are_float32():
     output = evaluated(network(dtype=torch.bfloat16), noise())
     assert {getattr(output, name).dtype for name in NetworkOutput.__slots__} == {torch.float32}
-    assert_close(output, evaluated(network(), noise()), 0.1)
+    exact = evaluated(network(), noise())
+    assert_close(output, exact, 0.1)
+    assert torch.equal(output.fine_BCHW, exact.fine_BCHW)
+    assert not torch.equal(output.deep_BCHW, exact.deep_BCHW)
 
 
 def test_a_compiled_network_gives_the_same_maps_for_batches_of_any_size(tmp_path, monkeypatch):
