@@ -39,7 +39,7 @@ def test_the_id_does_not_depend_on_how_a_command_is_written() -> None:
     same = [
         "localize --output s3://b/out s3://b/in",
         "localize --output=s3://b/out s3://b/in --json",
-        f"{LOCALIZE} --box-rule cam20 --top-k 5 --verbose",
+        f"{LOCALIZE} --preset default --top-k 5 --verbose",
     ]
     assert {submission_id(parsed(command)) for command in same} == {name}
 
