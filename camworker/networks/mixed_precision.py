@@ -2,8 +2,8 @@
 
 Refined maps follow the fine map cell by cell. In bfloat16 it is off by 5% of its standard deviation
 (EfficientNet-Lite0), most of it through the rounded weights of the first depthwise convolutions, which take
-differences of neighbours. That moves 7% of the boxes of `ridge` by more than 0.1 IoU; with the fine map in
-float32 and all else in bfloat16 it is 0.6%.
+differences of neighbours. Of 160 boxes that moves 6.9% with `ridge` and 2.5% with `foreground` by more than
+0.1 IoU; with the fine map in float32 and all else in bfloat16 it is 0.6% with either.
 """
 
 from itertools import chain
