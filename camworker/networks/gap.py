@@ -8,7 +8,7 @@ from typing import Final, Self
 import torch
 from torch import fx, nn
 
-from camworker.errors import NetworkError
+from camworker.errors import NetworkError, first_line
 from camworker.networks.taps import Taps, TracedFeatures, find_taps, with_taps
 from camworker.schemas import Pooling
 
@@ -146,6 +146,8 @@ class GapNetwork(nn.Module):
             taps = find_taps(features, self.preprocessing.input_size, undilated)
         except NetworkError as error:
             return str(error)
+        except Exception as error:  # Libraries raise nearly any error where the network is built on "meta".
+            return f"without dilation it cannot be built: {first_line(error)}"
         self._tapped = (with_taps(features, taps),)
         return taps
 

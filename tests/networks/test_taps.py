@@ -349,6 +349,13 @@ def test_why_there_are_no_taps(network, size, reason):
         raise NetworkError(unusual.no_taps_reason)
 
 
+def test_a_dilated_network_whose_plain_twin_cannot_be_built_has_no_taps():
+    network = gap(Network())
+    network._undilated = lambda: [][0]
+    assert network.taps is None
+    assert network.no_taps_reason == "without dilation it cannot be built: list index out of range"
+
+
 def test_features_of_no_module_have_no_taps():
     network = gap(Network())
     network.features = lambda images_BCHW: network.model(images_BCHW)
