@@ -113,11 +113,11 @@ def _counts(figures: dict[str, Any]) -> dict[str, int]:
 def _sentence(counts: dict[str, int]) -> str:
     return (
         f"Of {counts['labels']} photographs with boxes drawn by eye, {counts['first_class']} have the right "
-        f"first class.\nThe box of the known class overlaps enough (IoU 0.5) for {counts['boxes_at_0.5']}, and "
-        f"tightly (IoU 0.7) for {counts['boxes_at_0.7']};\nwithout refinement for "
-        f"{counts['raw_boxes_at_0.5']} and {counts['raw_boxes_at_0.7']}. A box over the whole image overlaps "
-        f"enough for {counts['whole_image_at_0.5']}.\nSo few photographs do not measure a network: "
-        "camworker summarize does, with your own boxes."
+        "first class. The box of the known\n"
+        f"class reaches IoU 0.5 for {counts['boxes_at_0.5']} and IoU 0.7 for {counts['boxes_at_0.7']}; "
+        f"without refinement for {counts['raw_boxes_at_0.5']} and {counts['raw_boxes_at_0.7']}; a box over the "
+        f"whole image reaches 0.5 for {counts['whole_image_at_0.5']}.\n"
+        "So few photographs do not measure a network: camworker summarize does, with your own boxes."
     )
 
 

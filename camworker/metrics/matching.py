@@ -204,7 +204,9 @@ def _predicted_pairs(
     made = _make_boxes(maps_Nkhw.reshape(-1, *maps_Nkhw.shape[2:]), ranked, criteria, width, height)
     pairs = ranked.iloc[np.repeat(np.arange(len(ranked)), made.counts_M)].reset_index(drop=True)
     row = pairs["row"].to_numpy()
-    return pairs.assign(rank=np.arange(len(row)) - np.searchsorted(row, row), **_by_corner(made.corners_L4))
+    pairs["rank"] = np.arange(len(row)) - np.searchsorted(row, row)
+    pairs[list(CORNERS)] = made.corners_L4
+    return pairs
 
 
 def _first_target_boxes(
@@ -225,7 +227,8 @@ def _first_target_boxes(
     maps_Mhw = targets.maps(map_kind(criteria.box_rule))[target]
     made = _make_boxes(maps_Mhw, pairs, criteria, width, height)
     first_M = np.cumsum(made.counts_M) - made.counts_M
-    return pairs.assign(**_by_corner(made.corners_L4[first_M]))
+    pairs[list(CORNERS)] = made.corners_L4[first_M]
+    return pairs
 
 
 def _make_boxes(
@@ -244,10 +247,6 @@ def _make_boxes(
 def _read_maps(column: "pa.Array[Any]", shape: CamShape, kind: MapKind) -> NDArray[Any]:
     """Return maps from which boxes are made, [N, k, h, w]."""
     return cam_maps(column, shape) if kind == "raw" else decode_refined(refined_u8(column, shape))
-
-
-def _by_corner(corners_L4: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    return dict(zip(CORNERS, corners_L4.T, strict=True))
 
 
 def _overlaps(predicted: Pairs, true: pd.DataFrame, criteria: Criteria) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from camworker.boxes.refine import decode_refined
 from camworker.boxes.rules import boxes_from_cams, uses_refined
-from camworker.frame import CORNERS, Frame
+from camworker.frame import Frame
 from camworker.metrics.criteria import RAW_RULE
 from camworker.reports.heat_map import data_uri, heat_map, thumbnail
 
@@ -149,9 +149,10 @@ class MapsOfClass:
         if map_hw is None:
             raise ValueError(f"no refined map for {rule}")
         made = boxes_from_cams(map_hw[None], [frame], np.zeros(1, np.int64), rule)
-        pairs = zip(made.corners_L4.tolist(), made.fallback_L.tolist(), strict=True)
+        corners = zip(made.corners_L4.tolist(), made.fallback_L, strict=True)
         return [
-            BoxRecord(**dict(zip(CORNERS, box, strict=True)), fallback=fallback) for box, fallback in pairs
+            BoxRecord(xmin=xmin, ymin=ymin, xmax=xmax, ymax=ymax, fallback=bool(fallback))
+            for (xmin, ymin, xmax, ymax), fallback in corners
         ]
 
 
@@ -180,7 +181,8 @@ def make_card(
     photo_HW3 = thumbnail(photo_HW3, frame)
     true = tuple(DrawnBox("true", *map(float, box)) for box in true_boxes)
     by_rank = [[box for box in row["boxes"] if box["rank"] == rank + 1] for rank in range(len(maps))]
-    groups = [(_picture(photo_HW3, frame, "photograph", None, _drawn(by_rank[0]) + true),)]
+    photograph = _picture(photo_HW3, frame, "photograph", None, _drawn(by_rank[0]) + true)
+    groups: list[tuple[Picture, ...]] = [(photograph,)]
     for name, score, of_class, boxes in zip(row["names"], row["scores"], maps, by_rank, strict=True):
         groups.append(_map_pictures(photo_HW3, frame, name, score, of_class, boxes, rule, true))
     for target, of_class in zip(row["targets"], targets, strict=True):
@@ -245,9 +247,8 @@ def _map_pictures(
     if refined_hw is None:
         heat_HW3 = heat_map(photo_HW3, maps.cam_hw, frame)
         return (_picture(heat_HW3, frame, name, score, own + true),)
-    on_raw, on_refined = own, ()
-    if uses_refined(rule):
-        on_raw, on_refined = _drawn(maps.boxes(frame, RAW_RULE), "raw"), own
+    on_raw = _drawn(maps.boxes(frame, RAW_RULE), "raw") if uses_refined(rule) else own
+    on_refined = own if uses_refined(rule) else ()
     raw_HW3, refined_HW3 = (heat_map(photo_HW3, map_hw, frame) for map_hw in (maps.cam_hw, refined_hw))
     return (
         _picture(raw_HW3, frame, f"{name}, raw map", score, on_raw + true),

@@ -28,7 +28,7 @@ def test_the_demo_localizes_summarizes_and_previews(tmp_path: Path) -> None:
     assert counts["boxes_at_0.5"] > counts["raw_boxes_at_0.5"] or (
         counts["boxes_at_0.7"] > counts["raw_boxes_at_0.7"]
     )
-    assert f"overlaps enough (IoU 0.5) for {counts['boxes_at_0.5']}, and" in done.err
+    assert f"class reaches IoU 0.5 for {counts['boxes_at_0.5']} and" in done.err
 
     again = camworker("demo", cwd=tmp_path)
     assert again.code == 0
