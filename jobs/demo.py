@@ -115,8 +115,8 @@ def _sentence(counts: dict[str, int]) -> str:
         f"Of {counts['labels']} photographs with boxes drawn by eye, {counts['first_class']} have the right "
         "first class. The box of the known\n"
         f"class reaches IoU 0.5 for {counts['boxes_at_0.5']} and IoU 0.7 for {counts['boxes_at_0.7']}; "
-        f"without refinement for {counts['raw_boxes_at_0.5']} and {counts['raw_boxes_at_0.7']}; a box over the "
-        f"whole image reaches 0.5 for {counts['whole_image_at_0.5']}.\n"
+        f"without refinement for {counts['raw_boxes_at_0.5']} and {counts['raw_boxes_at_0.7']}; a box over "
+        f"the whole image reaches 0.5 for {counts['whole_image_at_0.5']}.\n"
         "So few photographs do not measure a network: camworker summarize does, with your own boxes."
     )
 

@@ -202,7 +202,7 @@ def _predicted_pairs(
     ranked = _flatten(table["labels"], None)
     ranked = ranked[(ranked["rank"] < maps_Nkhw.shape[1]) & np.isin(ranked["row"], rows)]
     made = _make_boxes(maps_Nkhw.reshape(-1, *maps_Nkhw.shape[2:]), ranked, criteria, width, height)
-    pairs = ranked.iloc[np.repeat(np.arange(len(ranked)), made.counts_M)].reset_index(drop=True)
+    pairs: Pairs = ranked.iloc[np.repeat(np.arange(len(ranked)), made.counts_M)].reset_index(drop=True)
     row = pairs["row"].to_numpy()
     pairs["rank"] = np.arange(len(row)) - np.searchsorted(row, row)
     pairs[list(CORNERS)] = made.corners_L4
