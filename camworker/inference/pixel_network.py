@@ -13,7 +13,8 @@ from camworker.errors import NetworkError, UsageError
 from camworker.inference.compile import CompiledFeatures, compile_features, load_compiled_features
 from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.networks.mixed_precision import lower_precision
-from camworker.networks.taps import TracedFeatures, with_taps
+from camworker.networks.taps import with_taps
+from camworker.networks.traced_features import TracedFeatures
 from camworker.schemas import PRECISIONS, Precision
 
 # Root mean square, in standard deviations of what is compared. On noise, correct bfloat16 graphs differ by

@@ -9,7 +9,8 @@ import torch
 from torch import fx, nn
 
 from camworker.errors import NetworkError, first_line
-from camworker.networks.taps import Taps, TracedFeatures, find_taps, with_taps
+from camworker.networks.taps import Taps, find_taps, with_taps
+from camworker.networks.traced_features import TracedFeatures
 from camworker.schemas import Pooling
 
 Classifier = nn.Linear | nn.Conv2d

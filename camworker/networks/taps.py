@@ -9,16 +9,15 @@ network as it was built is found in its dilated twin.
 """
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import torch
-from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 
 from camworker.errors import NetworkError, first_line
+from camworker.networks.traced_features import TracedFeatures, named_nodes, operation
 from camworker.refinement import MAX_DEEP_CHANNELS, MAX_TAP_CHANNELS
 
 FINE_STRIDE: Final = 8
@@ -72,37 +71,6 @@ class Taps:
         return (self.fine,) if self.deep is None else (self.fine, self.deep)
 
 
-@dataclass(frozen=True)
-class TracedFeatures:
-    """The part of a network that maps images to the input of the pooling, as a graph.
-
-    Attributes:
-        root: The module that holds the layers.
-        graph: The graph.
-    """
-
-    root: nn.Module
-    graph: fx.Graph
-
-    @classmethod
-    def of(cls, features: Callable[[torch.Tensor], torch.Tensor]) -> Self:
-        """Trace a module in eval mode, or a method of one.
-
-        Raises:
-            NetworkError: It is neither, or its code cannot be traced.
-        """
-        if isinstance(features, fx.GraphModule):
-            return cls(features, features.graph)
-        root, method = getattr(features, "__self__", features), getattr(features, "__name__", "forward")
-        if not isinstance(root, nn.Module):
-            raise NetworkError("its features are not computed by a method of a module")
-        # Foreign code raises nearly any error. Each means that it cannot be traced.
-        try:
-            return cls(root, _Tracer(method).trace(root))
-        except Exception as error:
-            raise NetworkError(f"its features cannot be traced: {first_line(error)}") from error
-
-
 @torch.inference_mode()
 def find_taps(features: TracedFeatures, input_size: int, undilated: TracedFeatures | None = None) -> Taps:
     """Choose the taps of a network.
@@ -119,7 +87,7 @@ def find_taps(features: TracedFeatures, input_size: int, undilated: TracedFeatur
     try:
         measured = _Measured.of(features, input_size)
         plain = measured if undilated is None else _Measured.of(undilated, input_size)
-    except Exception as error:  # Of foreign code, as above.
+    except Exception as error:  # Of foreign code, as in `TracedFeatures.of`.
         raise NetworkError(f"it does not run at input size {input_size}: {first_line(error)}") from error
     found = plain.last_at(FINE_STRIDE), plain.last_at(DEEP_STRIDE)
     fine, deep = (None if name is None else measured.tap(name) for name in found)
@@ -143,7 +111,7 @@ def with_taps(features: TracedFeatures, taps: Taps) -> fx.GraphModule:
     tapped = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     result = tapped.graph_copy(features.graph, copies)
-    nodes = _named(features.graph)
+    nodes = named_nodes(features.graph)
     maps = []
     for tap, most in zip(taps.all, (MAX_TAP_CHANNELS, MAX_DEEP_CHANNELS), strict=False):
         node = copies[nodes[tap.node]]
@@ -154,46 +122,6 @@ def with_taps(features: TracedFeatures, taps: Taps) -> fx.GraphModule:
         maps.append(node)
     tapped.output((result, *maps))
     return fx.GraphModule(features.root, tapped)
-
-
-class _Tracer(fx.Tracer):
-    """Traces a method of a module, and does not look into what timm does not trace or into single layers."""
-
-    def __init__(self, method: str) -> None:
-        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
-        self.traced_func_name = method
-        self._leaves = tuple(get_notrace_modules())
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, self._leaves) or super().is_leaf_module(m, module_qualified_name):
-            return True
-        # A layer with parameters of its own. If it was traced, the graph would own its buffers a second time.
-        own, total = (
-            len(list(m.parameters(recurse))) + len(list(m.buffers(recurse))) for recurse in (False, True)
-        )
-        return 0 < own == total
-
-
-def _named(graph: fx.Graph) -> dict[str, fx.Node]:
-    """Return the nodes of a graph by module and operation, and by number where several share them."""
-    counts: Counter[str] = Counter()
-    nodes = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            name = str(node.target)
-        else:
-            stack = list(node.meta.get("nn_module_stack", {}).values())
-            name = ".".join([*(stack[-1][:1] if stack else ()), _operation(node) or node.name])
-        nodes[f"{name}_{counts[name]}" if counts[name] else name] = node
-        counts[name] += 1
-    return nodes
-
-
-def _operation(node: fx.Node) -> str:
-    if node.op not in ("call_function", "call_method"):
-        return ""
-    name = str(getattr(node.target, "__name__", node.target)).rstrip("_")
-    return name.removeprefix("i") if name in ("iadd", "isub", "imul", "itruediv") else name
 
 
 class _Recorder(fx.Interpreter):
@@ -244,7 +172,7 @@ class _Measured:
         recorder = _Recorder(root, graph)
         recorder.run(torch.zeros(1, 3, input_size, input_size, device=device))
         path = _path(graph, recorder.data)
-        return cls(root, input_size, _named(graph), recorder.shapes, path, _cuts(path))
+        return cls(root, input_size, named_nodes(graph), recorder.shapes, path, _cuts(path))
 
     def last_at(self, stride: int) -> str | None:
         """Return the name of the node to tap at a stride, None if there is none."""
@@ -302,7 +230,7 @@ class _Measured:
         if node.op == "output" or self._pads(node):
             return True
         if node.op != "call_module":
-            return _operation(node) in _POINTWISE
+            return operation(node) in _POINTWISE
         layer = self.root.get_submodule(str(node.target))
         if isinstance(layer, nn.Conv2d):
             return all(value == (1, 1) for value in (layer.kernel_size, layer.stride))
@@ -313,7 +241,7 @@ class _Measured:
     def _pads(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return type(self.root.get_submodule(str(node.target))).__module__ == "torch.nn.modules.padding"
-        return _operation(node) in _PADDING
+        return operation(node) in _PADDING
 
 
 def at_stride(sides: Iterable[int], input_size: int, stride: int) -> bool:

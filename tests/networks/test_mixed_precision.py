@@ -7,7 +7,8 @@ import torch
 
 from camworker.networks.mixed_precision import lower_precision
 from camworker.networks.registry import DEFAULT, create_network
-from camworker.networks.taps import TracedFeatures, with_taps
+from camworker.networks.taps import with_taps
+from camworker.networks.traced_features import TracedFeatures
 
 
 @pytest.mark.parametrize("name", [DEFAULT, "torchvision:resnet18", "torchvision:shufflenet_v2_x0_5"])

@@ -14,7 +14,8 @@ from camworker.networks.gap import GapNetwork, Preprocessing
 from camworker.networks.gap_check import check_gap_head
 from camworker.networks.graph_surgery import cut, trace
 from camworker.networks.registry import DEFAULT, NETWORK_NAMES, create_network
-from camworker.networks.taps import Tap, Taps, TracedFeatures, at_stride, find_taps, with_taps
+from camworker.networks.taps import Tap, Taps, at_stride, find_taps, with_taps
+from camworker.networks.traced_features import TracedFeatures
 
 # Name -> node, channels and side of the map at stride 8, and the same at stride 16; the sides at the input
 # size of the network's published weights.
