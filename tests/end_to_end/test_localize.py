@@ -59,7 +59,9 @@ def localize(source: Path, out: Path, *options: str | Path) -> Finished:
 def test_rows_are_measured_against_truth(folder: Path, first: tuple[Path, Finished], tmp_path: Path) -> None:
     out, _ = first
     truth = tmp_path / "truth.csv"
-    truth.write_text("image_id,label,xmin,ymin,xmax,ymax\n0000.jpg,tabby,0,0,5,5\n0001.jpg,espresso,0,0,4,4\n")
+    truth.write_text(
+        "image_id,label,xmin,ymin,xmax,ymax\n0000.jpg,tabby,0,0,5,5\n0001.jpg,espresso,0,0,4,4\n"
+    )
     done = localize(folder, out, "--image-labels", folder / "labels.csv", "--truth", truth)
     assert done.json["processed"] == 0
     assert done.json["summary"]["instances_with_boxes"] == 2
