@@ -60,6 +60,7 @@ def trained(squares, truth):
     return output, camworker(*arguments(squares, truth, output))
 
 
+@pytest.mark.slow
 def test_a_package_from_labels(trained, squares):
     output, done = trained
     assert done.code == 0, done.err
@@ -89,6 +90,7 @@ def test_a_package_from_labels(trained, squares):
     assert "Training of timm:tinynet_e" in page
 
 
+@pytest.mark.slow
 def test_held_back_images_can_be_localized(trained, squares, tmp_path):
     output, _ = trained
     held = pq.read_table(output / "held_back.parquet").to_pylist()

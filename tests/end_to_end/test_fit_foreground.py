@@ -72,6 +72,7 @@ def test_few_classes_are_reported(fitted: Finished) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_images_are_added_to_the_head_of_a_package(folder: Path, network: Path, tmp_path: Path) -> None:
     shutil.copytree(network, tmp_path / "p")
     labels = tmp_path / "labels.csv"
@@ -92,6 +93,7 @@ def test_images_are_added_to_the_head_of_a_package(folder: Path, network: Path, 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_too_many_broken_images_leave_nothing_behind(folder: Path, network: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "in")
     for number in range(40):
