@@ -9,8 +9,8 @@ IMAGES = 100_000_000
 SHARD = 4096  # images per shard: the default for large inputs
 
 # Measured, see "Where the figures come from" in SCALE.md.
-ROW_BYTES = 848  # per row of a part: five maps of 7x7 and five boxes
-PART_BYTES = 8_800  # per part, in addition to its rows
+ROW_BYTES = 1_317  # per row of a part: five maps of 7x7, a refined map of 28x28 and five boxes
+PART_BYTES = 11_300  # per part, in addition to its rows
 IMAGE_BYTES = 106_823  # per image file
 PLAN_BYTES = 61.0  # per image, in plan files
 RECORD_BYTES = 276  # per part, in the run record
@@ -43,7 +43,7 @@ def tables() -> Iterator[list[str]]:
     yield _table(
         ("what", "how much", "computed as"),
         ("parts", f"{shards:,}", "images / 4096"),
-        ("a part", f"{part / 1e6:.1f} MB", "4096 rows of 848 bytes, plus 8.8 KB"),
+        ("a part", f"{part / 1e6:.1f} MB", "4096 rows of 1,317 bytes, plus 11.3 KB"),
         ("all parts", f"{total / 1e9:.0f} GB", f"{USD_PER_GB_MONTH * total / 1e9:.2f} USD per month"),
         ("plan files", f"{files}", "at most 244 shards each"),
         ("all plan files", f"{IMAGES * PLAN_BYTES / 1e9:.1f} GB", "61 bytes per image"),
